@@ -1,0 +1,9 @@
+//! The life of one flow, as decisions: how it ends and why, and how many bytes it carried.
+
+mod bytes;
+mod reason;
+mod splice;
+
+pub use bytes::Meter;
+pub use reason::{ConnectFailure, End, Reason, Side};
+pub use splice::{Bounds, Leg, Look, Reading, Splice, Step};

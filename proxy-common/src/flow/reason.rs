@@ -1,0 +1,157 @@
+//! Why a flow ended: closed sets that serve as metric labels and log fields.
+
+/// One of the two ends of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The one that connected to us.
+    Client,
+    /// The one that we connected to.
+    Upstream,
+}
+
+impl Side {
+    /// Both, in the order in which arrays of two are kept.
+    pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
+
+    /// Index into an array of two.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Client => 0,
+            Self::Upstream => 1,
+        }
+    }
+
+    /// The opposite one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+
+    /// The word in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// Why no upstream connection came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConnectFailure {
+    /// The server answered with a reset: nothing listens there.
+    Refused,
+    /// No answer in time.
+    Timeout,
+    /// No route to the server.
+    Unreachable,
+    /// The server's name has no address.
+    Resolve,
+    /// Anything else, such as no free local port.
+    Other,
+}
+
+impl ConnectFailure {
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Resolve => "resolve",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Why a connection was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Both sides sent their end, and each got the other's.
+    Eof,
+    /// A side sent a reset.
+    Reset(Side),
+    /// A side stopped answering keepalive probes or retransmissions.
+    PeerTimeout(Side),
+    /// No verdict on the hello in time.
+    HelloTimeout,
+    /// The client ended before its hello was complete.
+    HelloEof,
+    /// The client reset before its hello was complete.
+    HelloReset,
+    /// The hello breaks the protocol.
+    HelloBroken,
+    /// The hello is larger than we are willing to look at.
+    HelloTooLarge,
+    /// No route matches, and none is the default.
+    NoRoute,
+    /// No upstream server took the connection.
+    Connect(ConnectFailure),
+    /// The client left while we were connecting.
+    ClientGone,
+    /// One side had ended, and no byte moved for too long.
+    HalfCloseTimeout,
+    /// The daemon is stopping.
+    Drain,
+    /// The operating system refused something that should not fail; the log has the error.
+    Internal,
+}
+
+impl Reason {
+    /// Metric label and log field.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Eof => "eof",
+            Self::Reset(Side::Client) => "client_reset",
+            Self::Reset(Side::Upstream) => "upstream_reset",
+            Self::PeerTimeout(Side::Client) => "client_timeout",
+            Self::PeerTimeout(Side::Upstream) => "upstream_timeout",
+            Self::HelloTimeout => "hello_timeout",
+            Self::HelloEof => "hello_eof",
+            Self::HelloReset => "hello_reset",
+            Self::HelloBroken => "hello_broken",
+            Self::HelloTooLarge => "hello_too_large",
+            Self::NoRoute => "no_route",
+            Self::Connect(ConnectFailure::Refused) => "connect_refused",
+            Self::Connect(ConnectFailure::Timeout) => "connect_timeout",
+            Self::Connect(ConnectFailure::Unreachable) => "connect_unreachable",
+            Self::Connect(ConnectFailure::Resolve | ConnectFailure::Other) => "connect_failed",
+            Self::ClientGone => "client_gone",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::Drain => "drain",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The side that brought it about, where one did.
+    #[must_use]
+    pub const fn side(self) -> Option<Side> {
+        match self {
+            Self::Reset(side) | Self::PeerTimeout(side) => Some(side),
+            Self::HelloTimeout
+            | Self::HelloEof
+            | Self::HelloReset
+            | Self::HelloBroken
+            | Self::HelloTooLarge
+            | Self::ClientGone => Some(Side::Client),
+            Self::Connect(_) => Some(Side::Upstream),
+            Self::Eof | Self::NoRoute | Self::HalfCloseTimeout | Self::Drain | Self::Internal => None,
+        }
+    }
+}
+
+/// How an established flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Why.
+    pub reason: Reason,
+    /// The side that ended first, where one did.
+    pub side: Option<Side>,
+}

@@ -1,0 +1,332 @@
+//! When a flow that the kernel carries has come to its end: what to pass on, and when it is safe to.
+//!
+//! Userspace sees no byte of such a flow. It sees, when woken, a [`Look`] at both sockets, and this machine says
+//! what to do next. Flows that userspace copies end by the same rules. The arithmetic is exact, because a FIN that overtakes the kernel's queue cuts the stream:
+//!
+//! - `bytes_acked` of a socket counts the SYN that we sent, if we did, and our FIN once it is acknowledged;
+//!   `SIOCOUTQ` holds our FIN until then. So bytes written = acked + queued - what that sum was at the start - FIN.
+//! - `bytes_received` counts the peer's FIN once it has arrived in order.
+//! - A direction is drained when all that its source received has been written to its target.
+//!
+//! (`include/uapi/linux/tcp.h`, `tcp_get_info` in `net/ipv4/tcp.c`, `tcp_ioctl`; Linux 5.10 to 6.18.)
+
+use std::time::Duration;
+
+use super::{End, Reason, Side};
+
+/// TCP states as `TCP_INFO` gives them (`include/net/tcp_states.h`).
+const TIME_WAIT: u8 = 6;
+const CLOSE: u8 = 7;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
+
+/// First and longest pause between two looks while something is about to happen.
+const PAUSE_MIN: Duration = Duration::from_micros(500);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// What the kernel says of one socket. `TCP_INFO` must be read before `SIOCOUTQ`: an acknowledgement between the
+/// two then makes the sum too small for a moment, never too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// `tcpi_state`.
+    pub state: u8,
+    /// `tcpi_bytes_acked`.
+    pub acked: u64,
+    /// `tcpi_bytes_received`.
+    pub received: u64,
+    /// `SIOCOUTQ`: bytes written and not yet acknowledged.
+    pub queued: u64,
+}
+
+impl Reading {
+    const fn closed(&self) -> bool {
+        self.state == CLOSE
+    }
+
+    const fn fin_received(&self) -> bool {
+        matches!(self.state, CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT)
+    }
+}
+
+/// What both sockets and the verdict's counters say at one moment. Indexed by [`Side::index`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Look {
+    /// One reading of each socket.
+    pub legs: [Reading; 2],
+    /// Bytes of each source that have been taken off it: counted by the verdict, or read by userspace. To be read
+    /// after `legs`. None while some may be waiting on the socket for userspace to read.
+    pub seen: [Option<u64>; 2],
+}
+
+/// One socket at the moment of the hand-over: the zero that later readings are measured from.
+#[derive(Debug, Clone, Copy)]
+pub struct Leg {
+    written: u64,
+    received: u64,
+}
+
+impl Leg {
+    /// From a reading taken before anything of the flow was written to the socket or read from it.
+    #[must_use]
+    pub const fn at(reading: &Reading) -> Self {
+        // What waits in the receive queue at that moment is still to be carried, and `received` counts it already;
+        // nothing was read, so the zero of that count is the start of the connection.
+        Self { written: reading.acked.wrapping_add(reading.queued), received: 0 }
+    }
+
+    fn written(&self, reading: &Reading, fin_sent: bool) -> u64 {
+        reading
+            .acked
+            .wrapping_add(reading.queued)
+            .saturating_sub(self.written)
+            .saturating_sub(u64::from(fin_sent))
+    }
+
+    fn received(&self, reading: &Reading, fin: bool) -> u64 {
+        reading.received.saturating_sub(self.received).saturating_sub(u64::from(fin))
+    }
+}
+
+/// Bounds on waiting.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Without any progress, once one side has ended.
+    pub half_close: Duration,
+    /// For bytes that were received before a reset, or before we were told to close, to be acknowledged.
+    pub flush: Duration,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Look again when a socket has news, and no later than after this time.
+    Wait(Option<Duration>),
+    /// All bytes are written to this socket: send FIN on it, then step again.
+    ShutdownWrite(Side),
+    /// Close both sockets: in order if `clean`, else with a reset.
+    Finished {
+        /// Why the flow ended.
+        end: End,
+        /// Everything was delivered, so that an orderly close tells no lie.
+        clean: bool,
+    },
+}
+
+/// One flow in the kernel's hands.
+#[derive(Debug)]
+pub struct Splice {
+    legs: [Leg; 2],
+    bounds: Bounds,
+    fin_in: [bool; 2],
+    fin_out: [bool; 2],
+    first: Option<Side>,
+    progress: [u64; 4],
+    moved_at: Duration,
+    pause: Duration,
+    reset_at: Option<Duration>,
+    close_at: Option<Duration>,
+}
+
+impl Splice {
+    /// A flow whose sockets stood at `legs` when the kernel took over. `now` is any steady clock.
+    #[must_use]
+    pub const fn new(legs: [Leg; 2], bounds: Bounds, now: Duration) -> Self {
+        Self {
+            legs,
+            bounds,
+            fin_in: [false; 2],
+            fin_out: [false; 2],
+            first: None,
+            progress: [0; 4],
+            moved_at: now,
+            pause: PAUSE_MIN,
+            reset_at: None,
+            close_at: None,
+        }
+    }
+
+    /// Bring the flow to its end from our side: in order if nothing is under way, else with a reset after
+    /// [`Bounds::flush`].
+    pub const fn close(&mut self, now: Duration) {
+        if self.close_at.is_none() {
+            self.close_at = Some(now);
+            self.pause = PAUSE_MIN;
+        }
+    }
+
+    /// Bytes that have been written to the socket of `side`.
+    #[must_use]
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    pub fn written(&self, side: Side, look: &Look) -> u64 {
+        let i = side.index();
+        self.legs[i].written(&look.legs[i], self.fin_out[i])
+    }
+
+    /// What to do, given what the sockets say at `now`.
+    pub fn step(&mut self, now: Duration, look: &Look) -> Step {
+        self.note_progress(now, look);
+        let (mut lost, mut unsettled) = (None, None);
+        for side in Side::BOTH {
+            match self.source(side, look) {
+                Source::Open => {}
+                Source::Unsettled => unsettled = unsettled.or(Some(side)),
+                Source::Lost => lost = lost.or(Some(side)),
+            }
+        }
+        if lost.is_none() && unsettled.is_some() {
+            if now.saturating_sub(self.moved_at) < self.bounds.flush {
+                return self.wait(now, true);
+            }
+            lost = unsettled;
+        }
+        if let Some(side) = lost {
+            return self.after_reset(side, now, look);
+        }
+        if let Some(since) = self.close_at {
+            return self.while_closing(since, now, look);
+        }
+        self.pass_ends_on(now, look)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn source(&mut self, side: Side, look: &Look) -> Source {
+        let (i, reading) = (side.index(), &look.legs[side.index()]);
+        if !reading.closed() {
+            if reading.fin_received() {
+                self.ended(side);
+            }
+            return Source::Open;
+        }
+        if !self.fin_in[i] {
+            // A closed socket no longer says how it got there. The byte counts do: a FIN adds one, a reset none.
+            let Some(seen) = look.seen[i] else { return Source::Open };
+            match self.legs[i].received(reading, false).saturating_sub(seen) {
+                0 => {
+                    self.first.get_or_insert(side);
+                    return Source::Lost;
+                }
+                1 => self.ended(side),
+                // The last segment has not been through the verdict yet.
+                _ => return Source::Unsettled,
+            }
+        }
+        if self.fin_out[i] && reading.queued == 0 { Source::Open } else { Source::Lost }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn ended(&mut self, side: Side) {
+        if !self.fin_in[side.index()] {
+            self.fin_in[side.index()] = true;
+            self.first.get_or_insert(side);
+            self.pause = PAUSE_MIN;
+        }
+    }
+
+    /// All that `source` has received is written to the other socket.
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn drained(&self, source: Side, look: &Look) -> bool {
+        let i = source.index();
+        self.written(source.other(), look) == self.legs[i].received(&look.legs[i], self.fin_in[i])
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn acknowledged(&self, side: Side, look: &Look) -> bool {
+        let reading = &look.legs[side.index()];
+        reading.queued == 0 || reading.closed()
+    }
+
+    /// TCP delivers what came before a reset where it can: give the other side time to take it.
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn after_reset(&mut self, side: Side, now: Duration, look: &Look) -> Step {
+        let since = *self.reset_at.get_or_insert(now);
+        let other = side.other();
+        let other_closed = look.legs[other.index()].closed();
+        let delivered = self.drained(side, look) && self.acknowledged(other, look);
+        if other_closed || delivered || now.saturating_sub(since) >= self.bounds.flush {
+            return Step::Finished { end: self.end(Reason::Reset(side)), clean: false };
+        }
+        self.wait(now, true)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn while_closing(&mut self, since: Duration, now: Duration, look: &Look) -> Step {
+        for side in Side::BOTH {
+            let target = side.other();
+            if !self.fin_out[target.index()] && self.drained(side, look) {
+                self.fin_out[target.index()] = true;
+                return Step::ShutdownWrite(target);
+            }
+        }
+        let sent = self.fin_out == [true; 2];
+        let done = sent && Side::BOTH.into_iter().all(|side| self.acknowledged(side, look));
+        if done || now.saturating_sub(since) >= self.bounds.flush {
+            return Step::Finished { end: self.end(Reason::Drain), clean: done };
+        }
+        self.wait(now, true)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn pass_ends_on(&mut self, now: Duration, look: &Look) -> Step {
+        let mut pending = false;
+        for side in Side::BOTH {
+            let target = side.other();
+            if self.fin_in[side.index()] && !self.fin_out[target.index()] {
+                if self.drained(side, look) {
+                    self.fin_out[target.index()] = true;
+                    return Step::ShutdownWrite(target);
+                }
+                pending = true;
+            }
+        }
+        if self.fin_out == [true; 2] {
+            if Side::BOTH.into_iter().all(|side| self.acknowledged(side, look)) {
+                return Step::Finished { end: self.end(Reason::Eof), clean: true };
+            }
+            pending = true;
+        }
+        self.wait(now, pending)
+    }
+
+    fn wait(&mut self, now: Duration, pending: bool) -> Step {
+        let ending = pending || self.fin_in.contains(&true);
+        if !ending {
+            return Step::Wait(None);
+        }
+        let idle = now.saturating_sub(self.moved_at);
+        let Some(left) = self.bounds.half_close.checked_sub(idle).filter(|left| !left.is_zero()) else {
+            return Step::Finished { end: self.end(Reason::HalfCloseTimeout), clean: false };
+        };
+        if !pending {
+            return Step::Wait(Some(left));
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        Step::Wait(Some(pause.min(left)))
+    }
+
+    fn note_progress(&mut self, now: Duration, look: &Look) {
+        let [client, upstream] = look.legs;
+        let progress = [client.acked, client.received, upstream.acked, upstream.received];
+        if progress != self.progress {
+            self.progress = progress;
+            self.moved_at = now;
+        }
+    }
+
+    const fn end(&self, reason: Reason) -> End {
+        End { reason, side: self.first }
+    }
+}
+
+enum Source {
+    Open,
+    /// The socket is gone other than by an orderly close of both directions.
+    Lost,
+    /// The verdict has not seen the last segment: look again.
+    Unsettled,
+}
+
+#[cfg(test)]
+#[path = "splice_tests.rs"]
+mod tests;

@@ -1,0 +1,234 @@
+//! The machine against a model of the kernel: bytes move from a source through a queue to a target in random steps,
+//! with ends at random moments.
+
+use super::*;
+use proptest::prelude::*;
+
+const BOUNDS: Bounds = Bounds { half_close: Duration::from_secs(60), flush: Duration::from_secs(1) };
+
+/// One direction of the model: received by TCP, seen by the verdict, written to the target, acknowledged.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pipe {
+    sent: u64,
+    seen: u64,
+    written: u64,
+    acked: u64,
+    fin_in: bool,
+    fin_out: bool,
+    fin_acked: bool,
+}
+
+#[derive(Debug, Default)]
+struct Kernel {
+    /// Index: source side.
+    pipes: [Pipe; 2],
+    reset: [bool; 2],
+}
+
+impl Kernel {
+    fn leg(&self, side: Side) -> Reading {
+        let (source, target) = (self.pipes[side.index()], self.pipes[side.other().index()]);
+        let syn = u64::from(side == Side::Upstream);
+        let acked = syn + target.acked + u64::from(target.fin_acked);
+        let total = syn + target.written + u64::from(target.fin_out);
+        let both = source.fin_in && target.fin_acked;
+        let state = if self.reset[side.index()] || both {
+            CLOSE
+        } else if source.fin_in {
+            if target.fin_out { LAST_ACK } else { CLOSE_WAIT }
+        } else if target.fin_out {
+            5
+        } else {
+            1
+        };
+        Reading { state, acked, received: source.sent + u64::from(source.fin_in), queued: total - acked }
+    }
+
+    fn look(&self) -> Look {
+        Look { legs: Side::BOTH.map(|side| self.leg(side)), seen: self.pipes.map(|pipe| Some(pipe.seen)) }
+    }
+
+    /// One event of the network or the kernel, chosen by `what`.
+    fn act(&mut self, what: u8, side: Side, amount: u64) {
+        let gone = self.reset[side.index()];
+        let target_gone = self.reset[side.other().index()];
+        let pipe = &mut self.pipes[side.index()];
+        match what {
+            0 if !pipe.fin_in && !gone => pipe.sent += amount,
+            1 => pipe.seen = (pipe.seen + amount).min(pipe.sent),
+            2 if !target_gone => pipe.written = (pipe.written + amount).min(pipe.seen),
+            3 if !target_gone => pipe.acked = (pipe.acked + amount).min(pipe.written),
+            4 if !gone => pipe.fin_in = true,
+            5 if !target_gone && pipe.fin_out && pipe.acked == pipe.written => pipe.fin_acked = true,
+            _ => {}
+        }
+    }
+
+    fn settle(&mut self) {
+        for pipe in &mut self.pipes {
+            pipe.seen = pipe.sent;
+        }
+        for side in Side::BOTH {
+            for what in [2, 3, 5] {
+                self.act(what, side, u64::MAX >> 1);
+            }
+        }
+    }
+}
+
+fn start() -> Splice {
+    let kernel = Kernel::default();
+    Splice::new(Side::BOTH.map(|side| Leg::at(&kernel.leg(side))), BOUNDS, Duration::ZERO)
+}
+
+/// Steps until the machine waits or has finished; checks that no FIN overtakes a byte.
+fn drive(splice: &mut Splice, kernel: &mut Kernel, now: Duration) -> Option<(End, bool)> {
+    for _ in 0..8 {
+        match splice.step(now, &kernel.look()) {
+            Step::Wait(_) => return None,
+            Step::Finished { end, clean } => return Some((end, clean)),
+            Step::ShutdownWrite(target) => {
+                let pipe = &mut kernel.pipes[target.other().index()];
+                assert_eq!(pipe.written, pipe.sent, "FIN before the last byte");
+                assert!(!pipe.fin_out, "FIN twice");
+                pipe.fin_out = true;
+            }
+        }
+    }
+    panic!("the machine neither waits nor ends");
+}
+
+proptest! {
+    #[test]
+    fn ends_pass_after_the_last_byte_and_only_then(
+        script in proptest::collection::vec((0_u8..6, any::<bool>(), 1_u64..100_000), 0..200),
+    ) {
+        let (mut splice, mut kernel) = (start(), Kernel::default());
+        let mut now = Duration::ZERO;
+        for (what, client, amount) in script {
+            now += Duration::from_millis(1);
+            kernel.act(what, if client { Side::Client } else { Side::Upstream }, amount);
+            if let Some((end, clean)) = drive(&mut splice, &mut kernel, now) {
+                prop_assert!(clean && end.reason == Reason::Eof);
+                prop_assert!(kernel.pipes.iter().all(|p| p.fin_in && p.acked == p.sent && p.fin_out));
+                return Ok(());
+            }
+        }
+        // Let both sides end: the machine must come to a clean end by itself.
+        kernel.pipes.iter_mut().for_each(|pipe| pipe.fin_in = true);
+        for _ in 0..10 {
+            now += Duration::from_millis(1);
+            kernel.settle();
+            if let Some((end, clean)) = drive(&mut splice, &mut kernel, now) {
+                prop_assert!(clean && end.reason == Reason::Eof);
+                let carried = kernel.pipes.map(|pipe| pipe.sent);
+                let look = kernel.look();
+                prop_assert_eq!(splice.written(Side::Upstream, &look), carried[0]);
+                prop_assert_eq!(splice.written(Side::Client, &look), carried[1]);
+                return Ok(());
+            }
+        }
+        prop_assert!(false, "never ended");
+    }
+
+    #[test]
+    fn a_reset_is_never_taken_for_an_end(
+        script in proptest::collection::vec((0_u8..4, any::<bool>(), 1_u64..100_000), 0..100),
+        client in any::<bool>(),
+    ) {
+        let (mut splice, mut kernel) = (start(), Kernel::default());
+        let side = if client { Side::Client } else { Side::Upstream };
+        for (what, from_client, amount) in script {
+            kernel.act(what, if from_client { Side::Client } else { Side::Upstream }, amount);
+            prop_assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+        }
+        kernel.reset[side.index()] = true;
+        let mut now = Duration::ZERO;
+        for _ in 0..2000 {
+            now += Duration::from_millis(1);
+            if let Some((end, clean)) = drive(&mut splice, &mut kernel, now) {
+                prop_assert_eq!(end.reason, Reason::Reset(side));
+                prop_assert!(!clean);
+                return Ok(());
+            }
+            kernel.act(1, side, 1000);
+        }
+        prop_assert!(false, "never ended");
+    }
+}
+
+#[test]
+fn an_idle_flow_sets_no_timer() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[0] = Pipe { sent: 10, seen: 10, written: 10, acked: 10, ..Pipe::default() };
+    assert_eq!(splice.step(Duration::from_secs(1_000_000), &kernel.look()), Step::Wait(None));
+}
+
+#[test]
+fn a_target_that_never_drains_ends_in_a_reset_after_the_half_close_bound() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[0] = Pipe { sent: 10, seen: 10, written: 4, acked: 4, fin_in: true, ..Pipe::default() };
+    assert!(matches!(splice.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
+    assert!(matches!(splice.step(Duration::from_secs(59), &kernel.look()), Step::Wait(Some(_))));
+    let Step::Finished { end, clean } = splice.step(Duration::from_secs(60), &kernel.look()) else {
+        panic!("not bounded");
+    };
+    assert_eq!((end.reason, end.side, clean), (Reason::HalfCloseTimeout, Some(Side::Client), false));
+}
+
+#[test]
+fn progress_of_the_open_direction_renews_the_half_close_bound() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[0].fin_in = true;
+    assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+    for minute in 1..100_u64 {
+        kernel.pipes[1].sent += 1;
+        kernel.settle();
+        assert_eq!(drive(&mut splice, &mut kernel, Duration::from_secs(minute * 59)), None);
+    }
+}
+
+#[test]
+fn told_to_close_a_quiet_flow_ends_in_order_and_a_stuck_one_with_a_reset() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    splice.close(Duration::ZERO);
+    assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+    kernel.settle();
+    let (end, clean) = drive(&mut splice, &mut kernel, Duration::from_millis(1)).expect("an end");
+    assert_eq!((end.reason, clean), (Reason::Drain, true));
+
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[1] = Pipe { sent: 5, seen: 5, ..Pipe::default() };
+    splice.close(Duration::ZERO);
+    assert_eq!(drive(&mut splice, &mut kernel, Duration::from_millis(999)), None);
+    let (end, clean) = drive(&mut splice, &mut kernel, Duration::from_secs(1)).expect("an end");
+    assert_eq!((end.reason, clean), (Reason::Drain, false));
+}
+
+#[test]
+fn the_last_segment_may_be_on_its_way_through_the_verdict() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    // FIN came with the last data, both sides closed, and the verdict has not run for that data.
+    kernel.pipes[0] = Pipe { sent: 10, seen: 4, fin_in: true, ..Pipe::default() };
+    kernel.reset[0] = true;
+    assert!(matches!(splice.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
+    kernel.pipes[0].seen = 10;
+    assert!(matches!(splice.step(Duration::from_millis(1), &kernel.look()), Step::Wait(Some(_))));
+}
+
+#[test]
+fn a_verdict_that_never_runs_for_the_last_segment_ends_in_a_reset() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[0] = Pipe { sent: 10, seen: 4, ..Pipe::default() };
+    kernel.reset[0] = true;
+    assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+    let mut now = Duration::from_secs(1);
+    let (end, clean) = loop {
+        now += Duration::from_millis(10);
+        if let Some(end) = drive(&mut splice, &mut kernel, now) {
+            break end;
+        }
+        assert!(now < Duration::from_secs(3), "never ended");
+    };
+    assert_eq!((end.reason, clean), (Reason::Reset(Side::Client), false));
+}

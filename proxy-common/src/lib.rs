@@ -1,0 +1,17 @@
+//! The pure core of snisplice.
+//!
+//! Nothing here opens a socket or a file, reads a clock, draws a random number or starts a task: time and
+//! seeds are arguments. That is what lets every decision be tested without a kernel. The one part that the
+//! BPF programs share, [`abi`], needs neither `std` nor a dependency.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+pub mod abi;
+#[cfg(feature = "std")]
+pub mod flow;
+#[cfg(feature = "std")]
+pub mod hello;
+#[cfg(feature = "std")]
+pub mod plan;
+#[cfg(feature = "std")]
+pub mod route;
