@@ -1,0 +1,191 @@
+//! The daemon from start to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{Exit, Failure};
+use crate::control::admin::{self, Admin, Kernel};
+use crate::control::{events, logs};
+use crate::front::{self, Bound};
+use crate::hub::snapshot::Snapshot;
+use crate::hub::{Hub, Phase};
+use crate::{kernel, sys};
+
+/// From the order to close until a worker that does not return is left behind.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// Runs until a signal ends it.
+pub(crate) fn run(snapshot: Snapshot) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::System, format_args!("cannot start: {error}")))?;
+    runtime.block_on(control(Arc::new(snapshot)))
+}
+
+async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
+    if let Err(error) = sys::raise_open_file_limit() {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
+    let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
+    let sockets = bind(&snapshot)?;
+    let endpoint = admin::open(&snapshot.admin).map_err(|error| {
+        let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        Failure::new(bind_exit(code), format_args!("{error:#}"))
+    })?;
+    let hub = Arc::new(Hub::new(Arc::clone(&snapshot)));
+    let kernel = Arc::new(probe(&hub));
+    let workers = start(&hub, sockets, &kernel).map_err(|error| {
+        Failure::new(Exit::System, format_args!("cannot start the workers: {error}"))
+    })?;
+    let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel));
+    tokio::spawn(async move {
+        if let Err(error) = admin::serve(endpoint, admin).await {
+            tracing::error!(%error, "the admin endpoint has failed");
+        }
+    });
+    announce(&hub);
+    let failed = tokio::select! {
+        () = signals.stop() => false,
+        // A worker has gone, which it must not.
+        () = hub.phases.reached(Phase::Stopped) => true,
+    };
+    stop(&hub, &mut signals, workers).await;
+    if failed {
+        return Err(Failure::new(Exit::System, "a worker has failed; the log says why"));
+    }
+    Ok(())
+}
+
+/// Every address once for each worker, so that the kernel spreads connections over them.
+fn bind(snapshot: &Snapshot) -> Result<Vec<Vec<Bound>>, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut workers: Vec<Vec<Bound>> = (0..cores).map(|_| Vec::new()).collect();
+    for listener in &snapshot.listeners {
+        for &address in &listener.addresses {
+            let failed = |error: io::Error| bind_failure(&listener.name, address, &error);
+            // Sockets that share a port let a second daemon share it too: find out before.
+            sys::check_free(address).map_err(failed)?;
+            for worker in &mut workers {
+                let socket = sys::bind(address, true).map_err(failed)?;
+                worker.push(Bound { listener: Arc::clone(listener), socket });
+            }
+        }
+    }
+    Ok(workers)
+}
+
+fn bind_failure(listener: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => format!("something else listens there; find it with `ss -ltnp sport = :{}`", address.port()),
+        io::ErrorKind::PermissionDenied => "run as root, or give the process CAP_NET_BIND_SERVICE".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "no interface of this host has that address".to_owned(),
+        _ if address.is_ipv6() => "if IPv6 is off on this host, listen on 0.0.0.0 instead".to_owned(),
+        _ => "check the address".to_owned(),
+    };
+    let message = format!("cannot listen on {address} (listener \"{listener}\"): {error}; {remedy}");
+    Failure::new(bind_exit(Some(error.kind())), message)
+}
+
+fn bind_exit(kind: Option<io::ErrorKind>) -> Exit {
+    match kind {
+        Some(io::ErrorKind::PermissionDenied) => Exit::Permission,
+        _ => Exit::Unavailable,
+    }
+}
+
+/// Must run inside the runtime: it starts to listen to what the BPF programs tell.
+fn probe(hub: &Arc<Hub>) -> Kernel {
+    let (mut sockmap, took) = kernel::probe(logs::debug_enabled());
+    match &mut sockmap {
+        Ok(sockmap) => {
+            tracing::info!(took_ms = took.as_millis(), "sockmap datapath passed its self-test");
+            if let Some(ring) = sockmap.take_events() {
+                tokio::spawn(events::run(Arc::clone(hub), ring));
+            }
+            if let Some(log) = sockmap.take_log() {
+                tokio::spawn(events::log(log));
+            }
+        }
+        Err(reason) => tracing::warn!(%reason, "no sockmap datapath: flows are copied by userspace"),
+    }
+    Kernel { sockmap }
+}
+
+fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Result<Vec<JoinHandle<()>>> {
+    let mut workers = Vec::new();
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        let handle = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
+        workers.push(front::start_worker(index, Arc::clone(hub), sockets, handle)?);
+    }
+    Ok(workers)
+}
+
+fn announce(hub: &Hub) {
+    for listener in &hub.snapshot.listeners {
+        for address in &listener.addresses {
+            tracing::info!(listener = %listener.name, %address, "listening");
+        }
+    }
+    if let Some(http) = hub.snapshot.admin.http {
+        tracing::info!("metrics and status on http://{http}/");
+    }
+}
+
+/// Lets flows end, then ends them.
+async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
+    let limit = hub.snapshot.timeouts.drain;
+    hub.phases.advance(Phase::Draining);
+    tracing::info!(flows = hub.flows.count(), limit_ms = limit.as_millis(), "draining; a second signal ends at once");
+    tokio::select! {
+        () = hub.flows.none_left() => {}
+        () = tokio::time::sleep(limit) => {}
+        () = signals.stop() => {}
+    }
+    hub.phases.advance(Phase::Closing);
+    let left = hub.flows.count();
+    if left > 0 {
+        tracing::info!(flows = left, "closing the flows that are left");
+    }
+    let _ = tokio::time::timeout(CLOSING, hub.flows.none_left()).await;
+    hub.phases.advance(Phase::Stopped);
+    for worker in workers {
+        let _ = worker.join();
+    }
+    tracing::info!("stopped");
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns on SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP ignored: the configuration is read at start only; restart to change it");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The command line, and what each command prints.
+
+use std::fmt;
+use std::io::{IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::app;
+use crate::control::{client, config, doctor, explain, logs};
+use crate::hub::snapshot::Snapshot;
+
+/// Why a command failed, as an exit code (`sysexits.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// The command line is wrong.
+    Usage = 64,
+    /// An address cannot be bound, or the daemon does not answer.
+    Unavailable = 69,
+    /// The operating system failed in another way.
+    System = 71,
+    /// A privilege is missing.
+    Permission = 77,
+    /// The configuration is wrong.
+    Config = 78,
+}
+
+/// A failed command: what to print, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self { exit, message: message.to_string() }
+    }
+}
+
+#[derive(Parser)]
+#[command(name = "snisplice", version, about = "TLS services behind one port, by server name, spliced in the kernel")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run {
+        #[command(flatten)]
+        config: ConfigPath,
+        /// How log records are written to stderr
+        #[arg(long, value_enum, default_value = "text")]
+        log_format: logs::Format,
+        /// error, warn, info, debug, or TARGET=LEVEL,...
+        #[arg(long, default_value = "info")]
+        log_level: String,
+    },
+    /// Check a configuration: exit 0, or 78 with every error
+    Check {
+        #[command(flatten)]
+        config: ConfigPath,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print configurations
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+    /// Say what this host can do, and what to change
+    Doctor {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say where a connection would go, and why
+    Route {
+        /// Server name of the client; none: a client that sends none
+        #[arg(long)]
+        sni: Option<String>,
+        /// Address of the client
+        #[arg(long)]
+        source: Option<IpAddr>,
+        /// Name of the listener that it arrives at
+        #[arg(long)]
+        listener: Option<String>,
+        #[command(flatten)]
+        config: ConfigPath,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Ask the running daemon how it is
+    Status(Ask),
+    /// List the live connections of the running daemon
+    Flows(Ask),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print the embedded default, a good start for a file of your own
+    Default,
+}
+
+#[derive(Args)]
+struct ConfigPath {
+    /// Configuration file [default: /etc/snisplice/snisplice.toml if it exists, else the embedded default]
+    #[arg(long, short)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Output {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Ask {
+    /// The daemon's admin socket
+    #[arg(long, default_value = "/run/snisplice/admin.sock")]
+    socket: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            let _ = error.print();
+            return if wrong { code(Exit::Usage) } else { ExitCode::SUCCESS };
+        }
+    };
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "{}", failure.message);
+            code(failure.exit)
+        }
+    }
+}
+
+fn code(exit: Exit) -> ExitCode {
+    ExitCode::from(exit as u8)
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run { config, log_format, log_level } => {
+            logs::start(log_format, &log_level).map_err(|error| Failure::new(Exit::Usage, error))?;
+            app::run(load(&config, false)?)
+        }
+        Command::Check { config, output } => check(&config, &output),
+        Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
+        Command::Doctor { output } => {
+            let report = doctor::examine();
+            if output.json { print_json(&report) } else { print(report.text(std::io::stdout().is_terminal())) }
+        }
+        Command::Route { sni, source, listener, config, output } => {
+            let snapshot = load(&config, false)?;
+            let explained = explain::explain(&snapshot, sni.as_deref(), source, listener.as_deref());
+            let explained = explained.map_err(|error| Failure::new(Exit::Usage, error))?;
+            if output.json { print_json(&explained) } else { print(format_args!("{explained}\n")) }
+        }
+        Command::Status(ask) => print(client::status(&ask.socket, ask.output.json)?),
+        Command::Flows(ask) => print(client::flows(&ask.socket, ask.output.json)?),
+    }
+}
+
+/// Loads a configuration; its warnings go to stderr.
+fn load(path: &ConfigPath, quiet: bool) -> Result<Snapshot, Failure> {
+    let loaded = config::load(path.config.as_deref());
+    let (loaded, origin) = loaded.map_err(|errors| Failure::new(Exit::Config, errors))?;
+    if !quiet {
+        for warning in &loaded.warnings {
+            let _ = writeln!(std::io::stderr(), "{warning}");
+        }
+    }
+    tracing::debug!(%origin, "configuration loaded");
+    Ok(loaded.snapshot)
+}
+
+#[derive(Serialize)]
+struct Checked {
+    ok: bool,
+    file: Option<String>,
+    errors: Vec<config::Problem>,
+    warnings: Vec<config::Problem>,
+}
+
+fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
+    match config::load(path.config.as_deref()) {
+        Ok((loaded, origin)) if output.json => print_json(&Checked {
+            ok: true,
+            file: Some(origin.to_string()),
+            errors: Vec::new(),
+            warnings: loaded.warnings,
+        }),
+        Ok((loaded, origin)) => {
+            for warning in &loaded.warnings {
+                let _ = writeln!(std::io::stderr(), "{warning}");
+            }
+            print(format_args!("{origin}: ok\n"))
+        }
+        Err(errors) if output.json => {
+            let failure = Failure::new(Exit::Config, &errors);
+            let file = path.config.as_deref().map(|path| path.display().to_string());
+            print_json(&Checked { ok: false, file, errors: errors.into_problems(), warnings: Vec::new() })?;
+            Err(failure)
+        }
+        Err(errors) => Err(Failure::new(Exit::Config, errors)),
+    }
+}
+
+/// A reader that has gone, as in `snisplice flows | head`, is no failure.
+fn print(text: impl fmt::Display) -> Result<(), Failure> {
+    match write!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::System, format_args!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(Exit::System, format_args!("cannot make JSON: {error}")))?;
+    print(format_args!("{text}\n"))
+}

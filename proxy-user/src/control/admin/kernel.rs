@@ -1,0 +1,37 @@
+//! Metrics that are read from the kernel and the system when they are asked for.
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::Kernel;
+
+#[derive(Debug)]
+pub(super) struct Readings(pub(super) Arc<Kernel>);
+
+impl Collector for Readings {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let ready = ConstGauge::new(i64::from(self.0.sockmap.is_ok()));
+        let help = "1 where the sockmap datapath is loaded and passed its self-test";
+        let metric = encoder.encode_descriptor("sockmap_available", help, None, ready.metric_type())?;
+        ready.encode(metric)?;
+        let Ok(sockmap) = &self.0.sockmap else { return Ok(()) };
+        let counters = sockmap.counters();
+        let readings = [
+            ("kernel_redirected_bytes", "Bytes that the kernel carried", counters.redirected_bytes),
+            ("kernel_redirected_segments", "Segments that the kernel carried", counters.redirected_segments),
+            ("kernel_passed_bytes", "Bytes of spliced sockets left to userspace", counters.passed_bytes),
+            ("kernel_redirect_failures", "Redirects that found no target", counters.redirect_failures),
+            ("kernel_unknown_sockets", "Segments of sockets without a direction", counters.unknown_sockets),
+        ];
+        for (name, help, value) in readings {
+            let counter = ConstCounter::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            counter.encode(metric)?;
+        }
+        Ok(())
+    }
+}

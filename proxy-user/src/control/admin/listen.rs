@@ -1,0 +1,89 @@
+//! Where the admin endpoint can be reached.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::{Admin, router};
+use crate::hub::snapshot;
+use crate::sys;
+
+/// The open endpoint. The socket file is removed when it is dropped.
+pub(crate) struct Listeners {
+    http: Option<std::net::TcpListener>,
+    socket: Option<(UnixListener, SocketFile)>,
+}
+
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Opens what the configuration asks for.
+pub(crate) fn open(config: &snapshot::Admin) -> anyhow::Result<Listeners> {
+    let http = config
+        .http
+        .map(|address| {
+            sys::bind(address, false)
+                .with_context(|| format!("cannot listen on {address} ([admin] http); free it or set another"))
+        })
+        .transpose()?;
+    let socket = config
+        .socket
+        .as_deref()
+        .map(|path| {
+            open_socket(path).with_context(|| {
+                format!("cannot make the socket {} ([admin] socket); set another path, or \"\" for none", path.display())
+            })
+        })
+        .transpose()?;
+    Ok(Listeners { http, socket })
+}
+
+fn open_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    if let Some(folder) = path.parent()
+        && !folder.exists()
+    {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    }
+    // A socket that nobody answers on was left by a daemon that was killed.
+    match UnixStream::connect(path) {
+        Ok(_) => {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another snisplice answers there"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    let file = SocketFile(path.to_owned());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, file))
+}
+
+/// Serves until dropped.
+pub(crate) async fn serve(listeners: Listeners, admin: Arc<Admin>) -> io::Result<()> {
+    let router = router(admin);
+    let http = async {
+        match listeners.http {
+            Some(listener) => axum::serve(tokio::net::TcpListener::from_std(listener)?, router.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let socket = async {
+        match listeners.socket {
+            Some((listener, _file)) => {
+                axum::serve(tokio::net::UnixListener::from_std(listener)?, router.clone()).await
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::try_join!(http, socket).map(|_: ((), ())| ())
+}

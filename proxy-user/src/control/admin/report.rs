@@ -1,0 +1,147 @@
+//! What the endpoint says, as data.
+
+use std::fmt;
+
+use proxy_common::plan::Datapath;
+use serde::Serialize;
+
+use super::Admin;
+use crate::hub::{Bytes, Flow, Phase};
+use crate::kernel::{KernelCounters, Sockmap, Unavailable};
+
+/// What the kernel does for this daemon.
+pub(crate) struct Kernel {
+    pub(crate) sockmap: Result<Sockmap, Unavailable>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("sockmap", &self.sockmap.is_ok()).finish()
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    pid: u32,
+    uptime_seconds: u64,
+    phase: &'static str,
+    datapaths: Datapaths,
+    listeners: Vec<ListenerStatus>,
+    connections: Connections,
+    kernel: Option<KernelCounters>,
+}
+
+#[derive(Serialize)]
+struct Datapaths {
+    sockmap: Availability,
+    copy: Availability,
+}
+
+#[derive(Serialize)]
+struct Availability {
+    available: bool,
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ListenerStatus {
+    name: String,
+    addresses: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Connections {
+    active: usize,
+    accepted: u64,
+}
+
+pub(super) fn status(admin: &Admin) -> Status {
+    let hub = &admin.hub;
+    let sockmap = admin.kernel.sockmap.as_ref();
+    let listeners = hub.snapshot.listeners.iter().map(|listener| ListenerStatus {
+        name: listener.name.to_string(),
+        addresses: listener.addresses.iter().map(ToString::to_string).collect(),
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        uptime_seconds: hub.started.elapsed().as_secs(),
+        phase: if hub.phases.now() == Phase::Running { "running" } else { "draining" },
+        datapaths: Datapaths {
+            sockmap: Availability {
+                available: sockmap.is_ok(),
+                reason: sockmap.err().map(ToString::to_string),
+            },
+            copy: Availability { available: true, reason: None },
+        },
+        listeners: listeners.collect(),
+        connections: Connections { active: hub.flows.count(), accepted: hub.flows.accepted() },
+        kernel: sockmap.ok().map(Sockmap::counters),
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct FlowList {
+    flows: Vec<FlowStatus>,
+}
+
+#[derive(Serialize)]
+struct FlowStatus {
+    id: u64,
+    client: String,
+    listener: String,
+    sni: Option<String>,
+    route: String,
+    upstream: Option<String>,
+    server: Option<String>,
+    upstream_local: Option<String>,
+    datapath: Option<&'static str>,
+    phase: &'static str,
+    bytes_in: u64,
+    bytes_out: u64,
+    age_seconds: u64,
+}
+
+pub(super) fn flows(admin: &Admin) -> FlowList {
+    let flows = admin.hub.flows.list();
+    FlowList { flows: flows.iter().map(|flow| flow_status(flow, carried(&admin.kernel, flow))).collect() }
+}
+
+fn flow_status(flow: &Flow, [bytes_in, bytes_out]: Bytes) -> FlowStatus {
+    let facts = flow.facts();
+    FlowStatus {
+        id: flow.id,
+        client: flow.client.to_string(),
+        listener: flow.listener.to_string(),
+        sni: facts.sni.clone(),
+        route: facts.route.to_string(),
+        upstream: facts.upstream.as_deref().map(str::to_owned),
+        server: facts.server.map(|address| address.to_string()),
+        upstream_local: facts.upstream_local.map(|address| address.to_string()),
+        datapath: facts.datapath.map(Datapath::name),
+        phase: facts.stage.name(),
+        bytes_in,
+        bytes_out,
+        age_seconds: flow.accepted.elapsed().as_secs(),
+    }
+}
+
+/// Brings the byte counters up to date for flows that are alive.
+pub(super) fn count_live_bytes(admin: &Admin) {
+    for flow in admin.hub.flows.list() {
+        admin.hub.meters.carried(&flow, carried(&admin.kernel, &flow));
+    }
+}
+
+/// Bytes of a live flow, whoever carries them; client to upstream first.
+fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
+    let cookies = flow.facts().cookies;
+    match (cookies, &kernel.sockmap) {
+        // An entry that has just gone belongs to a flow that is settling its bytes itself.
+        (Some(cookies), Ok(sockmap)) => {
+            cookies.map(|cookie| sockmap.direction(cookie).map_or(0, |direction| direction.seen()))
+        }
+        _ => flow.copied(),
+    }
+}

@@ -1,0 +1,151 @@
+//! `snisplice status` and `snisplice flows`: asking the running daemon.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cli::{Exit, Failure};
+
+/// The daemon answers from memory: this is long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What `snisplice status` prints.
+pub(crate) fn status(socket: &Path, json: bool) -> Result<String, Failure> {
+    let answer = ask(socket, "/api/v1/status")?;
+    if json { pretty(&answer) } else { Ok(status_text(&answer)) }
+}
+
+/// What `snisplice flows` prints.
+pub(crate) fn flows(socket: &Path, json: bool) -> Result<String, Failure> {
+    let answer = ask(socket, "/api/v1/flows")?;
+    if json { pretty(&answer) } else { Ok(flows_text(&answer)) }
+}
+
+fn pretty(answer: &Value) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(answer).map_err(|error| Failure::new(Exit::System, error))?;
+    Ok(text + "\n")
+}
+
+fn ask(socket: &Path, path: &str) -> Result<Value, Failure> {
+    let unavailable = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::PermissionDenied => "run as root or as a member of the socket's group",
+            _ => "is the daemon running? name its socket with --socket",
+        };
+        Failure::new(Exit::Unavailable, format_args!("cannot ask {}: {error}; {remedy}", socket.display()))
+    };
+    let body = get(socket, path).map_err(unavailable)?;
+    serde_json::from_slice(&body).map_err(|error| unavailable(io::Error::other(error)))
+}
+
+/// One HTTP/1.1 request on a connection of its own (RFC 9112); the body ends with the connection.
+fn get(socket: &Path, path: &str) -> io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let (Some(end), true) = (end, answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200")) else {
+        return Err(io::Error::other("the answer is not one of snisplice"));
+    };
+    Ok(answer.split_off(end + 4))
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn status_text(status: &Value) -> String {
+    let mut out = String::new();
+    let field = |path: &str| text(status.pointer(path).unwrap_or(&Value::Null));
+    let _ = writeln!(
+        out,
+        "snisplice {}  pid {}  {}  up {} s",
+        field("/version"),
+        field("/pid"),
+        field("/phase"),
+        field("/uptime_seconds")
+    );
+    for listener in status.pointer("/listeners").and_then(Value::as_array).into_iter().flatten() {
+        let addresses = listener.get("addresses").and_then(Value::as_array).into_iter().flatten();
+        let addresses: Vec<_> = addresses.map(text).collect();
+        let name = text(listener.get("name").unwrap_or(&Value::Null));
+        let _ = writeln!(out, "listener {name}: {}", addresses.join(", "));
+    }
+    let _ = writeln!(
+        out,
+        "connections: {} active, {} accepted",
+        field("/connections/active"),
+        field("/connections/accepted")
+    );
+    match status.pointer("/datapaths/sockmap/reason").and_then(Value::as_str) {
+        Some(reason) => {
+            let _ = writeln!(out, "sockmap: not available: {reason}");
+        }
+        None => {
+            let _ = writeln!(
+                out,
+                "sockmap: available; the kernel carried {} bytes and left {} to userspace",
+                field("/kernel/redirected_bytes"),
+                field("/kernel/passed_bytes")
+            );
+        }
+    }
+    out
+}
+
+fn flows_text(answer: &Value) -> String {
+    const COLUMNS: [&str; 10] =
+        ["id", "client", "listener", "sni", "route", "server", "datapath", "bytes_in", "bytes_out", "age_seconds"];
+    let flows = answer.get("flows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut rows = vec![COLUMNS.map(str::to_uppercase)];
+    rows.extend(flows.iter().map(|flow| COLUMNS.map(|column| text(flow.get(column).unwrap_or(&Value::Null)))));
+    let widths: Vec<usize> = (0..COLUMNS.len())
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    let mut out = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn flows_are_aligned_and_missing_values_are_dashes() {
+        let text = flows_text(&json!({"flows": [
+            {"id": 7, "client": "10.0.0.1:5000", "listener": "tls", "sni": null, "route": "web", "server": "10.0.0.2:8443",
+             "datapath": "sockmap", "bytes_in": 1, "bytes_out": 2, "age_seconds": 3}
+        ]}));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0].find("SNI"), lines[1].find("-  "));
+        assert_eq!(lines[0].find("DATAPATH"), lines[1].find("sockmap"));
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_is_named_with_the_way_out() {
+        let failure = status(Path::new("/nonexistent/admin.sock"), false).unwrap_err();
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.message.contains("/nonexistent/admin.sock") && failure.message.contains("--socket"));
+    }
+}

@@ -1,0 +1,231 @@
+//! Every entry by itself: its values, and the upstream that it names.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use proxy_common::plan::Choice;
+use proxy_common::route::{Pattern, Route};
+
+use super::compile::Checked;
+use super::keys::closest;
+use super::raw::{self, At, Field, Raw};
+use super::report::{Fault, Report, quote};
+use super::{rules, value};
+use crate::hub::snapshot::{Admin, Listener, Server, Timeouts, Upstream};
+
+const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
+const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10944);
+const DEFAULT_HOLD: Duration = Duration::from_secs(15);
+
+/// How many names an error lists.
+const MAX_LISTED: usize = 8;
+
+/// Good values with their places, for the rules that compare them.
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) listens: Vec<At<SocketAddr>>,
+    pub(super) servers: Vec<At<Server>>,
+    /// In the order of the routes.
+    pub(super) routes: Vec<RoutePlaces>,
+}
+
+pub(super) struct RoutePlaces {
+    pub(super) route: usize,
+    pub(super) default: usize,
+    pub(super) sni: Vec<At<Pattern>>,
+    pub(super) source: Vec<At<IpNet>>,
+}
+
+/// Checks the entries, then the rules between them.
+pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
+    let names = UpstreamNames::of(raw);
+    let mut places = Places::default();
+    let checked = Checked {
+        listeners: raw.listens.iter().map(|entry| listener(entry, &names, &mut places, report)).collect(),
+        routes: raw.routes.iter().map(|entry| route(entry, &names, &mut places, report)).collect(),
+        upstreams: raw.upstreams.iter().map(|entry| upstream(entry, &mut places, report)).collect(),
+        admin: admin(raw.admin.as_ref(), report),
+        timeouts: timeouts(raw.timeouts.as_ref(), report),
+    };
+    rules::check(raw, &checked, &places, report);
+    checked
+}
+
+/// The upstreams by name, and in the order of the file.
+struct UpstreamNames<'r> {
+    index: HashMap<&'r str, usize>,
+    order: Vec<&'r str>,
+}
+
+impl<'r> UpstreamNames<'r> {
+    /// Of equal names the first counts; another rule reports the others.
+    fn of(raw: &'r Raw) -> Self {
+        let mut names = Self { index: HashMap::new(), order: Vec::new() };
+        for (index, entry) in raw.upstreams.iter().enumerate() {
+            if let Some(name) = entry.name.given() {
+                names.index.entry(&name.value).or_insert(index);
+                names.order.push(&name.value);
+            }
+        }
+        names
+    }
+
+    fn resolve(&self, to: &Field<String>, report: &mut Report<'_>) -> Option<usize> {
+        let to = to.given()?;
+        let index = self.index.get(to.value.as_str()).copied();
+        if index.is_none() {
+            report.fault(to.at, |_| self.unknown(&to.value));
+        }
+        index
+    }
+
+    fn unknown(&self, name: &str) -> Fault {
+        let listed: Vec<_> = self.order.iter().take(MAX_LISTED).map(|known| quote(known)).collect();
+        let more = if self.order.len() > MAX_LISTED { " and others" } else { "" };
+        let way_out = match closest(name, self.order.iter().copied()) {
+            _ if listed.is_empty() => {
+                format!("there is no [[upstream]] yet: add one with name = {}", quote(name))
+            }
+            Some(near) => format!("did you mean {}? There are {}{more}", quote(near), listed.join(", ")),
+            None => format!("there are {}{more}", listed.join(", ")),
+        };
+        Fault::new(format!("unknown upstream {}", quote(name)), way_out)
+    }
+}
+
+fn name(field: &Field<String>, report: &mut Report<'_>) -> Arc<str> {
+    field
+        .given()
+        .and_then(|name| report.keep(name.at, value::name(&name.value)))
+        .map(Arc::from)
+        .unwrap_or_default()
+}
+
+/// The good values of a list, with their places; the others are reported.
+fn list<T>(
+    items: &[At<String>],
+    parse: impl Fn(&str) -> Result<T, Fault>,
+    report: &mut Report<'_>,
+) -> Vec<At<T>> {
+    let one = |item: &At<String>| Some(At { at: item.at, value: report.keep(item.at, parse(&item.value))? });
+    items.iter().filter_map(one).collect()
+}
+
+fn values<T: Clone>(list: &[At<T>]) -> Vec<T> {
+    list.iter().map(|item| item.value.clone()).collect()
+}
+
+fn listener(
+    entry: &raw::Listen,
+    names: &UpstreamNames<'_>,
+    places: &mut Places,
+    report: &mut Report<'_>,
+) -> Listener {
+    let addresses = list(entry.address.items(), value::listen_address, report);
+    let listener = Listener {
+        name: name(&entry.name, report),
+        addresses: values(&addresses),
+        to: names.resolve(&entry.to, report),
+    };
+    places.listens.extend(addresses);
+    listener
+}
+
+fn route(
+    entry: &raw::Route,
+    names: &UpstreamNames<'_>,
+    places: &mut Places,
+    report: &mut Report<'_>,
+) -> Route {
+    condition(entry, report);
+    let source = list(entry.source.items(), value::source, report);
+    let mut sni = list(entry.sni.items(), value::pattern, report);
+    // Beside an error in the sources, the patterns would look as if they took every client.
+    if matches!(entry.source, Field::Wrong) || source.len() < entry.source.items().len() {
+        sni.clear();
+    }
+    let route = Route {
+        name: name(&entry.name, report),
+        sni: values(&sni),
+        source: values(&source),
+        // 0 only beside an error, and then nothing is compiled.
+        upstream: names.resolve(&entry.to, report).unwrap_or_default(),
+        default: entry.default.given().is_some_and(|default| default.value),
+    };
+    let default = entry.default.given().map_or(entry.at, |default| default.at);
+    places.routes.push(RoutePlaces { route: entry.at, default, sni, source });
+    route
+}
+
+/// A route takes names, sources, or what is left.
+fn condition(entry: &raw::Route, report: &mut Report<'_>) {
+    let default = entry.default.given().is_some_and(|default| default.value);
+    let conditions = [("sni", &entry.sni), ("source", &entry.source)];
+    let written = conditions.into_iter().find(|(_, field)| !field.is_absent());
+    match written {
+        Some((key, field)) if default => report.error(
+            field.given().map_or(entry.at, |list| list.at),
+            format_args!("a default route takes all that is left, so it cannot have '{key}'"),
+            format_args!("remove '{key}', or remove 'default'"),
+        ),
+        None if !default && !matches!(entry.default, Field::Wrong) => report.error(
+            entry.at,
+            "this [[route]] matches nothing: it has no 'sni', no 'source' and no 'default = true'",
+            "add sni = [\"www.example.com\"], or default = true for all that no other route takes",
+        ),
+        _ => {}
+    }
+}
+
+fn upstream(entry: &raw::Upstream, places: &mut Places, report: &mut Report<'_>) -> Upstream {
+    let servers = list(entry.servers.items(), value::server, report);
+    let datapath = entry.datapath.given().and_then(|text| report.keep(text.at, value::datapath(&text.value)));
+    let upstream = Upstream {
+        name: name(&entry.name, report),
+        servers: values(&servers),
+        datapath: datapath.unwrap_or(Choice::Auto),
+        hold: duration(&entry.hold, &value::HOLD, DEFAULT_HOLD, report),
+    };
+    places.servers.extend(servers);
+    upstream
+}
+
+fn admin(entry: Option<&raw::Admin>, report: &mut Report<'_>) -> Admin {
+    let socket = entry
+        .and_then(|entry| entry.socket.given())
+        .and_then(|text| report.keep(text.at, value::socket(&text.value)));
+    let http = entry
+        .and_then(|entry| entry.http.given())
+        .and_then(|text| report.keep(text.at, value::http(&text.value)));
+    Admin {
+        socket: socket.unwrap_or_else(|| Some(PathBuf::from(DEFAULT_SOCKET))),
+        http: http.unwrap_or(Some(DEFAULT_HTTP)),
+    }
+}
+
+fn timeouts(entry: Option<&raw::Timeouts>, report: &mut Report<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    let Some(entry) = entry else { return default };
+    let mut wait = |field, default| duration(field, &value::WAIT, default, report);
+    Timeouts {
+        hello: wait(&entry.hello, default.hello),
+        connect: wait(&entry.connect, default.connect),
+        half_close: wait(&entry.half_close, default.half_close),
+        drain: wait(&entry.drain, default.drain),
+    }
+}
+
+fn duration(
+    field: &Field<String>,
+    bounds: &RangeInclusive<Duration>,
+    default: Duration,
+    report: &mut Report<'_>,
+) -> Duration {
+    let given = field.given().and_then(|text| report.keep(text.at, value::duration(&text.value, bounds)));
+    given.unwrap_or(default)
+}

@@ -1,0 +1,26 @@
+//! From checked parts to the snapshot that the front reads.
+
+use std::sync::Arc;
+
+use proxy_common::route::{Route, Table};
+
+use crate::hub::snapshot::{Admin, Listener, Snapshot, Timeouts, Upstream};
+
+/// The parts of a configuration. Complete only when the report that they came with has no error.
+pub(super) struct Checked {
+    pub(super) listeners: Vec<Listener>,
+    pub(super) routes: Vec<Route>,
+    pub(super) upstreams: Vec<Upstream>,
+    pub(super) admin: Admin,
+    pub(super) timeouts: Timeouts,
+}
+
+pub(super) fn compile(checked: Checked) -> Snapshot {
+    Snapshot {
+        listeners: checked.listeners.into_iter().map(Arc::new).collect(),
+        routes: Table::build(checked.routes),
+        upstreams: checked.upstreams.into_iter().map(Arc::new).collect(),
+        admin: checked.admin,
+        timeouts: checked.timeouts,
+    }
+}

@@ -1,0 +1,78 @@
+//! The sections and keys that a configuration may hold. docs/config.md describes the same ones; a test
+//! compares the two.
+
+use std::fmt;
+
+/// Longest word that a correction is looked for, in bytes.
+const MAX_WORD: usize = 64;
+
+/// How many known words are tried. Upstream names come from the file, so there may be very many.
+const MAX_CANDIDATES: usize = 100;
+
+/// One key and a value that shows its form.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) example: &'static str,
+}
+
+/// One table of the file.
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    /// Written as `[[name]]`, once for each entry; else as `[name]`.
+    pub(super) repeated: bool,
+    pub(super) keys: &'static [&'static Key],
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.repeated { write!(f, "[[{}]]", self.name) } else { write!(f, "[{}]", self.name) }
+    }
+}
+
+const fn key(name: &'static str, example: &'static str) -> Key {
+    Key { name, example }
+}
+
+pub(super) static NAME: Key = key("name", r#""web""#);
+pub(super) static ADDRESS: Key = key("address", r#"["[::]:443"]"#);
+pub(super) static TO: Key = key("to", r#""octopus-web""#);
+pub(super) static SNI: Key = key("sni", r#"["polling.**"]"#);
+pub(super) static SOURCE: Key = key("source", r#"["10.0.0.0/8"]"#);
+pub(super) static DEFAULT: Key = key("default", "true");
+pub(super) static SERVERS: Key = key("servers", r#"["10.0.0.5:8443"]"#);
+pub(super) static DATAPATH: Key = key("datapath", r#""auto""#);
+pub(super) static HOLD: Key = key("hold", r#""15s""#);
+pub(super) static SOCKET: Key = key("socket", r#""/run/snisplice/admin.sock""#);
+pub(super) static HTTP: Key = key("http", r#""127.0.0.1:10944""#);
+pub(super) static HELLO: Key = key("hello", r#""10s""#);
+pub(super) static CONNECT: Key = key("connect", r#""5s""#);
+pub(super) static HALF_CLOSE: Key = key("half_close", r#""60s""#);
+pub(super) static DRAIN: Key = key("drain", r#""30s""#);
+
+pub(super) static LISTEN: Section = Section { name: "listen", repeated: true, keys: &[&NAME, &ADDRESS, &TO] };
+pub(super) static ROUTE: Section =
+    Section { name: "route", repeated: true, keys: &[&NAME, &SNI, &SOURCE, &DEFAULT, &TO] };
+pub(super) static UPSTREAM: Section =
+    Section { name: "upstream", repeated: true, keys: &[&NAME, &SERVERS, &DATAPATH, &HOLD] };
+pub(super) static ADMIN: Section = Section { name: "admin", repeated: false, keys: &[&SOCKET, &HTTP] };
+pub(super) static TIMEOUTS: Section =
+    Section { name: "timeouts", repeated: false, keys: &[&HELLO, &CONNECT, &HALF_CLOSE, &DRAIN] };
+
+/// Every section, in the order of the reference.
+pub(super) static SECTIONS: [&Section; 5] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS];
+
+/// The known word that `word` is most likely a slip of: at most one edit for every three characters.
+pub(super) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    if word.len() > MAX_WORD {
+        return None;
+    }
+    let allowed = (word.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .take(MAX_CANDIDATES)
+        .filter(|candidate| candidate.len() <= MAX_WORD)
+        .map(|candidate| (strsim::osa_distance(word, candidate), candidate))
+        .filter(|&(distance, _)| distance <= allowed)
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,141 @@
+//! The configuration file: found, read, checked, and compiled to a [`Snapshot`].
+//!
+//! `raw` reads the shape of the file, `check` the values of each entry, `rules` what holds between entries,
+//! `compile` makes the snapshot. All of them report into one list, so that an operator sees every error at
+//! once. The reference for operators is docs/config.md.
+
+mod check;
+mod compile;
+mod keys;
+mod raw;
+mod report;
+mod rules;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::DeTable;
+use toml_parser::Source;
+use toml_parser::lexer::TokenKind;
+
+use self::report::Report;
+pub(crate) use self::report::{ConfigErrors, Problem};
+use self::source::Text;
+use crate::hub::snapshot::Snapshot;
+
+/// The configuration without a file. It is also what `snisplice config default` prints.
+pub(crate) const DEFAULT: &str = include_str!("default.toml");
+
+/// Where the configuration is looked for when the command line does not name one.
+pub(crate) const SYSTEM_PATH: &str = "/etc/snisplice/snisplice.toml";
+
+/// What errors in [`DEFAULT`] would be reported under.
+const DEFAULT_NAME: &str = "default.toml";
+
+/// Braces within braces. No key of ours needs more than one pair.
+const MAX_NESTING: usize = 4;
+
+/// A configuration that can be run.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) snapshot: Snapshot,
+    /// What is allowed and most likely not meant, in the order of the file.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// Where a configuration came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This file.
+    File(PathBuf),
+    /// No file: [`DEFAULT`].
+    Embedded,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Embedded => f.write_str("the embedded default"),
+        }
+    }
+}
+
+/// Loads the file at `path`; without one, [`SYSTEM_PATH`] when it exists, else [`DEFAULT`].
+///
+/// # Errors
+/// The file cannot be read, is larger than 1 MiB, is not UTF-8, or is not a valid configuration.
+pub(crate) fn load(path: Option<&Path>) -> Result<(Loaded, Origin), ConfigErrors> {
+    load_from(path, Path::new(SYSTEM_PATH))
+}
+
+fn load_from(path: Option<&Path>, system: &Path) -> Result<(Loaded, Origin), ConfigErrors> {
+    // Only a file that is not there makes way for the default. One that cannot be read is an error.
+    let absent = || system.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let path = match path {
+        Some(path) => path,
+        None if absent() => return Ok((parse(DEFAULT, DEFAULT_NAME)?, Origin::Embedded)),
+        None => system,
+    };
+    let text = source::read(path)?;
+    Ok((parse(&text, &path.display().to_string())?, Origin::File(path.to_owned())))
+}
+
+/// Checks and compiles a configuration text. `file` is the name to report problems under.
+///
+/// # Errors
+/// The text is not valid TOML (then one mistake is reported) or not a valid configuration (then
+/// all of them are).
+pub(crate) fn parse(text: &str, file: &str) -> Result<Loaded, ConfigErrors> {
+    if text.len() > source::MAX_BYTES {
+        return Err(source::too_large(file));
+    }
+    let text = Text::new(file, text);
+    let mut report = Report::new(&text);
+    let Some(document) = read_toml(&text, &mut report) else { return Err(report.into_errors()) };
+    let raw = raw::read(document.get_ref(), &mut report);
+    let checked = check::check(&raw, &mut report);
+    let warnings = report.finish()?;
+    Ok(Loaded { snapshot: compile::compile(checked), warnings })
+}
+
+/// The document, or None with the reason in the report.
+fn read_toml<'t>(text: &Text<'t>, report: &mut Report<'_>) -> Option<Spanned<DeTable<'t>>> {
+    if let Some(at) = too_deep(text.as_str()) {
+        report.error(
+            at,
+            format_args!("tables in braces are nested more than {MAX_NESTING} deep"),
+            "write them as sections, such as [[listen]], with their keys below",
+        );
+        return None;
+    }
+    DeTable::parse(text.as_str())
+        .map_err(|error| {
+            let at = error.span().map_or(text.as_str().len(), |span| span.start);
+            let what = format!("not valid TOML: {}", error.message());
+            report.error(at, what, "correct this first, the rest of the file is checked after it");
+        })
+        .ok()
+}
+
+/// Where braces are nested more than [`MAX_NESTING`] deep, as a byte offset.
+///
+/// The parser bounds nested braces and the dots of one key, not their product. Its tables are dropped by
+/// recursion, so a file of a few kilobytes could overflow the stack of a thread.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    Source::new(text).lex().find_map(|token| {
+        match token.kind() {
+            TokenKind::LeftCurlyBracket => depth += 1,
+            TokenKind::RightCurlyBracket => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        (depth > MAX_NESTING).then(|| token.span().start())
+    })
+}

@@ -1,0 +1,354 @@
+//! The shape of the file: sections, keys and types, with the place of every value.
+//!
+//! The table is walked by hand. A derived reader stops at the first error; this one goes on.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{self, Key, Section, closest};
+use super::report::{Fault, Report, quote};
+
+/// A value and the byte offset where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct At<T> {
+    pub(super) at: usize,
+    pub(super) value: T,
+}
+
+/// What the file says about one key.
+#[derive(Debug)]
+pub(super) enum Field<T> {
+    Absent,
+    /// It is there, and an error about it is already in the report.
+    Wrong,
+    Given(At<T>),
+}
+
+impl<T> Field<T> {
+    pub(super) fn given(&self) -> Option<&At<T>> {
+        match self {
+            Self::Given(value) => Some(value),
+            Self::Absent | Self::Wrong => None,
+        }
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+}
+
+/// A list of strings. Entries of another type are reported and left out.
+pub(super) type Strings = Field<Vec<At<String>>>;
+
+impl Strings {
+    pub(super) fn items(&self) -> &[At<String>] {
+        self.given().map_or(&[], |list| &list.value)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Raw {
+    pub(super) listens: Vec<Listen>,
+    pub(super) routes: Vec<Route>,
+    pub(super) upstreams: Vec<Upstream>,
+    pub(super) admin: Option<Admin>,
+    pub(super) timeouts: Option<Timeouts>,
+}
+
+#[derive(Debug)]
+pub(super) struct Listen {
+    pub(super) at: usize,
+    pub(super) name: Field<String>,
+    pub(super) address: Strings,
+    pub(super) to: Field<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) at: usize,
+    pub(super) name: Field<String>,
+    pub(super) sni: Strings,
+    pub(super) source: Strings,
+    pub(super) default: Field<bool>,
+    pub(super) to: Field<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) name: Field<String>,
+    pub(super) servers: Strings,
+    pub(super) datapath: Field<String>,
+    pub(super) hold: Field<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Admin {
+    pub(super) socket: Field<String>,
+    pub(super) http: Field<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Timeouts {
+    pub(super) hello: Field<String>,
+    pub(super) connect: Field<String>,
+    pub(super) half_close: Field<String>,
+    pub(super) drain: Field<String>,
+}
+
+/// Reads the whole document and reports everything that is not of the known shape.
+pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
+    for key in document.keys() {
+        if !keys::SECTIONS.iter().any(|section| section.name == key.get_ref()) {
+            report.fault(key.span().start, |_| unknown_section(key.get_ref()));
+        }
+    }
+    Raw {
+        listens: entries(document, &keys::LISTEN, report, |table| Listen {
+            at: table.at,
+            name: table.required(&keys::NAME, Table::string),
+            address: table.required(&keys::ADDRESS, Table::strings),
+            to: table.string(&keys::TO),
+        }),
+        routes: entries(document, &keys::ROUTE, report, |table| Route {
+            at: table.at,
+            name: table.required(&keys::NAME, Table::string),
+            sni: table.strings(&keys::SNI),
+            source: table.strings(&keys::SOURCE),
+            default: table.boolean(&keys::DEFAULT),
+            to: table.required(&keys::TO, Table::string),
+        }),
+        upstreams: entries(document, &keys::UPSTREAM, report, |table| Upstream {
+            name: table.required(&keys::NAME, Table::string),
+            servers: table.required(&keys::SERVERS, Table::strings),
+            datapath: table.string(&keys::DATAPATH),
+            hold: table.duration(&keys::HOLD),
+        }),
+        admin: single(document, &keys::ADMIN, report, |table| Admin {
+            socket: table.string(&keys::SOCKET),
+            http: table.string(&keys::HTTP),
+        }),
+        timeouts: single(document, &keys::TIMEOUTS, report, |table| Timeouts {
+            hello: table.duration(&keys::HELLO),
+            connect: table.duration(&keys::CONNECT),
+            half_close: table.duration(&keys::HALF_CLOSE),
+            drain: table.duration(&keys::DRAIN),
+        }),
+    }
+}
+
+/// A `[[section]]`: one value for each entry. Not there is no entry.
+fn entries<T>(
+    document: &DeTable<'_>,
+    section: &'static Section,
+    report: &mut Report<'_>,
+    read: impl Fn(&mut Table<'_, '_, '_>) -> T,
+) -> Vec<T> {
+    let Some(value) = document.get(section.name) else { return Vec::new() };
+    match value.get_ref() {
+        DeValue::Array(list) => {
+            list.iter().filter_map(|entry| table(section, entry, report, &read)).collect()
+        }
+        // `[section]` for `[[section]]`: an error, and its keys are looked at all the same.
+        other => {
+            not_this_section(section, value, report);
+            if other.is_table() {
+                table(section, value, report, &read).into_iter().collect()
+            } else {
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// A `[section]` that may be left out.
+fn single<T>(
+    document: &DeTable<'_>,
+    section: &'static Section,
+    report: &mut Report<'_>,
+    read: impl Fn(&mut Table<'_, '_, '_>) -> T,
+) -> Option<T> {
+    table(section, document.get(section.name)?, report, &read)
+}
+
+fn table<T>(
+    section: &'static Section,
+    value: &Spanned<DeValue<'_>>,
+    report: &mut Report<'_>,
+    read: &impl Fn(&mut Table<'_, '_, '_>) -> T,
+) -> Option<T> {
+    let Some(entries) = value.get_ref().as_table() else {
+        not_this_section(section, value, report);
+        return None;
+    };
+    Some(read(&mut Table::open(section, value.span().start, entries, report)))
+}
+
+fn not_this_section(section: &Section, value: &Spanned<DeValue<'_>>, report: &mut Report<'_>) {
+    let found = article(value.get_ref());
+    let often = if section.repeated { "once for each entry" } else { "once" };
+    report.error(
+        value.span().start,
+        format_args!("'{}' is not {found}", section.name),
+        format_args!("write {section}, {often}, and its keys below it"),
+    );
+}
+
+fn unknown_section(name: &str) -> Fault {
+    let way_out = match closest(name, keys::SECTIONS.iter().map(|section| section.name)) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None => belongs_to(name).unwrap_or_else(|| {
+            let known: Vec<_> = keys::SECTIONS.iter().map(ToString::to_string).collect();
+            format!("remove it; the sections are {}", known.join(", "))
+        }),
+    };
+    Fault::new(format!("unknown section {}", quote(name)), way_out)
+}
+
+fn unknown_key(name: &str, section: &Section) -> Fault {
+    let way_out = match closest(name, section.keys.iter().map(|known| known.name)) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None => belongs_to(name).unwrap_or_else(|| {
+            let known: Vec<_> = section.keys.iter().map(|known| known.name).collect();
+            format!("remove it; the keys are {}", known.join(", "))
+        }),
+    };
+    Fault::new(format!("unknown key {} in {section}", quote(name)), way_out)
+}
+
+/// The advice for a key that is a good one in another place.
+fn belongs_to(name: &str) -> Option<String> {
+    let mut homes = keys::SECTIONS.iter().filter(|section| section.keys.iter().any(|key| key.name == name));
+    homes.next().map(|section| format!("'{name}' is a key of {section}: move it there"))
+}
+
+/// One table of the file while it is read.
+struct Table<'r, 'd, 't> {
+    section: &'static Section,
+    at: usize,
+    entries: &'r DeTable<'d>,
+    report: &'r mut Report<'t>,
+}
+
+impl<'r, 'd, 't> Table<'r, 'd, 't> {
+    /// Starts to read a table, and reports the keys that its section does not have.
+    fn open(
+        section: &'static Section,
+        at: usize,
+        entries: &'r DeTable<'d>,
+        report: &'r mut Report<'t>,
+    ) -> Self {
+        let table = Self { section, at, entries, report };
+        for key in entries.keys() {
+            let name = key.get_ref();
+            if section.keys.iter().any(|known| known.name == name) {
+                continue;
+            }
+            table.report.fault(key.span().start, |_| unknown_key(name, section));
+        }
+        table
+    }
+
+    /// Reads `key` with `read`, and reports it when it is not there.
+    fn required<T>(&mut self, key: &Key, read: impl Fn(&mut Self, &Key) -> Field<T>) -> Field<T> {
+        let field = read(self, key);
+        if field.is_absent() {
+            let what = format!("this {} has no '{}'", self.section, key.name);
+            self.report.error(self.at, what, format_args!("add {} = {}", key.name, key.example));
+            return Field::Wrong;
+        }
+        field
+    }
+
+    fn string(&mut self, key: &Key) -> Field<String> {
+        let Some(value) = self.entries.get(key.name) else { return Field::Absent };
+        match value.get_ref() {
+            DeValue::String(text) => Field::Given(At { at: value.span().start, value: text.to_string() }),
+            other => self.wrong_type(key, value, "a string", other),
+        }
+    }
+
+    fn boolean(&mut self, key: &Key) -> Field<bool> {
+        let Some(value) = self.entries.get(key.name) else { return Field::Absent };
+        match value.get_ref() {
+            DeValue::Boolean(on) => Field::Given(At { at: value.span().start, value: *on }),
+            other => self.wrong_type(key, value, "true or false", other),
+        }
+    }
+
+    /// A string; for a plain number the error says which string it would be.
+    fn duration(&mut self, key: &Key) -> Field<String> {
+        match self.entries.get(key.name) {
+            Some(value) if value.get_ref().is_integer() => {
+                let number = value.get_ref().as_integer().map(ToString::to_string).unwrap_or_default();
+                self.report.error(
+                    value.span().start,
+                    format_args!("'{}' is a number without a unit", key.name),
+                    format_args!(
+                        "write it as a string with ms, s, m or h, such as {}",
+                        quote(&(number + "s"))
+                    ),
+                );
+                Field::Wrong
+            }
+            _ => self.string(key),
+        }
+    }
+
+    /// An array of strings with at least one entry, or one string alone.
+    fn strings(&mut self, key: &Key) -> Strings {
+        let Some(value) = self.entries.get(key.name) else { return Field::Absent };
+        let at = value.span().start;
+        let list = match value.get_ref() {
+            DeValue::String(text) => vec![At { at, value: text.to_string() }],
+            DeValue::Array(list) if list.is_empty() => {
+                let way_out = format!("write {} = {}", key.name, key.example);
+                self.report.error(at, format_args!("'{}' is empty", key.name), way_out);
+                return Field::Wrong;
+            }
+            DeValue::Array(list) => list.iter().filter_map(|entry| self.entry(key, entry)).collect(),
+            other => return self.wrong_type(key, value, "an array of strings", other),
+        };
+        Field::Given(At { at, value: list })
+    }
+
+    fn entry(&mut self, key: &Key, value: &Spanned<DeValue<'_>>) -> Option<At<String>> {
+        let at = value.span().start;
+        if let DeValue::String(text) = value.get_ref() {
+            return Some(At { at, value: text.to_string() });
+        }
+        self.report.error(
+            at,
+            format_args!("an entry of '{}' must be a string, not {}", key.name, article(value.get_ref())),
+            format_args!("write {} = {}", key.name, key.example),
+        );
+        None
+    }
+
+    fn wrong_type<T>(
+        &mut self,
+        key: &Key,
+        value: &Spanned<DeValue<'_>>,
+        wanted: &str,
+        found: &DeValue<'_>,
+    ) -> Field<T> {
+        self.report.error(
+            value.span().start,
+            format_args!("'{}' must be {wanted}, not {}", key.name, article(found)),
+            format_args!("write {} = {}", key.name, key.example),
+        );
+        Field::Wrong
+    }
+}
+
+/// The type of a value as words in a sentence.
+fn article(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}

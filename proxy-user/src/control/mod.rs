@@ -1,0 +1,9 @@
+//! The control plane: configuration, administration, logs, and what the operator is told.
+
+pub(crate) mod admin;
+pub(crate) mod client;
+pub(crate) mod config;
+pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod explain;
+pub(crate) mod logs;

@@ -1,0 +1,106 @@
+//! The end of a flow, the same for every datapath: ask the sockets, ask the pure machine, do what it says.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use proxy_common::flow::{Bounds, End, Leg, Look, Reason, Side, Splice, Step};
+use socket2::SockRef;
+
+use super::Carried;
+use crate::hub::Bytes;
+use crate::sys;
+
+/// Brings one flow to its end.
+pub(super) struct Ending {
+    machine: Splice,
+    begun: Instant,
+    last: Look,
+}
+
+/// What the carrier has to do next.
+pub(super) enum Next {
+    /// Go on, and come back after this time even if nothing happens.
+    Wait(Option<Duration>),
+    /// The flow has ended. Its sockets are set to close as they should.
+    Done(Carried),
+}
+
+impl Ending {
+    /// To be made before a byte of the flow was written to or read from the sockets.
+    pub(super) fn new(legs: [Leg; 2], bounds: Bounds) -> Self {
+        Self {
+            machine: Splice::new(legs, bounds, Duration::ZERO),
+            begun: Instant::now(),
+            last: Look::default(),
+        }
+    }
+
+    /// Starts to end the flow from our side.
+    pub(super) fn close(&mut self) {
+        self.machine.close(self.begun.elapsed());
+    }
+
+    /// Bytes written so far to the socket of `side`, by userspace or the kernel, as of `look`.
+    pub(super) fn written(&self, side: Side, look: &Look) -> u64 {
+        self.machine.written(side, look)
+    }
+
+    /// One turn. `seen` as in [`Look::seen`], asked for after the sockets were.
+    pub(super) fn turn<S: AsFd>(
+        &mut self,
+        sockets: [&S; 2],
+        seen: impl Fn() -> io::Result<[Option<u64>; 2]>,
+    ) -> io::Result<Next> {
+        loop {
+            let look = Look { legs: readings(sockets)?, seen: seen()? };
+            self.last = look;
+            match self.machine.step(self.begun.elapsed(), &look) {
+                Step::Wait(limit) => return Ok(Next::Wait(limit)),
+                Step::ShutdownWrite(side) => shutdown_write(of(sockets, side))?,
+                Step::Finished { end, clean } => {
+                    let end = name_timeout(end, sockets);
+                    for socket in sockets {
+                        sys::reset_on_close(socket, !clean)?;
+                    }
+                    return Ok(Next::Done(Carried { end, bytes: self.bytes() }));
+                }
+            }
+        }
+    }
+
+    /// Bytes given to each peer, as of the last turn; client to upstream first.
+    pub(super) fn bytes(&self) -> Bytes {
+        [self.machine.written(Side::Upstream, &self.last), self.machine.written(Side::Client, &self.last)]
+    }
+}
+
+/// Both sockets, client first.
+pub(super) fn readings<S: AsFd>([client, upstream]: [&S; 2]) -> io::Result<[proxy_common::flow::Reading; 2]> {
+    Ok([sys::reading(client)?, sys::reading(upstream)?])
+}
+
+pub(super) fn of<S>([client, upstream]: [&S; 2], side: Side) -> &S {
+    match side {
+        Side::Client => client,
+        Side::Upstream => upstream,
+    }
+}
+
+fn shutdown_write(socket: &impl AsFd) -> io::Result<()> {
+    match SockRef::from(socket).shutdown(Shutdown::Write) {
+        // Its peer has reset in the meantime: the next look will tell.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}
+
+/// A peer that vanished looks like one that reset, but for the error that its socket keeps.
+fn name_timeout<S: AsFd>(end: End, sockets: [&S; 2]) -> End {
+    let Reason::Reset(side) = end.reason else { return end };
+    match sys::error(of(sockets, side)).map(|error| error.kind()) {
+        Some(io::ErrorKind::TimedOut) => End { reason: Reason::PeerTimeout(side), ..end },
+        _ => end,
+    }
+}

@@ -1,0 +1,102 @@
+//! Carrying the bytes of an established pair of connections, to their end.
+//!
+//! The contract of every datapath: it takes a [`Pair`] from which nothing was read, and either refuses it untouched or
+//! carries it until both connections are closed. Bytes arrive once and in order; an end is passed on as an end, after the last
+//! byte; a reset as a reset. While a flow lives, closing its sockets in any unforeseen way resets them, so that a
+//! cut stream never looks complete.
+
+mod buffers;
+mod copy;
+mod ending;
+mod leftover;
+mod sockmap;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_common::flow::{Bounds, End, Reason};
+use proxy_common::plan::{self, Choice, Datapath, Host, Skip};
+use tokio::net::TcpStream;
+
+use crate::hub::{Active, Bytes, Flow, Hub, Stage};
+use crate::kernel::Handle;
+pub(crate) use watch::Watch;
+
+/// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Two connections that become one flow.
+pub(crate) struct Pair {
+    pub(crate) client: TcpStream,
+    pub(crate) upstream: TcpStream,
+}
+
+/// What a worker's flows are carried with.
+pub(crate) struct Carriers {
+    pub(crate) hub: Arc<Hub>,
+    /// None: this host cannot splice by sockmap.
+    pub(crate) sockmap: Option<(Handle, Watch)>,
+}
+
+/// A flow that has ended: why, and the bytes that each peer was given, client to upstream first.
+pub(crate) struct Carried {
+    pub(crate) end: End,
+    pub(crate) bytes: Bytes,
+}
+
+impl Carriers {
+    fn host(&self) -> Host {
+        Host { sockmap: self.sockmap.is_some() }
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { half_close: self.hub.snapshot.timeouts.half_close, flush: FLUSH }
+    }
+
+    /// Carries `pair` to its end by the best datapath that takes it.
+    pub(crate) async fn carry(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
+        flow.facts().stage = Stage::Carry;
+        let mut trace = None;
+        for datapath in plan::plan(choice, self.host()) {
+            match (datapath, &self.sockmap) {
+                (Datapath::Sockmap, Some((handle, watch))) => match sockmap::take_over(handle, watch, flow, pair) {
+                    Ok(spliced) => {
+                        self.hub.flows.know_cookies(flow, spliced.cookies());
+                        let _active = self.begin(flow, datapath);
+                        return spliced.carry(&self.hub, self.bounds(), flow).await;
+                    }
+                    Err(refused) => {
+                        self.hub.meters.fell_back(datapath, refused.reason);
+                        tracing::debug!(flow = flow.id, reason = refused.reason, "not spliced, copying");
+                        pair = refused.pair;
+                        trace = refused.trace;
+                    }
+                },
+                _ => break,
+            }
+        }
+        if plan::skip(choice, self.host(), Datapath::Sockmap) == Some(Skip::Unavailable) {
+            self.hub.meters.fell_back(Datapath::Sockmap, "unavailable");
+        }
+        let _active = self.begin(flow, Datapath::Copy);
+        let carried = copy::carry(&self.hub, self.bounds(), flow, pair).await;
+        drop(trace);
+        carried
+    }
+
+    fn begin(&self, flow: &Flow, datapath: Datapath) -> Active {
+        let route = {
+            let mut facts = flow.facts();
+            facts.datapath = Some(datapath);
+            Arc::clone(&facts.route)
+        };
+        self.hub.meters.active(&route, datapath)
+    }
+}
+
+/// An operating system error where none should be: the flow is reset.
+fn internal(flow: &Flow, bytes: Bytes, error: &std::io::Error) -> Carried {
+    tracing::warn!(flow = flow.id, %error, "flow reset: the system refused what it should not");
+    Carried { end: End { reason: Reason::Internal, side: None }, bytes }
+}

@@ -1,0 +1,202 @@
+//! The kernel redirects what one socket receives into the other. Userspace hands the pair over without having read a
+//! byte, sleeps, and wakes for ends, errors, bytes that the kernel could not redirect, or a stop.
+
+use std::io;
+use std::net::TcpStream as Socket;
+use std::time::Duration;
+
+use proxy_common::abi::sockmap::{Direction, REDIRECT};
+use proxy_common::flow::{Bounds, Leg};
+use tokio::net::TcpStream;
+
+use super::ending::{Ending, Next, readings};
+use super::leftover::Leftover;
+use super::{Carried, Pair, Watch, internal};
+use crate::hub::{Flow, Hub, Phase};
+use crate::kernel::Handle;
+use crate::sys;
+
+/// A pair that was not spliced. Nothing of it is consumed.
+pub(super) struct Refused<'a> {
+    pub(super) pair: Pair,
+    /// Metric label.
+    pub(super) reason: &'static str,
+    /// What the kernel still knows of the pair: to be dropped after it is closed.
+    pub(super) trace: Option<Trace<'a>>,
+}
+
+/// A direction that has to be forgotten after its socket is closed.
+pub(super) struct Trace<'a> {
+    handle: &'a Handle,
+    cookie: u64,
+}
+
+impl Drop for Trace<'_> {
+    fn drop(&mut self) {
+        self.handle.forget(self.cookie);
+    }
+}
+
+/// A pair in the kernel's hands.
+pub(super) struct Spliced<'a> {
+    handle: &'a Handle,
+    watch: &'a Watch,
+    cookies: [u64; 2],
+    legs: [Leg; 2],
+    /// Client first. None only while being dropped.
+    sockets: Option<[Socket; 2]>,
+}
+
+/// Tries to hand `pair` over.
+pub(super) fn take_over<'a>(
+    handle: &'a Handle,
+    watch: &'a Watch,
+    flow: &Flow,
+    pair: Pair,
+) -> Result<Spliced<'a>, Refused<'a>> {
+    let (cookies, legs) = match enroll(handle, &pair) {
+        Ok(enrolled) => enrolled,
+        Err((reason, trace)) => return Err(Refused { pair, reason, trace }),
+    };
+    // From here on there is no way back: bytes may move at any moment.
+    let sockets = match (pair.client.into_std(), pair.upstream.into_std()) {
+        (Ok(client), Ok(upstream)) => [client, upstream],
+        (Err(error), _) | (_, Err(error)) => {
+            // Cannot happen short of a broken runtime; the sockets are closed with a reset.
+            tracing::error!(flow = flow.id, %error, "a socket cannot leave the runtime");
+            return Ok(Spliced { handle, watch, cookies, legs, sockets: None });
+        }
+    };
+    Ok(Spliced { handle, watch, cookies, legs, sockets: Some(sockets) })
+}
+
+type Enrolled = ([u64; 2], [Leg; 2]);
+
+/// Puts both sockets under the verdict. The upstream socket goes first: bytes of the client may be queued already, and find
+/// their target from the first moment on.
+///
+/// If the client socket is refused, the upstream socket stays where it is: taking it out would lose bytes that the
+/// verdict has just passed. Its target is unknown to the map, so the verdict passes everything, and userspace reads it.
+fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled, (&'static str, Option<Trace<'a>>)> {
+    let prepared = prepare([&pair.client, &pair.upstream]);
+    let (cookies, legs, open) = prepared.map_err(|_| ("socket_error", None))?;
+    if !open {
+        // The kernel takes established sockets only: one whose peer has ended already is carried by userspace.
+        return Err(("half_closed", None));
+    }
+    let [client, upstream] = cookies;
+    let trace = Trace { handle, cookie: upstream };
+    let entered = handle
+        .set_direction(client, Direction::to(upstream, REDIRECT))
+        .and_then(|()| handle.set_direction(upstream, Direction::to(client, REDIRECT)))
+        .and_then(|()| handle.insert(upstream, &pair.upstream))
+        .and_then(|()| handle.insert(client, &pair.client));
+    match entered {
+        Ok(()) => {
+            std::mem::forget(trace);
+            Ok((cookies, legs))
+        }
+        Err(error) => {
+            handle.forget(client);
+            Err((refusal(&error), Some(trace)))
+        }
+    }
+}
+
+fn refusal(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC) => "map_full",
+        Some(libc::EOPNOTSUPP) => "half_closed",
+        _ => "kernel_refused",
+    }
+}
+
+fn prepare(sockets: [&TcpStream; 2]) -> io::Result<([u64; 2], [Leg; 2], bool)> {
+    for socket in sockets {
+        sys::reset_on_close(socket, true)?;
+    }
+    let readings = readings(sockets)?;
+    let [client, upstream] = sockets;
+    let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
+    Ok((cookies, readings.each_ref().map(Leg::at), readings.iter().all(sys::is_established)))
+}
+
+impl Spliced<'_> {
+    pub(super) fn cookies(&self) -> [u64; 2] {
+        self.cookies
+    }
+
+    /// Carries the flow to its end.
+    pub(super) async fn carry(mut self, hub: &Hub, bounds: Bounds, flow: &Flow) -> Carried {
+        let mut ending = Ending::new(self.legs, bounds);
+        match self.try_carry(hub, flow, &mut ending).await {
+            Ok(carried) => carried,
+            Err(error) => internal(flow, ending.bytes(), &error),
+        }
+    }
+
+    async fn try_carry(&mut self, hub: &Hub, flow: &Flow, ending: &mut Ending) -> io::Result<Carried> {
+        let Some([client, upstream]) = &self.sockets else { return Err(io::ErrorKind::NotConnected.into()) };
+        let sockets = [client, upstream];
+        for socket in sockets {
+            self.watch.add(socket, flow.id)?;
+        }
+        for socket in sockets {
+            // Sets bytes going that were queued before; it also undoes what the peek asked for.
+            sys::wake_when_readable(socket, 1)?;
+        }
+        let mut leftover = Leftover::new(sockets);
+        let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
+        let mut stopped = false;
+        loop {
+            let directions = self.directions()?;
+            if leftover.begins(&directions) {
+                for socket in sockets {
+                    self.watch.widen(socket, flow.id)?;
+                }
+            }
+            let again = leftover.carry(&directions, ending)?;
+            let limit = match ending.turn(sockets, || Ok(self.directions()?.map(|d| Some(d.seen()))))? {
+                Next::Wait(limit) => earlier(limit, again),
+                Next::Done(carried) => return Ok(carried),
+            };
+            tokio::select! {
+                () = flow.wake.notified() => {}
+                () = &mut stopping, if !stopped => {
+                    stopped = true;
+                    ending.close();
+                }
+                () = sleep(limit) => {}
+            }
+        }
+    }
+
+    fn directions(&self) -> io::Result<[Direction; 2]> {
+        let [client, upstream] = self.cookies;
+        Ok([self.handle.direction(client)?, self.handle.direction(upstream)?])
+    }
+}
+
+impl Drop for Spliced<'_> {
+    fn drop(&mut self) {
+        // Closed first: the verdict may hold a direction until then.
+        drop(self.sockets.take());
+        for cookie in self.cookies {
+            self.handle.forget(cookie);
+        }
+    }
+}
+
+async fn sleep(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, None) | (None, one) => one,
+    }
+}

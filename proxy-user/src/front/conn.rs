@@ -1,0 +1,181 @@
+//! ONE connection, from accept to close.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proxy_common::flow::{End, Reason};
+use proxy_common::hello::Sni;
+use tokio::net::TcpStream;
+
+use super::connect::{self, Failed};
+use super::peek::{self, Opening};
+use super::refuse;
+use crate::datapath::{Carried, Carriers, Pair};
+use crate::hub::snapshot::{Listener, Upstream};
+use crate::hub::{Closed, Flow, HelloResult, Hub, Phase, Stage};
+use crate::sys;
+
+/// How long two stages took, for the access log.
+#[derive(Default)]
+struct Times {
+    hello: Option<Duration>,
+    connect: Option<Duration>,
+}
+
+/// Serves one accepted connection.
+pub(super) async fn serve(stream: TcpStream, client: SocketAddr, listener: Arc<Listener>, carriers: Arc<Carriers>) {
+    let hub = &carriers.hub;
+    let entry = hub.flows.enter(client, &listener.name);
+    let mut times = Times::default();
+    let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut times).await {
+        Ok(carried) => carried,
+        Err(reason) => Carried { end: End { reason, side: reason.side() }, bytes: [0; 2] },
+    };
+    settle(hub, &entry.flow, &carried, &times);
+}
+
+/// Err: the connection ended before it became a flow.
+async fn travel(
+    stream: TcpStream,
+    listener: &Listener,
+    carriers: &Carriers,
+    flow: &Flow,
+    times: &mut Times,
+) -> Result<Carried, Reason> {
+    let hub = &carriers.hub;
+    sys::tune(&stream).map_err(|error| internal(flow, &error))?;
+    let stopping = hub.phases.reached(Phase::Closing);
+    let (pair, upstream) = tokio::select! {
+        result = establish(stream, listener, hub, flow, times) => result?,
+        () = stopping => return Err(Reason::Drain),
+    };
+    Ok(carriers.carry(flow, pair, upstream.datapath).await)
+}
+
+async fn establish(
+    stream: TcpStream,
+    listener: &Listener,
+    hub: &Hub,
+    flow: &Flow,
+    times: &mut Times,
+) -> Result<(Pair, Arc<Upstream>), Reason> {
+    let (stream, number) = match listener.to {
+        Some(number) => {
+            flow.facts().route = format!("listener/{}", listener.name).into();
+            (stream, number)
+        }
+        None => route(stream, hub, flow, times).await?,
+    };
+    let upstream = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?;
+    note_upstream(flow, &upstream.name);
+    let begun = Instant::now();
+    let connected = connect::connect(hub, upstream, &stream, flow.id).await;
+    times.connect = Some(begun.elapsed());
+    match connected {
+        Ok(server) => {
+            note_server(flow, &server).map_err(|error| internal(flow, &error))?;
+            Ok((Pair { client: stream, upstream: server }, Arc::clone(upstream)))
+        }
+        Err(failed) => {
+            // Nothing was read, and nothing can be served: a reset lets the client try again at once.
+            let _ = sys::reset_on_close(&stream, true);
+            Err(match failed {
+                Failed::Upstream(failure) => Reason::Connect(failure),
+                Failed::ClientGone => Reason::ClientGone,
+            })
+        }
+    }
+}
+
+/// Waits for the hello and finds its route. Gives the stream back with the number of the upstream.
+async fn route(stream: TcpStream, hub: &Hub, flow: &Flow, times: &mut Times) -> Result<(TcpStream, usize), Reason> {
+    let begun = Instant::now();
+    let opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)).await;
+    times.hello = Some(begun.elapsed());
+    let opening = match opening {
+        Ok(Ok(opening)) => opening,
+        Ok(Err(error)) => return Err(internal(flow, &error)),
+        Err(_) => Opening::Unusable(HelloResult::Timeout),
+    };
+    let (result, name) = match &opening {
+        Opening::Hello(hello) => match &hello.sni {
+            Sni::Name(name) => (HelloResult::Found, Some(name)),
+            Sni::Absent | Sni::IpLiteral(_) | Sni::Unusable => (HelloResult::NoName, None),
+        },
+        Opening::NotTls => (HelloResult::NotTls, None),
+        Opening::Unusable(result) => (*result, None),
+    };
+    hub.meters.hello(result);
+    if let Opening::Unusable(result) = opening {
+        return Err(unusable(result));
+    }
+    flow.facts().sni = name.map(ToString::to_string);
+    let Some(found) = hub.snapshot.routes.find(name, flow.client.ip()) else {
+        if matches!(opening, Opening::Hello(_)) {
+            refuse::unrecognized_name(stream).await;
+        }
+        return Err(Reason::NoRoute);
+    };
+    flow.facts().route = Arc::clone(&found.route.name);
+    Ok((stream, found.route.upstream))
+}
+
+fn unusable(result: HelloResult) -> Reason {
+    match result {
+        HelloResult::TooLarge => Reason::HelloTooLarge,
+        HelloResult::Timeout => Reason::HelloTimeout,
+        HelloResult::Eof => Reason::HelloEof,
+        HelloResult::Reset => Reason::HelloReset,
+        HelloResult::Broken | HelloResult::Found | HelloResult::NoName | HelloResult::NotTls => Reason::HelloBroken,
+    }
+}
+
+fn note_upstream(flow: &Flow, upstream: &Arc<str>) {
+    let mut facts = flow.facts();
+    facts.stage = Stage::Connect;
+    facts.upstream = Some(Arc::clone(upstream));
+}
+
+fn note_server(flow: &Flow, server: &TcpStream) -> io::Result<()> {
+    let (address, local) = (server.peer_addr()?, server.local_addr()?);
+    let mut facts = flow.facts();
+    facts.server = Some(address);
+    facts.upstream_local = Some(local);
+    Ok(())
+}
+
+fn internal(flow: &Flow, error: &io::Error) -> Reason {
+    tracing::warn!(flow = flow.id, %error, "connection closed: the system refused what it should not");
+    Reason::Internal
+}
+
+/// The last that is heard of a connection: bytes, reason, and one line in the log.
+fn settle(hub: &Hub, flow: &Flow, carried: &Carried, times: &Times) {
+    hub.meters.carried(flow, carried.bytes);
+    let facts = flow.facts().clone();
+    let Carried { end, bytes: [bytes_in, bytes_out] } = carried;
+    hub.meters.closed(&Closed { route: &facts.route, reason: end.reason });
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(
+        target: "access",
+        id = flow.id,
+        client = %flow.client,
+        listener = %flow.listener,
+        sni = facts.sni,
+        route = %facts.route,
+        upstream = facts.upstream.as_deref(),
+        server = facts.server.map(tracing::field::display),
+        upstream_local = facts.upstream_local.map(tracing::field::display),
+        datapath = facts.datapath.map(proxy_common::plan::Datapath::name),
+        bytes_in,
+        bytes_out,
+        duration_ms = millis(flow.accepted.elapsed()),
+        hello_ms = times.hello.map(millis),
+        connect_ms = times.connect.map(millis),
+        reason = end.reason.label(),
+        side = end.side.map(proxy_common::flow::Side::name),
+        "closed",
+    );
+}

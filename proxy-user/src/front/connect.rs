@@ -1,0 +1,102 @@
+//! Connecting to an upstream: its servers in turn, and again after a pause while the client can be held.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use proxy_common::flow::ConnectFailure;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::hub::Hub;
+use crate::hub::snapshot::{Server, Upstream};
+use crate::sys;
+
+/// First and longest pause between two passes over the servers.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Why there is no upstream connection.
+pub(super) enum Failed {
+    /// No server took it.
+    Upstream(ConnectFailure),
+    /// The client did not wait.
+    ClientGone,
+}
+
+/// Connects, or fails after the upstream's hold time at the latest (plus one attempt). The hello stays in the client's
+/// socket meanwhile.
+pub(super) async fn connect(hub: &Hub, upstream: &Upstream, client: &TcpStream, spread: u64) -> Result<TcpStream, Failed> {
+    tokio::select! {
+        result = attempts(hub, upstream, spread) => result.map_err(Failed::Upstream),
+        // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.
+        _ = client.ready(Interest::ERROR) => Err(Failed::ClientGone),
+    }
+}
+
+async fn attempts(hub: &Hub, upstream: &Upstream, spread: u64) -> Result<TcpStream, ConnectFailure> {
+    let begun = Instant::now();
+    let mut pause = PAUSE_MIN;
+    loop {
+        let mut failure = ConnectFailure::Other;
+        for server in &upstream.servers {
+            let attempt = Instant::now();
+            match one(server, hub.snapshot.timeouts.connect).await {
+                Ok(stream) => {
+                    hub.meters.connected(attempt.elapsed());
+                    return Ok(stream);
+                }
+                Err((reason, error)) => {
+                    hub.meters.connect_failed(&upstream.name, reason);
+                    tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
+                    failure = reason;
+                }
+            }
+        }
+        // Held clients come back at slightly different times, or a server that has just come up meets them all at once.
+        let wait = pause + pause.mul_f64(f64::from(u8::try_from(spread % 64).unwrap_or(0)) / 128.0);
+        if begun.elapsed() + wait >= upstream.hold {
+            return Err(failure);
+        }
+        tokio::time::sleep(wait).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn one(server: &Server, limit: Duration) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+    let attempt = async {
+        let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
+        for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
+            match TcpStream::connect(address).await.and_then(tuned) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = (classify(&error), error),
+            }
+        }
+        Err(last)
+    };
+    match tokio::time::timeout(limit, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err((ConnectFailure::Timeout, io::ErrorKind::TimedOut.into())),
+    }
+}
+
+async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
+    match server {
+        Server::Address(address) => Ok(vec![*address]),
+        Server::Name { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
+    }
+}
+
+fn tuned(stream: TcpStream) -> io::Result<TcpStream> {
+    sys::tune(&stream)?;
+    Ok(stream)
+}
+
+fn classify(error: &io::Error) -> ConnectFailure {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => ConnectFailure::Refused,
+        io::ErrorKind::TimedOut => ConnectFailure::Timeout,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ConnectFailure::Unreachable,
+        _ => ConnectFailure::Other,
+    }
+}

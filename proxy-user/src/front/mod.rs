@@ -1,0 +1,67 @@
+//! From the listening socket to an established pair: one worker for each core, each with a runtime of its own, so that
+//! a connection stays where the kernel put it.
+
+mod accept;
+mod conn;
+mod connect;
+mod peek;
+mod refuse;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime::Builder;
+
+use crate::datapath::{Carriers, Watch};
+use crate::hub::snapshot::Listener;
+use crate::hub::{Hub, Phase};
+use crate::kernel::Handle;
+
+/// One listening socket and the listener of the configuration that it belongs to.
+pub(crate) struct Bound {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) socket: TcpListener,
+}
+
+/// Starts worker number `index`. It returns when the phase is [`Phase::Stopped`]; if it fails before, it brings that
+/// phase about.
+pub(crate) fn start_worker(
+    index: usize,
+    hub: Arc<Hub>,
+    sockets: Vec<Bound>,
+    sockmap: Option<Handle>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let _gone = Gone(Arc::clone(&hub));
+        let runtime = Builder::new_current_thread().enable_all().build();
+        if let Err(error) = runtime.and_then(|runtime| runtime.block_on(work(hub, sockets, sockmap))) {
+            tracing::error!(worker = index, %error, "worker failed");
+        }
+    })
+}
+
+/// A daemon without one of its workers would let a part of the connections hang: it stops instead, also on a panic.
+struct Gone(Arc<Hub>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.phases.advance(Phase::Stopped);
+    }
+}
+
+async fn work(hub: Arc<Hub>, sockets: Vec<Bound>, sockmap: Option<Handle>) -> io::Result<()> {
+    let sockmap = sockmap.map(|handle| Watch::new().map(|watch| (handle, watch))).transpose()?;
+    if let Some((_, watch)) = &sockmap {
+        tokio::spawn(watch.clone().run(Arc::clone(&hub)));
+    }
+    let carriers = Arc::new(Carriers { hub: Arc::clone(&hub), sockmap });
+    for Bound { listener, socket } in sockets {
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        tokio::spawn(accept::run(socket, listener, Arc::clone(&carriers)));
+    }
+    hub.phases.reached(Phase::Stopped).await;
+    // Dropping the runtime drops the flows that are left: their sockets are armed to reset.
+    Ok(())
+}

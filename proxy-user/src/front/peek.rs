@@ -1,0 +1,74 @@
+//! Waiting for a ClientHello without taking a byte of it.
+
+use std::io;
+
+use proxy_common::hello::{ClientHello, MAX_PEEK, Verdict, inspect};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::hub::HelloResult;
+use crate::sys;
+
+/// Most hellos fit; larger ones cost a second look.
+const FIRST_LOOK: usize = 4 * 1024;
+
+/// What a connection opened with.
+pub(super) enum Opening {
+    /// A hello.
+    Hello(ClientHello),
+    /// Something that is not TLS.
+    NotTls,
+    /// Nothing that can be routed.
+    Unusable(HelloResult),
+}
+
+/// Looks at the start of the stream until it says what it is. Every byte stays in the socket. The caller bounds the time.
+///
+/// Between two looks the kernel wakes us only when so many bytes are there that another look can say more: a client that
+/// sends byte by byte costs a few looks, not thousands.
+pub(super) async fn opening(stream: &TcpStream) -> io::Result<Opening> {
+    let mut room = vec![0; FIRST_LOOK];
+    loop {
+        // Asked before the look: if the client had ended by then, the look shows all there will ever be.
+        let ready = stream.ready(Interest::READABLE).await?;
+        let result = stream.try_io(Interest::READABLE, || look(stream, &mut room));
+        match result {
+            Ok(opening) => return Ok(opening),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
+                return Ok(Opening::Unusable(HelloResult::Eof));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Ok(Opening::Unusable(HelloResult::Reset));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `WouldBlock`: nothing new can be said until more bytes are there. The runtime then waits for the next edge.
+fn look(stream: &TcpStream, room: &mut Vec<u8>) -> io::Result<Opening> {
+    loop {
+        let count = sys::peek(stream, room)?;
+        let bytes = room.get(..count).unwrap_or_default();
+        if count == 0 {
+            return Ok(Opening::Unusable(HelloResult::Eof));
+        }
+        match inspect(bytes) {
+            Verdict::Hello(hello) => return Ok(Opening::Hello(hello)),
+            Verdict::NotTls => return Ok(Opening::NotTls),
+            Verdict::Broken(defect) => {
+                tracing::debug!(defect = defect.label(), "broken hello");
+                return Ok(Opening::Unusable(HelloResult::Broken));
+            }
+            Verdict::TooLarge => return Ok(Opening::Unusable(HelloResult::TooLarge)),
+            Verdict::Incomplete { .. } if count == room.len() && count < MAX_PEEK => {
+                room.resize(MAX_PEEK, 0);
+            }
+            Verdict::Incomplete { need } => {
+                sys::wake_when_readable(stream, need)?;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The connections that are alive, from accept to close.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use proxy_common::flow::Meter;
+use proxy_common::plan::Datapath;
+use tokio::sync::Notify;
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Waiting for its hello.
+    Hello,
+    /// Waiting for an upstream server.
+    Connect,
+    /// Carrying bytes.
+    Carry,
+}
+
+impl Stage {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Connect => "connect",
+            Self::Carry => "carry",
+        }
+    }
+}
+
+/// One connection.
+pub(crate) struct Flow {
+    /// Counts up from 1 since the daemon started.
+    pub(crate) id: u64,
+    pub(crate) client: SocketAddr,
+    pub(crate) listener: Arc<str>,
+    pub(crate) accepted: Instant,
+    /// Rung when its sockets, or the kernel's verdict on them, have news.
+    pub(crate) wake: Notify,
+    /// Bytes that userspace has written, client to upstream first.
+    pub(crate) copied: [AtomicU64; 2],
+    facts: Mutex<Facts>,
+}
+
+/// What becomes known of a connection on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub(crate) stage: Stage,
+    pub(crate) sni: Option<String>,
+    /// Name of the route, `listener/NAME` where the listener names the upstream, empty until known.
+    pub(crate) route: Arc<str>,
+    pub(crate) upstream: Option<Arc<str>>,
+    pub(crate) server: Option<SocketAddr>,
+    pub(crate) upstream_local: Option<SocketAddr>,
+    pub(crate) datapath: Option<Datapath>,
+    /// Socket cookies, client first, while the kernel carries the flow.
+    pub(crate) cookies: Option<[u64; 2]>,
+    /// Bytes that the meters have been told of, client to upstream first.
+    pub(crate) reported: [Meter; 2],
+}
+
+impl Flow {
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes copied by userspace so far, client to upstream first.
+    pub(crate) fn copied(&self) -> [u64; 2] {
+        self.copied.each_ref().map(|bytes| bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(crate) struct Flows {
+    next: AtomicU64,
+    live: Mutex<Live>,
+    idle: Notify,
+}
+
+#[derive(Default)]
+struct Live {
+    by_id: HashMap<u64, Arc<Flow>>,
+    by_cookie: HashMap<u64, u64>,
+}
+
+impl Flows {
+    /// Enters a connection. It leaves when the returned value is dropped.
+    pub(crate) fn enter(&self, client: SocketAddr, listener: &Arc<str>) -> Entry<'_> {
+        let flow = Arc::new(Flow {
+            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            client,
+            listener: Arc::clone(listener),
+            accepted: Instant::now(),
+            wake: Notify::new(),
+            copied: [AtomicU64::new(0), AtomicU64::new(0)],
+            facts: Mutex::new(Facts {
+                stage: Stage::Hello,
+                sni: None,
+                route: Arc::from(""),
+                upstream: None,
+                server: None,
+                upstream_local: None,
+                datapath: None,
+                cookies: None,
+                reported: [Meter::default(); 2],
+            }),
+        });
+        self.live().by_id.insert(flow.id, Arc::clone(&flow));
+        Entry { flows: self, flow }
+    }
+
+    /// Connections entered since start.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.live().by_id.len()
+    }
+
+    /// All live connections, oldest first.
+    pub(crate) fn list(&self) -> Vec<Arc<Flow>> {
+        let mut flows: Vec<_> = self.live().by_id.values().cloned().collect();
+        flows.sort_unstable_by_key(|flow| flow.id);
+        flows
+    }
+
+    /// From now on [`Self::wake_cookie`] finds the flow by the cookies of its sockets.
+    pub(crate) fn know_cookies(&self, flow: &Flow, cookies: [u64; 2]) {
+        flow.facts().cookies = Some(cookies);
+        self.live().by_cookie.extend(cookies.map(|cookie| (cookie, flow.id)));
+    }
+
+    /// Rings the flow with this id, if it is still alive.
+    pub(crate) fn wake(&self, id: u64) {
+        if let Some(flow) = self.live().by_id.get(&id) {
+            flow.wake.notify_one();
+        }
+    }
+
+    /// Rings the flow that the socket with this cookie belongs to, if it is still alive.
+    pub(crate) fn wake_cookie(&self, cookie: u64) {
+        let live = self.live();
+        if let Some(flow) = live.by_cookie.get(&cookie).and_then(|id| live.by_id.get(id)) {
+            flow.wake.notify_one();
+        }
+    }
+
+    /// Returns once no connection is alive.
+    pub(crate) async fn none_left(&self) {
+        loop {
+            let notified = self.idle.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn leave(&self, flow: &Flow) {
+        let cookies = flow.facts().cookies;
+        let mut live = self.live();
+        live.by_id.remove(&flow.id);
+        for cookie in cookies.into_iter().flatten() {
+            live.by_cookie.remove(&cookie);
+        }
+        if live.by_id.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among the living.
+pub(crate) struct Entry<'a> {
+    flows: &'a Flows,
+    pub(crate) flow: Arc<Flow>,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.flows.leave(&self.flow);
+    }
+}

@@ -1,0 +1,36 @@
+//! What the front and the control plane share: the configuration, the live flows, the meters and the phase. They meet
+//! nowhere else.
+
+mod flows;
+mod meters;
+mod phase;
+pub(crate) mod snapshot;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(crate) use flows::{Flow, Flows, Stage};
+pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
+pub(crate) use phase::{Phase, Phases};
+use snapshot::Snapshot;
+
+/// One for each daemon.
+pub(crate) struct Hub {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) flows: Flows,
+    pub(crate) meters: Meters,
+    pub(crate) phases: Phases,
+    pub(crate) started: Instant,
+}
+
+impl Hub {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            snapshot,
+            flows: Flows::default(),
+            meters: Meters::new(),
+            phases: Phases::new(),
+            started: Instant::now(),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The compiled configuration: what the front reads for each connection.
+//!
+//! A snapshot is immutable and shared. A flow keeps the one that it was accepted under.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_common::plan::Choice;
+use proxy_common::route::Table;
+
+/// One checked and compiled configuration.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// At least one; names are unique.
+    pub(crate) listeners: Vec<Arc<Listener>>,
+    /// Where a server name and a source go. Its upstream numbers index `upstreams`.
+    pub(crate) routes: Table,
+    /// Names are unique.
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    pub(crate) admin: Admin,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// `[[listen]]`: one name for one or more addresses.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) name: Arc<str>,
+    /// Not empty. An unspecified IPv6 address is bound dual-stack.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Index into [`Snapshot::upstreams`]: every connection goes there and no hello is awaited.
+    pub(crate) to: Option<usize>,
+}
+
+/// `[[upstream]]`: servers that are equal to each other.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) name: Arc<str>,
+    /// Not empty; tried in turn.
+    pub(crate) servers: Vec<Server>,
+    /// The datapath that the operator asks for.
+    pub(crate) datapath: Choice,
+    /// How long a connection is held, with its hello unread, while no server accepts. Zero: one pass over the servers.
+    pub(crate) hold: Duration,
+}
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// A literal address.
+    Address(SocketAddr),
+    /// A name, looked up for each connection.
+    Name {
+        /// Host name as written.
+        host: String,
+        /// TCP port, not 0.
+        port: u16,
+    },
+}
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// `[admin]`.
+#[derive(Debug, Default)]
+pub(crate) struct Admin {
+    /// Unix socket, mode 0660. None: not offered.
+    pub(crate) socket: Option<PathBuf>,
+    /// Read-only HTTP. None: not offered.
+    pub(crate) http: Option<SocketAddr>,
+}
+
+/// `[timeouts]`: all bounds on waiting, none of them zero.
+#[derive(Debug, Clone)]
+pub(crate) struct Timeouts {
+    /// From accept to a verdict on the hello.
+    pub(crate) hello: Duration,
+    /// One attempt at one server.
+    pub(crate) connect: Duration,
+    /// Without a byte either way, once one side has ended.
+    pub(crate) half_close: Duration,
+    /// From SIGTERM until the flows that are left are closed.
+    pub(crate) drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            hello: Duration::from_secs(10),
+            connect: Duration::from_secs(5),
+            half_close: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+        }
+    }
+}

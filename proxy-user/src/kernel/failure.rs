@@ -1,0 +1,78 @@
+//! Why a kernel feature cannot be used, in words that name the way out.
+
+use std::error::Error;
+use std::io;
+
+use crate::sys;
+
+/// A kernel feature that cannot be used here.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}; {remedy}")]
+pub(crate) struct Unavailable {
+    /// What failed, with the kernel's answer.
+    pub(crate) what: String,
+    /// What to change.
+    pub(crate) remedy: String,
+}
+
+impl Unavailable {
+    /// Explains why `step` failed.
+    pub(crate) fn explain(step: &str, error: &(dyn Error + 'static)) -> Self {
+        let what = format!("{step}: {}", chain(error));
+        let code = os_error(error).and_then(io::Error::raw_os_error);
+        let remedy = match code {
+            Some(libc::EPERM | libc::EACCES) => denied(),
+            Some(libc::ENOSYS) => "use a kernel with CONFIG_BPF_SYSCALL=y".to_owned(),
+            Some(libc::ENOMEM) => "free memory, or raise `ulimit -l` on kernels before 5.11".to_owned(),
+            _ => "use a kernel with CONFIG_BPF_SYSCALL=y, CONFIG_NET=y and CONFIG_BPF_STREAM_PARSER=y, 5.13 or later"
+                .to_owned(),
+        };
+        Self { what, remedy }
+    }
+
+    /// The capabilities that are missing, if any is known to be.
+    pub(crate) fn missing_capabilities() -> Option<Self> {
+        let missing = missing()?;
+        (!missing.is_empty()).then(|| Self {
+            what: format!("BPF is denied: this process lacks {}", missing.join(" and ")),
+            remedy: denied(),
+        })
+    }
+}
+
+fn missing() -> Option<Vec<&'static str>> {
+    let capabilities = sys::capabilities()?;
+    let wanted = [(capabilities.bpf(), "CAP_BPF"), (capabilities.net_admin(), "CAP_NET_ADMIN")];
+    Some(wanted.into_iter().filter(|(held, _)| !held).map(|(_, name)| name).collect())
+}
+
+fn denied() -> String {
+    "run as root, or give the process CAP_BPF and CAP_NET_ADMIN (systemd: AmbientCapabilities=); in a container, \
+     also allow the bpf system call"
+        .to_owned()
+}
+
+/// The innermost operating system error of a chain.
+pub(super) fn os_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    let mut cause = Some(error);
+    let mut found = None;
+    while let Some(error) = cause {
+        found = error.downcast_ref::<io::Error>().or(found);
+        cause = error.source();
+    }
+    found
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // A verifier's log can be megabytes: its end says what it did not like.
+        let tail: String = part.chars().rev().take(400).collect::<Vec<_>>().into_iter().rev().collect();
+        text.push_str(": ");
+        text.push_str(tail.trim());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,10 @@
+//! What the kernel does for us: loaded programs, typed maps, and whether they do what they should.
+
+mod failure;
+mod probe;
+mod selftest;
+mod sockmap;
+
+pub(crate) use failure::Unavailable;
+pub(crate) use probe::probe;
+pub(crate) use sockmap::{Handle, KernelCounters, Sockmap};

@@ -1,0 +1,102 @@
+//! Does a splice carry bytes here as it should? Kernels of one version differ by backports, so behaviour is tried, on
+//! loopback, rather than versions compared.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use proxy_common::abi::sockmap::{Direction, REDIRECT};
+
+use super::Sockmap;
+use crate::sys;
+
+/// Nothing on loopback takes this long, so what does is stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes that wait in the socket when it is spliced.
+const EARLY: usize = 1_500;
+/// Bytes that follow.
+const LATER: usize = 256 * 1024;
+
+/// Carries bytes both ways between two loopback connections: some that were queued before, many that come later, and
+/// an end.
+pub(super) fn run(sockmap: &Sockmap) -> anyhow::Result<()> {
+    let (mut client, ours) = pair().context("cannot open loopback connections")?;
+    let (theirs, mut server) = pair().context("cannot open loopback connections")?;
+    let before = sockmap.counters();
+    let data: Vec<u8> = (0..EARLY + LATER).map(|i| u8::try_from(i % 251).unwrap_or(0)).collect();
+    let (early, later) = data.split_at(EARLY);
+
+    client.write_all(early)?;
+    let mut peeked = vec![0; EARLY];
+    ensure!(peek_all(&ours, &mut peeked)? && peeked == early, "a peek does not show what was sent");
+    let cookies = splice(sockmap, &ours, &theirs).context("two sockets cannot be spliced")?;
+
+    let sender = std::thread::spawn({
+        let (later, mut client) = (later.to_vec(), client.try_clone()?);
+        move || client.write_all(&later)
+    });
+    let mut received = vec![0; data.len()];
+    server.read_exact(&mut received).context("bytes do not arrive")?;
+    ensure!(received == data, "bytes arrive changed");
+    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    server.write_all(early)?;
+    client.read_exact(&mut peeked).context("bytes do not arrive on the way back")?;
+    ensure!(peeked == early, "bytes arrive changed on the way back");
+
+    let after = sockmap.counters();
+    let carried = after.redirected_bytes - before.redirected_bytes;
+    ensure!(carried >= (data.len() + EARLY) as u64, "the kernel carried {carried} bytes only");
+    let direction = sockmap.direction(cookies[0])?;
+    ensure!(direction.redirected == data.len() as u64 && direction.passed == 0, "the counts are off: {direction:?}");
+
+    theirs.shutdown(Shutdown::Write)?;
+    ensure!(server.read(&mut [0; 1])? == 0, "an end does not arrive as an end");
+    drop((ours, theirs));
+    for cookie in cookies {
+        sockmap.handle_ref().forget(cookie);
+    }
+    Ok(())
+}
+
+fn splice(sockmap: &Sockmap, client: &TcpStream, upstream: &TcpStream) -> std::io::Result<[u64; 2]> {
+    let handle = sockmap.handle_ref();
+    let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
+    handle.set_direction(cookies[0], Direction::to(cookies[1], REDIRECT))?;
+    handle.set_direction(cookies[1], Direction::to(cookies[0], REDIRECT))?;
+    handle.insert(cookies[1], upstream)?;
+    handle.insert(cookies[0], client)?;
+    sys::wake_when_readable(upstream, 1)?;
+    sys::wake_when_readable(client, 1)?;
+    Ok(cookies)
+}
+
+fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let near = TcpStream::connect_timeout(&address, PATIENCE)?;
+    loop {
+        // Another process may connect to the port in between.
+        let (far, peer) = listener.accept()?;
+        if peer == near.local_addr()? {
+            for socket in [&near, &far] {
+                socket.set_read_timeout(Some(PATIENCE))?;
+                socket.set_write_timeout(Some(PATIENCE))?;
+                socket.set_nodelay(true)?;
+            }
+            return Ok((near, far));
+        }
+    }
+}
+
+fn peek_all(socket: &TcpStream, buffer: &mut [u8]) -> std::io::Result<bool> {
+    sys::wake_when_readable(socket, buffer.len())?;
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        // With the low-water mark set this blocks until all of it is there.
+        if socket.peek(buffer)? == buffer.len() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,16 @@
+//! The room of system calls: the only place in the daemon with `unsafe`, and the only one that knows socket
+//! options by name.
+
+mod epoll;
+mod listener;
+mod process;
+mod readable;
+mod tcp;
+
+pub(crate) use epoll::{Interest, Poller};
+pub(crate) use listener::{bind, check_free};
+pub(crate) use process::{Capabilities, capabilities, open_file_limit, raise_open_file_limit};
+pub(crate) use readable::readable;
+pub(crate) use tcp::{
+    cookie, error, is_established, peek, reading, reset_on_close, tune, wake_when_readable,
+};

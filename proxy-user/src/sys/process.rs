@@ -1,0 +1,52 @@
+//! Limits and privileges of this process.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Bits of the effective capability set (`include/uapi/linux/capability.h`).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Capabilities(u64);
+
+impl Capabilities {
+    const NET_BIND_SERVICE: u32 = 10;
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const BPF: u32 = 39;
+
+    const fn has(self, bit: u32) -> bool {
+        self.0 & (1 << bit) != 0
+    }
+
+    /// May listen on ports below 1024.
+    pub(crate) const fn net_bind_service(self) -> bool {
+        self.has(Self::NET_BIND_SERVICE)
+    }
+
+    /// May make socket maps.
+    pub(crate) const fn net_admin(self) -> bool {
+        self.has(Self::NET_ADMIN) || self.has(Self::SYS_ADMIN)
+    }
+
+    /// May load BPF programs.
+    pub(crate) const fn bpf(self) -> bool {
+        self.has(Self::BPF) || self.has(Self::SYS_ADMIN)
+    }
+}
+
+/// The effective capabilities of this process, or None where /proc does not tell.
+pub(crate) fn capabilities() -> Option<Capabilities> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    Some(Capabilities(u64::from_str_radix(line.trim(), 16).ok()?))
+}
+
+/// Soft and hard limit on open files. None: unlimited.
+pub(crate) fn open_file_limit() -> (Option<u64>, Option<u64>) {
+    let limit = getrlimit(Resource::Nofile);
+    (limit.current, limit.maximum)
+}
+
+/// Raises the soft limit on open files to the hard one: a flow needs two.
+pub(crate) fn raise_open_file_limit() -> std::io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}

@@ -1,0 +1,124 @@
+//! Options and measures of established TCP sockets.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use proxy_common::flow::Reading;
+use rustix::net::{RecvFlags, recv, sockopt};
+use socket2::{SockRef, TcpKeepalive};
+
+/// Keepalive as Halibut uses it on both ends: a dead peer is found after 15 s + 10 x 5 s.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u32 = 10;
+
+/// `TCP_ESTABLISHED` (`include/net/tcp_states.h`).
+const ESTABLISHED: u8 = 1;
+
+/// Sets what every leg of a flow needs. Without `TCP_NODELAY` two small writes and a reply take 40 ms: the kernel's
+/// redirect is a write like any other.
+pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// While armed, closing the socket in any way, also by the death of the process, sends a reset in place of a FIN.
+pub(crate) fn reset_on_close(socket: &impl AsFd, armed: bool) -> io::Result<()> {
+    SockRef::from(socket).set_linger(armed.then_some(Duration::ZERO))
+}
+
+/// `SO_COOKIE`: a number that the kernel gives to this socket only, ever.
+pub(crate) fn cookie(socket: &impl AsFd) -> io::Result<u64> {
+    Ok(sockopt::socket_cookie(socket)?)
+}
+
+/// Takes the pending error of the socket, if any. For naming a reason, never for finding out whether the socket
+/// is alive: a write by the kernel may have taken the error before.
+pub(crate) fn error(socket: &impl AsFd) -> Option<io::Error> {
+    SockRef::from(socket).take_error().ok().flatten()
+}
+
+/// Copies what is queued into `buffer` without consuming it. Never blocks: `WouldBlock` where nothing is queued.
+pub(crate) fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (copied, _) = recv(socket, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+    Ok(copied)
+}
+
+/// Wakes readers only when at least `bytes` are queued, or at the end of the stream (`SO_RCVLOWAT`). Setting it also
+/// makes the kernel look at the queue at once, which is how bytes that arrived before a splice are set going
+/// (`tcp_set_rcvlowat` in `net/ipv4/tcp.c`).
+pub(crate) fn wake_when_readable(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes.max(1)).unwrap_or(libc::c_int::MAX);
+    let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    // SAFETY: the fd is borrowed, so it stays open; the kernel reads `size` bytes of `value`, which lives here.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether both directions of the socket are open.
+pub(crate) fn is_established(reading: &Reading) -> bool {
+    reading.state == ESTABLISHED
+}
+
+/// `TCP_INFO`, then `SIOCOUTQ`: in this order an acknowledgement in between makes their sum too small, never too
+/// large.
+pub(crate) fn reading(socket: &impl AsFd) -> io::Result<Reading> {
+    let info = tcp_info(socket)?;
+    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued: out_queue(socket)? })
+}
+
+/// The head of `struct tcp_info` (`include/uapi/linux/tcp.h`): fields are only ever added behind, and a kernel gives
+/// as many as it has room for.
+#[repr(C)]
+struct TcpInfo {
+    state: u8,
+    before: [u8; 119],
+    acked: u64,
+    received: u64,
+}
+
+const _: () = assert!(std::mem::offset_of!(TcpInfo, acked) == 120);
+const _: () = assert!(size_of::<TcpInfo>() == 136);
+
+fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
+    let mut info = TcpInfo { state: 0, before: [0; 119], acked: 0, received: 0 };
+    let wanted = libc::socklen_t::try_from(size_of::<TcpInfo>()).unwrap_or(0);
+    let mut size = wanted;
+    // SAFETY: the fd is borrowed, so it stays open; the kernel writes at most `size` bytes into `info`, and every bit
+    // pattern is a valid TcpInfo.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
+    };
+    match result {
+        0 if size == wanted => Ok(info),
+        0 => Err(io::Error::new(io::ErrorKind::Unsupported, "TCP_INFO has no byte counts (Linux 4.2 has)")),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn out_queue(socket: &impl AsFd) -> io::Result<u64> {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: the fd is borrowed, so it stays open; SIOCOUTQ (= TIOCOUTQ) writes one int.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
+    if result == 0 { Ok(u64::try_from(queued).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
