@@ -32,6 +32,7 @@ const BPF_F_NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 const REMIND_EVERY: u64 = 64;
 
 #[stream_verdict]
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
 fn splice(ctx: SkBuffContext) -> u32 {
     let len = u64::from(ctx.len());
     if len == 0 {
@@ -40,7 +41,7 @@ fn splice(ctx: SkBuffContext) -> u32 {
     }
     // SAFETY: the context is the one the kernel called this program with.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    let Some(direction) = DIRECTIONS.get_ptr_mut(&cookie) else {
+    let Some(direction) = DIRECTIONS.get_ptr_mut(cookie) else {
         count(Counter::UnknownSockets, 1);
         return SK_PASS;
     };

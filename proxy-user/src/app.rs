@@ -40,9 +40,8 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
     })?;
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot)));
     let kernel = Arc::new(probe(&hub));
-    let workers = start(&hub, sockets, &kernel).map_err(|error| {
-        Failure::new(Exit::System, format_args!("cannot start the workers: {error}"))
-    })?;
+    let workers = start(&hub, sockets, &kernel)
+        .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel));
     tokio::spawn(async move {
         if let Err(error) = admin::serve(endpoint, admin).await {
@@ -82,7 +81,9 @@ fn bind(snapshot: &Snapshot) -> Result<Vec<Vec<Bound>>, Failure> {
 
 fn bind_failure(listener: &str, address: SocketAddr, error: &io::Error) -> Failure {
     let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => format!("something else listens there; find it with `ss -ltnp sport = :{}`", address.port()),
+        io::ErrorKind::AddrInUse => {
+            format!("something else listens there; find it with `ss -ltnp sport = :{}`", address.port())
+        }
         io::ErrorKind::PermissionDenied => "run as root, or give the process CAP_NET_BIND_SERVICE".to_owned(),
         io::ErrorKind::AddrNotAvailable => "no interface of this host has that address".to_owned(),
         _ if address.is_ipv6() => "if IPv6 is off on this host, listen on 0.0.0.0 instead".to_owned(),
@@ -141,7 +142,11 @@ fn announce(hub: &Hub) {
 async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
     let limit = hub.snapshot.timeouts.drain;
     hub.phases.advance(Phase::Draining);
-    tracing::info!(flows = hub.flows.count(), limit_ms = limit.as_millis(), "draining; a second signal ends at once");
+    tracing::info!(
+        flows = hub.flows.count(),
+        limit_ms = limit.as_millis(),
+        "draining; a second signal ends at once"
+    );
     tokio::select! {
         () = hub.flows.none_left() => {}
         () = tokio::time::sleep(limit) => {}

@@ -42,7 +42,11 @@ impl Failure {
 }
 
 #[derive(Parser)]
-#[command(name = "snisplice", version, about = "TLS services behind one port, by server name, spliced in the kernel")]
+#[command(
+    name = "snisplice",
+    version,
+    about = "TLS services behind one port, by server name, spliced in the kernel"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -162,7 +166,11 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
         Command::Doctor { output } => {
             let report = doctor::examine();
-            if output.json { print_json(&report) } else { print(report.text(std::io::stdout().is_terminal())) }
+            if output.json {
+                print_json(&report)
+            } else {
+                print(report.text(std::io::stdout().is_terminal()))
+            }
         }
         Command::Route { sni, source, listener, config, output } => {
             let snapshot = load(&config, false)?;

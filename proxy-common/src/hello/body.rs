@@ -1,8 +1,8 @@
 //! The body of a `ClientHello` (RFC 8446 section 4.1.2), down to its server name.
 //!
-//! Only what must be walked to find the name is checked; the rest is the upstream's to judge. So the extensions
-//! are taken as opaque blocks, known or not: one that is odd inside must not hide the name behind it. For the same
-//! reason the cipher suites are skipped, not listed, which saves their allocation.
+//! Only what must be walked to find the name is checked; the rest is the upstream's to judge. So the
+//! extensions are taken as opaque blocks, known or not: one that is odd inside must not hide the name behind
+//! it. The cipher suites are skipped, not listed as `tls-parser` would, which also saves their allocation.
 
 use tls_parser::nom::IResult;
 use tls_parser::nom::bytes::streaming::take;
@@ -23,7 +23,7 @@ pub(super) fn server_name(body: &[u8]) -> Result<Sni, Defect> {
         let (rest, extension) = parse_tls_extension_unknown(extensions).map_err(|_| Defect::Extensions)?;
         extensions = rest;
         if let TlsExtension::Unknown(TlsExtensionType::ServerName, content) = extension {
-            // Two of a kind are forbidden (RFC 8446 section 4.2), and the upstream might believe the other one.
+            // Two of a kind are forbidden (RFC 8446 section 4.2); the upstream might believe the other one.
             if found.replace(content).is_some() {
                 return Err(Defect::ServerName);
             }
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn an_extension_that_is_odd_inside_does_not_hide_the_name() {
         let sni = [&[0, 0][..], &list(&list(&entry(0, b"a.b")))].concat();
-        // Known types with content that they cannot have: status_request, ALPN, extended_master_secret, key_share.
+        // Content that status_request, ALPN, extended_master_secret and key_share cannot have.
         for odd in [&[0, 5, 0, 1, 9][..], &[0, 16, 0, 1, 9], &[0, 23, 0, 2, 9, 9], &[0, 51, 0, 0]] {
             assert_eq!(server_name(&body(&list(&[odd, &sni].concat()))), Ok(name("a.b")));
         }

@@ -29,7 +29,7 @@ impl Message {
         self.len().saturating_sub(self.seen)
     }
 
-    /// Goes on with the next bytes of the stream of handshake bytes, and tells how many belong to the message.
+    /// Goes on with the next handshake bytes, and tells how many of them belong to the message.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, Verdict> {
         let mut used = 0;
         for (slot, &byte) in self.header.iter_mut().skip(self.seen).zip(bytes) {

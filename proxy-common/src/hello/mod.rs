@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use message::Message;
 pub(crate) use name::check_label;
 pub use name::{HostName, NameError};
+use record::Records;
 
 /// The longest `ClientHello` body that is looked at, in bytes. Real ones, with post-quantum key shares, stay
 /// below 3 KiB.
@@ -32,9 +33,9 @@ pub enum Verdict {
     Incomplete {
         /// How many bytes, counted from the start of the stream, must be there before the hello can be whole.
         ///
-        /// More than were given and at most [`MAX_PEEK`]. No valid hello that starts with the given bytes ends
-        /// earlier, so a caller may sleep until that many are there. A stream that is not a hello can end
-        /// earlier: the caller also needs its deadline and the end of the stream.
+        /// More than were given and at most [`MAX_PEEK`]. No valid hello that starts with the given bytes
+        /// ends earlier, so a caller may sleep until that many are there. A stream that is not a hello can
+        /// end earlier: the caller also needs its deadline and the end of the stream.
         need: usize,
     },
     /// A whole `ClientHello`.
@@ -120,8 +121,8 @@ impl Defect {
 /// Looks at `bytes`, which must be all that is known of a stream from its very start.
 ///
 /// A caller that sleeps until `need` bytes are there looks at most 50 times at one stream, however small its
-/// records are: a handshake byte in a record of its own costs the sender 6 bytes, so each look finds at least a
-/// sixth of what was missing.
+/// records are: a handshake byte in a record of its own costs the sender 6 bytes, so each look finds at least
+/// a sixth of what was missing.
 ///
 /// Nothing is copied before the hello is whole, nor then if it came in one record.
 #[must_use]
@@ -145,15 +146,14 @@ fn scan(bytes: &[u8]) -> Result<Verdict, Verdict> {
             return Ok(Verdict::Incomplete { need: at + record::wire_len(message.missing()) });
         };
         let used = message.take(record.present)?;
-        let left = record.len - used;
-        let mut earliest_end = at + record::HEADER + used + message.missing();
-        if let Some(beyond) = message.missing().checked_sub(left) {
-            earliest_end += record::wire_len(beyond) - beyond;
-        }
+        let missing = message.missing();
+        // What does not fit in the rest of this record needs at least one more header.
+        let later = missing.saturating_sub(record.len - used);
+        let earliest_end = at + record::HEADER + used + (missing - later) + record::wire_len(later);
         if earliest_end > MAX_PEEK {
             return Err(Verdict::TooLarge);
         }
-        if message.missing() == 0 {
+        if missing == 0 {
             return body::server_name(&gather(bytes, message.len()))
                 .map(|sni| Verdict::Hello(ClientHello { sni }))
                 .map_err(Verdict::Broken);
@@ -165,16 +165,15 @@ fn scan(bytes: &[u8]) -> Result<Verdict, Verdict> {
     }
 }
 
-/// The body of the handshake message at the start of `bytes`, which was found to be whole and `len` bytes long
-/// with its header.
+/// The body of the handshake message at the start of `bytes`, which was found to be whole and to have `len`
+/// bytes with its header.
 fn gather(bytes: &[u8], len: usize) -> Cow<'_, [u8]> {
-    let mut records = record::Records::new(bytes);
-    let first = records.next().unwrap_or_default();
+    let first = Records::new(bytes).next().unwrap_or_default();
     if let Some(body) = first.get(message::HEADER..len) {
         return Cow::Borrowed(body);
     }
     let mut whole = Vec::with_capacity(len);
-    for part in std::iter::once(first).chain(records) {
+    for part in Records::new(bytes) {
         let wanted = part.len().min(len - whole.len());
         whole.extend_from_slice(part.get(..wanted).unwrap_or_default());
         if whole.len() == len {

@@ -40,7 +40,8 @@ pub enum NameError {
     NotAscii(char),
     /// It has an ASCII character that no host name has.
     #[error(
-        "the character {0:?} cannot be in a host name; write only letters, digits, '-', '_' and dots, without scheme, port or path"
+        "the character {0:?} cannot be in a host name; write only letters, digits, '-', '_' and dots, \
+         without scheme, port or path"
     )]
     Character(char),
     /// It is an IPv4 or IPv6 address.

@@ -17,8 +17,7 @@ const MAX_PATTERN: usize = 253;
 
 /// A host name in which whole labels may be wildcards: `*` is one label, `**` is one or more.
 ///
-/// Compared without regard to case or to one trailing dot. Two patterns are equal when they are the same after
-/// that.
+/// Case and one trailing dot do not count, neither in matching nor when two patterns are compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pattern(Kind);
 
@@ -37,7 +36,8 @@ pub enum PatternError {
     Name(#[from] NameError),
     /// A wildcard that is only a part of a label, such as `a*`.
     #[error(
-        "the part \"{0}\" mixes a wildcard with other characters; '*' stands for one whole part between dots and '**' for one or more"
+        "the part \"{0}\" mixes a wildcard with other characters; '*' stands for one whole part between dots \
+         and '**' for one or more"
     )]
     PartOfLabel(String),
     /// More than one `**`.
@@ -45,7 +45,8 @@ pub enum PatternError {
     TwoDeep,
     /// An IPv4 address with wildcards in it.
     #[error(
-        "\"{0}\" is an address with wildcards, and clients send no server name for an address; to match clients by network, set `source`"
+        "\"{0}\" is an address with wildcards, and clients send no server name for an address; \
+         to match clients by network, set `source`"
     )]
     AddressRange(String),
 }

@@ -34,9 +34,10 @@ pub struct Route {
 /// 3. Routes with `source` but without names, for any name or none.
 /// 4. Default routes.
 ///
-/// In each step, a route that is bound to the client's network goes before one that is not, and a longer prefix
-/// before a shorter one. What is still equal goes by the order of the routes. A client with an IPv4-mapped IPv6
-/// address counts as IPv4, for networks too: `::/0` does not hold it.
+/// In each step, a route that is bound to the client's network goes before one that is not, and a longer
+/// prefix before a shorter one. What is still equal goes by the order of the routes.
+///
+/// A client with an IPv4-mapped IPv6 address counts as IPv4: `::/0` does not hold it.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     routes: Vec<Route>,

@@ -5,8 +5,8 @@ use proxy_common::hello::{MAX_PEEK, Verdict, inspect};
 /// The most looks that a caller takes who follows `need`.
 pub const MAX_LOOKS: usize = 50;
 
-/// Looks at prefixes of `stream` that grow by `step` bytes: the verdict stays once it is there, and `need` keeps
-/// its bounds and never shrinks. Returns the verdict on the whole.
+/// Looks at prefixes of `stream` that grow by `step` bytes: the verdict stays once it is there, and `need`
+/// keeps its bounds and never shrinks. Returns the verdict on the whole.
 pub fn stable(stream: &[u8], step: usize) -> Verdict {
     let last = inspect(stream);
     let mut decided = None;

@@ -38,8 +38,8 @@ fn a_hello_in_one_record_takes_four_looks_at_most() {
     }
 }
 
-/// The stream that has the first `cut` bytes of `message` in records of these sizes and ends as early as it can,
-/// and whether the cut is inside the length of a record.
+/// The stream that begins with the first `cut` bytes of `message` in records of these sizes and ends as early
+/// as it can, and whether the cut is inside the length of a record.
 fn shortest_end(message: &[u8], sizes: &[usize], cut: usize) -> (Vec<u8>, bool) {
     let stream = records(message, sizes);
     let (mut at, mut taken) = (0, 0);
@@ -106,7 +106,10 @@ proptest! {
     #[test]
     fn no_choice_of_records_makes_many_looks(
         len in prop_oneof![100_usize..6000, 100_usize..16384],
-        sizes in prop::collection::vec(prop_oneof![6 => Just(1_usize), 2 => 1_usize..4, 1 => 1_usize..3000], 1..400),
+        sizes in prop::collection::vec(
+            prop_oneof![6 => Just(1_usize), 2 => 1_usize..4, 1 => 1_usize..3000],
+            1..400,
+        ),
     ) {
         let stream = records(&Hello::new("a.example").padded_to(len), &sizes);
         let (looks, verdict) = follow(&stream);

@@ -97,8 +97,8 @@ fn rustls_accepts(stream: &[u8]) -> Option<Option<String>> {
     None
 }
 
-/// What rustls accepts is a hello with the same name for us. Only the entries after the first name, which rustls
-/// does not walk, may still break it.
+/// What rustls accepts is a hello with the same name for us. Only the entries after the first name, which
+/// rustls does not walk, may still break it.
 fn agrees_with_rustls(stream: &[u8]) {
     let Some(theirs) = rustls_accepts(stream) else { return };
     match (inspect(stream), theirs) {

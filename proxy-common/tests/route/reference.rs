@@ -27,7 +27,7 @@ fn split(text: &str) -> Vec<&str> {
 /// How good a route's claim to a connection is; the least one wins.
 type Rank = (u8, i32, bool, i32, usize);
 
-/// Every claim of one route, as written: the rank says the rules in words of numbers.
+/// Every claim of one route to a connection.
 fn claims(index: usize, spec: &Spec, name: Option<&str>, source: IpAddr) -> Vec<Rank> {
     let prefixes: Vec<i32> = if spec.source.is_empty() {
         vec![-1]
@@ -153,8 +153,8 @@ proptest! {
             other => other,
         };
         for name in names {
-            let ranks = specs.iter().enumerate().flat_map(|(at, spec)| claims(at, spec, name.as_deref(), source));
-            let expected = ranks.min().map(|(.., index)| index);
+            let claims = |(at, spec)| claims(at, spec, name.as_deref(), source);
+            let expected = specs.iter().enumerate().flat_map(claims).min().map(|(.., index)| index);
             let host = name.map(|name| HostName::parse(&name).unwrap());
             let found = table.find(host.as_ref(), client).map(|found| found.route.upstream);
             prop_assert_eq!(found, expected, "{:?} from {}", host, client);

@@ -51,7 +51,8 @@ fn get(socket: &Path, path: &str) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
-    let (Some(end), true) = (end, answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200")) else {
+    let (Some(end), true) = (end, answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200"))
+    else {
         return Err(io::Error::other("the answer is not one of snisplice"));
     };
     Ok(answer.split_off(end + 4))
@@ -105,11 +106,23 @@ fn status_text(status: &Value) -> String {
 }
 
 fn flows_text(answer: &Value) -> String {
-    const COLUMNS: [&str; 10] =
-        ["id", "client", "listener", "sni", "route", "server", "datapath", "bytes_in", "bytes_out", "age_seconds"];
+    const COLUMNS: [&str; 10] = [
+        "id",
+        "client",
+        "listener",
+        "sni",
+        "route",
+        "server",
+        "datapath",
+        "bytes_in",
+        "bytes_out",
+        "age_seconds",
+    ];
     let flows = answer.get("flows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut rows = vec![COLUMNS.map(str::to_uppercase)];
-    rows.extend(flows.iter().map(|flow| COLUMNS.map(|column| text(flow.get(column).unwrap_or(&Value::Null)))));
+    rows.extend(
+        flows.iter().map(|flow| COLUMNS.map(|column| text(flow.get(column).unwrap_or(&Value::Null)))),
+    );
     let widths: Vec<usize> = (0..COLUMNS.len())
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max())
         .map(Option::unwrap_or_default)

@@ -93,7 +93,9 @@ fn capabilities() -> Vec<Finding> {
 
 fn sockmap() -> Finding {
     match kernel::probe(false) {
-        (Ok(_), took) => finding("datapath sockmap", format!("self-test passed in {} ms", took.as_millis()), None),
+        (Ok(_), took) => {
+            finding("datapath sockmap", format!("self-test passed in {} ms", took.as_millis()), None)
+        }
         (Err(reason), _) => finding("datapath sockmap", reason.what, Some(reason.remedy)),
     }
 }
@@ -125,7 +127,9 @@ fn open_files() -> Finding {
         None => finding("open files", "unlimited", None),
         Some(limit) => {
             let found = format!("at most {limit}: about {} flows", limit.saturating_sub(100) / 2);
-            let remedy = format!("raise the hard limit (systemd: LimitNOFILE=) if more are expected; {limit} is little");
+            let remedy = format!(
+                "raise the hard limit (systemd: LimitNOFILE=) if more are expected; {limit} is little"
+            );
             finding("open files", found, (limit < FILES_FOR_A_FLEET).then_some(remedy))
         }
     }

@@ -45,7 +45,11 @@ impl<'a> Leftover<'a> {
     }
 
     /// Moves what can be moved now. Some: come back after that time even if nothing happens.
-    pub(super) fn carry(&mut self, directions: &[Direction; 2], ending: &Ending) -> io::Result<Option<Duration>> {
+    pub(super) fn carry(
+        &mut self,
+        directions: &[Direction; 2],
+        ending: &Ending,
+    ) -> io::Result<Option<Duration>> {
         if !self.begun {
             return Ok(None);
         }

@@ -60,19 +60,21 @@ impl Carriers {
         let mut trace = None;
         for datapath in plan::plan(choice, self.host()) {
             match (datapath, &self.sockmap) {
-                (Datapath::Sockmap, Some((handle, watch))) => match sockmap::take_over(handle, watch, flow, pair) {
-                    Ok(spliced) => {
-                        self.hub.flows.know_cookies(flow, spliced.cookies());
-                        let _active = self.begin(flow, datapath);
-                        return spliced.carry(&self.hub, self.bounds(), flow).await;
+                (Datapath::Sockmap, Some((handle, watch))) => {
+                    match sockmap::take_over(handle, watch, flow, pair) {
+                        Ok(spliced) => {
+                            self.hub.flows.know_cookies(flow, spliced.cookies());
+                            let _active = self.begin(flow, datapath);
+                            return spliced.carry(&self.hub, self.bounds(), flow).await;
+                        }
+                        Err(refused) => {
+                            self.hub.meters.fell_back(datapath, refused.reason);
+                            tracing::debug!(flow = flow.id, reason = refused.reason, "not spliced, copying");
+                            pair = refused.pair;
+                            trace = refused.trace;
+                        }
                     }
-                    Err(refused) => {
-                        self.hub.meters.fell_back(datapath, refused.reason);
-                        tracing::debug!(flow = flow.id, reason = refused.reason, "not spliced, copying");
-                        pair = refused.pair;
-                        trace = refused.trace;
-                    }
-                },
+                }
                 _ => break,
             }
         }

@@ -50,12 +50,19 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, carriers: 
         }
     }
     for _ in 0..LAST {
-        let Ok(Ok((stream, client))) = tokio::time::timeout(Duration::ZERO, socket.accept()).await else { return };
+        let Ok(Ok((stream, client))) = tokio::time::timeout(Duration::ZERO, socket.accept()).await else {
+            return;
+        };
         start(stream, client, &listener, &carriers);
     }
 }
 
-fn start(stream: TcpStream, client: std::net::SocketAddr, listener: &Arc<Listener>, carriers: &Arc<Carriers>) {
+fn start(
+    stream: TcpStream,
+    client: std::net::SocketAddr,
+    listener: &Arc<Listener>,
+    carriers: &Arc<Carriers>,
+) {
     carriers.hub.meters.accepted(&listener.name);
     // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d; routes and logs speak of a.b.c.d.
     let client = std::net::SocketAddr::new(client.ip().to_canonical(), client.port());

@@ -25,7 +25,12 @@ struct Times {
 }
 
 /// Serves one accepted connection.
-pub(super) async fn serve(stream: TcpStream, client: SocketAddr, listener: Arc<Listener>, carriers: Arc<Carriers>) {
+pub(super) async fn serve(
+    stream: TcpStream,
+    client: SocketAddr,
+    listener: Arc<Listener>,
+    carriers: Arc<Carriers>,
+) {
     let hub = &carriers.hub;
     let entry = hub.flows.enter(client, &listener.name);
     let mut times = Times::default();
@@ -90,7 +95,12 @@ async fn establish(
 }
 
 /// Waits for the hello and finds its route. Gives the stream back with the number of the upstream.
-async fn route(stream: TcpStream, hub: &Hub, flow: &Flow, times: &mut Times) -> Result<(TcpStream, usize), Reason> {
+async fn route(
+    stream: TcpStream,
+    hub: &Hub,
+    flow: &Flow,
+    times: &mut Times,
+) -> Result<(TcpStream, usize), Reason> {
     let begun = Instant::now();
     let opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)).await;
     times.hello = Some(begun.elapsed());
@@ -128,7 +138,9 @@ fn unusable(result: HelloResult) -> Reason {
         HelloResult::Timeout => Reason::HelloTimeout,
         HelloResult::Eof => Reason::HelloEof,
         HelloResult::Reset => Reason::HelloReset,
-        HelloResult::Broken | HelloResult::Found | HelloResult::NoName | HelloResult::NotTls => Reason::HelloBroken,
+        HelloResult::Broken | HelloResult::Found | HelloResult::NoName | HelloResult::NotTls => {
+            Reason::HelloBroken
+        }
     }
 }
 

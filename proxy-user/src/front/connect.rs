@@ -26,7 +26,12 @@ pub(super) enum Failed {
 
 /// Connects, or fails after the upstream's hold time at the latest (plus one attempt). The hello stays in the client's
 /// socket meanwhile.
-pub(super) async fn connect(hub: &Hub, upstream: &Upstream, client: &TcpStream, spread: u64) -> Result<TcpStream, Failed> {
+pub(super) async fn connect(
+    hub: &Hub,
+    upstream: &Upstream,
+    client: &TcpStream,
+    spread: u64,
+) -> Result<TcpStream, Failed> {
     tokio::select! {
         result = attempts(hub, upstream, spread) => result.map_err(Failed::Upstream),
         // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.

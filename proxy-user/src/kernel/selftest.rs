@@ -48,7 +48,10 @@ pub(super) fn run(sockmap: &Sockmap) -> anyhow::Result<()> {
     let carried = after.redirected_bytes - before.redirected_bytes;
     ensure!(carried >= (data.len() + EARLY) as u64, "the kernel carried {carried} bytes only");
     let direction = sockmap.direction(cookies[0])?;
-    ensure!(direction.redirected == data.len() as u64 && direction.passed == 0, "the counts are off: {direction:?}");
+    ensure!(
+        direction.redirected == data.len() as u64 && direction.passed == 0,
+        "the counts are off: {direction:?}"
+    );
 
     theirs.shutdown(Shutdown::Write)?;
     ensure!(server.read(&mut [0; 1])? == 0, "an end does not arrive as an end");

@@ -40,7 +40,10 @@ pub(crate) fn open(config: &snapshot::Admin) -> anyhow::Result<Listeners> {
         .as_deref()
         .map(|path| {
             open_socket(path).with_context(|| {
-                format!("cannot make the socket {} ([admin] socket); set another path, or \"\" for none", path.display())
+                format!(
+                    "cannot make the socket {} ([admin] socket); set another path, or \"\" for none",
+                    path.display()
+                )
             })
         })
         .transpose()?;
