@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::{Exit, Failure};
 use crate::control::admin::{self, Admin, Kernel};
-use crate::control::{events, logs};
+use crate::control::{Exit, Failure, events, logs};
 use crate::front::{self, Bound};
 use crate::hub::snapshot::Snapshot;
 use crate::hub::{Hub, Phase};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::{Exit, Failure};
+use super::{Exit, Failure};
 
 /// The daemon answers from memory: this is long.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,5 +5,8 @@ pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod events;
+mod exit;
 pub(crate) mod explain;
 pub(crate) mod logs;
+
+pub(crate) use exit::{Exit, Failure};

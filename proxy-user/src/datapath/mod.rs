@@ -12,16 +12,17 @@ mod leftover;
 mod sockmap;
 mod watch;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_common::flow::{Bounds, End, Reason};
 use proxy_common::plan::{self, Choice, Datapath, Host, Skip};
 use tokio::net::TcpStream;
+use watch::Watch;
 
 use crate::hub::{Active, Bytes, Flow, Hub, Stage};
-use crate::kernel::Handle;
-pub(crate) use watch::Watch;
+pub(crate) use crate::kernel::Handle as SockmapHandle;
 
 /// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ pub(crate) struct Pair {
 pub(crate) struct Carriers {
     pub(crate) hub: Arc<Hub>,
     /// None: this host cannot splice by sockmap.
-    pub(crate) sockmap: Option<(Handle, Watch)>,
+    sockmap: Option<(SockmapHandle, Watch)>,
 }
 
 /// A flow that has ended: why, and the bytes that each peer was given, client to upstream first.
@@ -46,6 +47,12 @@ pub(crate) struct Carried {
 }
 
 impl Carriers {
+    /// To be made inside the worker's runtime.
+    pub(crate) fn new(hub: Arc<Hub>, sockmap: Option<SockmapHandle>) -> io::Result<Self> {
+        let sockmap = sockmap.map(|handle| Watch::start(&hub).map(|watch| (handle, watch))).transpose()?;
+        Ok(Self { hub, sockmap })
+    }
+
     fn host(&self) -> Host {
         Host { sockmap: self.sockmap.is_some() }
     }
@@ -98,7 +105,7 @@ impl Carriers {
 }
 
 /// An operating system error where none should be: the flow is reset.
-fn internal(flow: &Flow, bytes: Bytes, error: &std::io::Error) -> Carried {
+fn internal(flow: &Flow, bytes: Bytes, error: &io::Error) -> Carried {
     tracing::warn!(flow = flow.id, %error, "flow reset: the system refused what it should not");
     Carried { end: End { reason: Reason::Internal, side: None }, bytes }
 }

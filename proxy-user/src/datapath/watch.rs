@@ -12,13 +12,14 @@ use crate::sys::{self, Interest, Poller};
 
 /// Watches sockets by the id of their flow.
 #[derive(Clone)]
-pub(crate) struct Watch(Arc<AsyncFd<Poller>>);
+pub(super) struct Watch(Arc<AsyncFd<Poller>>);
 
 impl Watch {
-    /// To be made inside the worker's runtime.
-    pub(crate) fn new() -> io::Result<Self> {
-        let poller = sys::readable(Poller::new()?)?;
-        Ok(Self(Arc::new(poller)))
+    /// Starts to pass news on, in the current runtime.
+    pub(super) fn start(hub: &Arc<Hub>) -> io::Result<Self> {
+        let watch = Self(Arc::new(sys::readable(Poller::new()?)?));
+        tokio::spawn(watch.clone().run(Arc::clone(hub)));
+        Ok(watch)
     }
 
     /// Rings the flow `id` on news of `socket`, until the socket is closed.
@@ -31,8 +32,7 @@ impl Watch {
         self.0.get_ref().modify(socket, id, Interest::All)
     }
 
-    /// Passes news on to the flows, as long as the worker runs.
-    pub(crate) async fn run(self, hub: Arc<Hub>) -> io::Result<()> {
+    async fn run(self, hub: Arc<Hub>) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;
             let more = ready.get_inner().take(|id| hub.flows.wake(id))?;

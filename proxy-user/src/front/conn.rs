@@ -80,7 +80,7 @@ async fn establish(
     times.connect = Some(begun.elapsed());
     match connected {
         Ok(server) => {
-            note_server(flow, &server).map_err(|error| internal(flow, &error))?;
+            note_server(flow, &server);
             Ok((Pair { client: stream, upstream: server }, Arc::clone(upstream)))
         }
         Err(failed) => {
@@ -150,12 +150,11 @@ fn note_upstream(flow: &Flow, upstream: &Arc<str>) {
     facts.upstream = Some(Arc::clone(upstream));
 }
 
-fn note_server(flow: &Flow, server: &TcpStream) -> io::Result<()> {
-    let (address, local) = (server.peer_addr()?, server.local_addr()?);
+/// A server that has already gone again has no address any more: the datapath will see to that.
+fn note_server(flow: &Flow, server: &TcpStream) {
     let mut facts = flow.facts();
-    facts.server = Some(address);
-    facts.upstream_local = Some(local);
-    Ok(())
+    facts.server = server.peer_addr().ok();
+    facts.upstream_local = server.local_addr().ok();
 }
 
 fn internal(flow: &Flow, error: &io::Error) -> Reason {

@@ -14,10 +14,9 @@ use std::thread::JoinHandle;
 
 use tokio::runtime::Builder;
 
-use crate::datapath::{Carriers, Watch};
+use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
 use crate::hub::{Hub, Phase};
-use crate::kernel::Handle;
 
 /// One listening socket and the listener of the configuration that it belongs to.
 pub(crate) struct Bound {
@@ -31,7 +30,7 @@ pub(crate) fn start_worker(
     index: usize,
     hub: Arc<Hub>,
     sockets: Vec<Bound>,
-    sockmap: Option<Handle>,
+    sockmap: Option<SockmapHandle>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let _gone = Gone(Arc::clone(&hub));
@@ -51,12 +50,8 @@ impl Drop for Gone {
     }
 }
 
-async fn work(hub: Arc<Hub>, sockets: Vec<Bound>, sockmap: Option<Handle>) -> io::Result<()> {
-    let sockmap = sockmap.map(|handle| Watch::new().map(|watch| (handle, watch))).transpose()?;
-    if let Some((_, watch)) = &sockmap {
-        tokio::spawn(watch.clone().run(Arc::clone(&hub)));
-    }
-    let carriers = Arc::new(Carriers { hub: Arc::clone(&hub), sockmap });
+async fn work(hub: Arc<Hub>, sockets: Vec<Bound>, sockmap: Option<SockmapHandle>) -> io::Result<()> {
+    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), sockmap)?);
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         tokio::spawn(accept::run(socket, listener, Arc::clone(&carriers)));

@@ -1,0 +1,81 @@
+//! `cargo xtask`: everything that a developer or a build machine does with this repository.
+//!
+//! One file per command. What a command needs is looked for first and installed if it is missing, and each
+//! failure names the way out.
+
+mod build;
+mod console;
+mod demo;
+mod house;
+mod lint;
+mod privilege;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set up, build, run, show, check and test snisplice.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find, or install, what the other commands need
+    Setup {
+        /// Only report; exit 1 if something is missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the BPF objects and the daemon (target/release/snisplice)
+    Build {
+        /// What is always done: accepted out of habit
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build, then run the daemon in this terminal (as root, or with sudo)
+    Run {
+        /// Arguments of `snisplice run`; without any it uses its embedded configuration
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Build, then show the whole thing at work on this machine (as root, or with sudo)
+    Demo {
+        /// Arguments of the demo
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Formatting, clippy, the rules of the house, licences and advisories
+    Lint,
+    /// Everything that says whether this tree is good: build, lint, unit and end-to-end tests
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Task::Setup { check: true } => Ok(setup::check()),
+        Task::Setup { check: false } => Ok(setup::install()),
+        Task::Build { release: _ } => build::all().map(|()| true),
+        Task::Run { args } => run::run(&args).map(|()| true),
+        Task::Demo { args } => demo::run(&args).map(|()| true),
+        Task::Lint => Ok(lint::run()),
+        Task::Test(options) => test::run(&options),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{} {error:#}", console::paint(console::Tone::Bad, "error:"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `setup`: finds what the other commands need, and installs what is missing.
+
+mod apt;
+mod bpf;
+mod linker;
+mod llvm;
+mod toolchain;
+mod tools;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+pub(crate) use self::bpf::Bpf;
+pub(crate) use self::toolchain::TARGET;
+use crate::console::{Tone, paint};
+
+/// `setup`: everything, for every command. What fails does not keep the rest from being installed. True when
+/// nothing is missing.
+pub(crate) fn install() -> bool {
+    let found = [
+        ("BPF", bpf::ensure().map(|bpf| bpf.describe())),
+        ("tests and demo", tools::ensure().map(|()| "all commands are there".to_owned())),
+        ("lint", tools::ensure_lint().map(|_| "clippy, rustfmt and cargo-deny are there".to_owned())),
+    ];
+    report(&found)
+}
+
+/// `setup --check`: only says what there is. True when nothing is missing.
+pub(crate) fn check() -> bool {
+    let found = [
+        ("BPF", bpf::check().map(|bpf| bpf.describe())),
+        ("tests and demo", tools::check().map(|()| "all commands are there".to_owned())),
+        ("lint", tools::check_lint().map(|_| "clippy, rustfmt and cargo-deny are there".to_owned())),
+    ];
+    report(&found)
+}
+
+/// What the build needs.
+pub(crate) fn for_build() -> Result<Bpf> {
+    bpf::ensure()
+}
+
+/// What the end-to-end tests and the demo need besides a build.
+pub(crate) fn for_tests() -> Result<()> {
+    tools::ensure()
+}
+
+/// What `lint` needs besides a build: the path of cargo-deny.
+pub(crate) fn for_lint() -> Result<PathBuf> {
+    tools::ensure_lint()
+}
+
+fn report(found: &[(&str, Result<String>)]) -> bool {
+    for (what, result) in found {
+        match result {
+            Ok(text) => println!("{} {what}: {text}", paint(Tone::Good, "ok     ")),
+            Err(error) => println!("{} {what}: {error:#}", paint(Tone::Bad, "missing")),
+        }
+    }
+    found.iter().all(|(_, result)| result.is_ok())
+}

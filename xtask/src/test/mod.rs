@@ -1,0 +1,232 @@
+//! `test`: everything that says whether this tree is good, in stages.
+
+mod libtest;
+mod summary;
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use self::libtest::Tally;
+use self::summary::Stage;
+use crate::console::{Step, Tone};
+use crate::lint::{self, Verdict};
+use crate::process::{Stream, keep_log, observe, tail};
+use crate::{build, console, privilege, setup, workspace};
+
+/// Tests of one end-to-end program that run at a time: each has its own network, but they share the processors.
+const THREADS: &str = "2";
+
+/// What to test.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only tests whose name contains this, and no lint
+    #[arg(long, value_name = "PATTERN")]
+    only: Option<String>,
+    /// End-to-end tests only over this datapath; may be given more than once [default: auto and copy]
+    #[arg(long, value_name = "KIND")]
+    datapath: Vec<Datapath>,
+}
+
+/// What the end-to-end tests tell the daemon to carry flows with.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Datapath {
+    /// What the daemon itself thinks best
+    Auto,
+    Packet,
+    Local,
+    Sockmap,
+    Copy,
+}
+
+/// Runs all stages. A failing one does not keep the later ones from running, except the build. True when none
+/// failed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    privilege::unlock("run the end-to-end tests")?;
+    let mut stages = vec![one("setup", || set_up(options)), one("build", build::all)];
+    if stages.last().is_some_and(|build| build.failed.is_empty()) {
+        stages.push(lint_stage(options));
+        stages.extend(test_stages(options));
+    } else {
+        let skipped = vec!["lint, unit and end-to-end tests, since there is no build to test".to_owned()];
+        stages.push(Stage { name: "the rest".to_owned(), skipped, ..Stage::default() });
+    }
+    println!("{}", summary::render(&stages));
+    Ok(summary::is_good(&stages))
+}
+
+/// Everything that the later stages need and that a build does not install for itself.
+fn set_up(options: &Options) -> Result<()> {
+    setup::for_tests()?;
+    if options.only.is_none() {
+        setup::for_lint()?;
+    }
+    Ok(())
+}
+
+fn test_stages(options: &Options) -> Vec<Stage> {
+    let mut stages = vec![tests("unit", unit(options), options)];
+    let both = [Datapath::Auto, Datapath::Copy];
+    let datapaths = if options.datapath.is_empty() { &both } else { options.datapath.as_slice() };
+    for &datapath in datapaths {
+        let name = format!("end-to-end ({})", datapath.name());
+        stages.push(tests(&name, vec![end_to_end(datapath, options)], options));
+    }
+    // With `--only` a stage may be empty, but not all of them.
+    if options.only.is_some() && stages.iter().all(|stage| stage.ran() == 0) {
+        let failed = vec!["no test has a name that contains it".to_owned()];
+        stages.push(Stage { name: "--only".to_owned(), failed, ..Stage::default() });
+    }
+    stages
+}
+
+impl Datapath {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+/// A stage that is one piece of work.
+fn one(name: &str, work: impl FnOnce() -> Result<()>) -> Stage {
+    let began = Instant::now();
+    let mut stage = Stage { name: name.to_owned(), ..Stage::default() };
+    match work() {
+        Ok(()) => stage.passed = 1,
+        Err(error) => stage.failed.push(format!("{error:#}")),
+    }
+    stage.took = began.elapsed();
+    stage
+}
+
+fn lint_stage(options: &Options) -> Stage {
+    let began = Instant::now();
+    let mut stage = Stage { name: "lint".to_owned(), ..Stage::default() };
+    if options.only.is_some() {
+        stage.skipped.push("all of it, since --only was given".to_owned());
+        return stage;
+    }
+    for check in lint::checks() {
+        match check.verdict {
+            Verdict::Passed => stage.passed += 1,
+            Verdict::Failed(what) => {
+                println!("{} said:\n{what}", check.name);
+                stage.failed.push(check.name.to_owned());
+            }
+            Verdict::Skipped(why) => stage.skipped.push(format!("{}: {why}", check.name)),
+        }
+    }
+    stage.took = began.elapsed();
+    stage
+}
+
+/// Unit and property tests of the host's crates, and those of the harness itself.
+fn unit(options: &Options) -> Vec<Command> {
+    let mut crates = cargo_test(&["--workspace", "--exclude", "proxy-ebpf", "--exclude", "snisplice-tests"]);
+    let mut harness = cargo_test(&["--package", "snisplice-tests", "--lib", "--bins"]);
+    for command in [&mut crates, &mut harness] {
+        command.args(["--", "--show-output"]).args(&options.only);
+    }
+    vec![crates, harness]
+}
+
+/// The end-to-end tests, as root: they make network namespaces and load BPF programs.
+fn end_to_end(datapath: Datapath, options: &Options) -> Command {
+    let mut command = cargo_test(&["--package", "snisplice-tests", "--test", "*"]);
+    let runner = privilege::prefix();
+    if !runner.is_empty() {
+        // The compiler needs no root, so that only the test programs get it.
+        let quoted: Vec<String> = runner.iter().map(|word| format!("'{word}'")).collect();
+        command.arg("--config").arg(format!("target.'cfg(unix)'.runner = [{}]", quoted.join(", ")));
+    }
+    command.args(["--", "--show-output", "--test-threads", THREADS]).args(&options.only);
+    command.env("SNISPLICE_BIN", workspace::daemon());
+    match datapath {
+        Datapath::Auto => command.env_remove("SNISPLICE_TEST_DATAPATH"),
+        kind => command.env("SNISPLICE_TEST_DATAPATH", kind.name()),
+    };
+    command
+}
+
+fn cargo_test(selection: &[&str]) -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--no-fail-fast"]).args(workspace::locked()).args(selection);
+    cargo
+}
+
+/// What the test programs of one stage came to.
+#[derive(Default)]
+struct Outcome {
+    tally: Tally,
+    /// What went wrong besides failing tests: what it was, and the last words.
+    broken: Vec<(String, String)>,
+    log: String,
+}
+
+/// Runs `commands` as one stage, and shows what the failing tests said.
+fn tests(name: &str, commands: Vec<Command>, options: &Options) -> Stage {
+    let began = Instant::now();
+    let mut step = Step::begin(name);
+    let mut outcome = Outcome::default();
+    for mut command in commands {
+        if let Err(error) = outcome.run(&mut command, &mut step) {
+            outcome.broken.push((format!("{error:#}"), String::new()));
+        }
+    }
+    let mut stage = outcome.settle(name);
+    if stage.ran() == 0 && options.only.is_none() {
+        stage.failed.push("no test was run".to_owned());
+    }
+    stage.took = began.elapsed();
+    step.end(if stage.failed.is_empty() { Tone::Good } else { Tone::Bad }, &outcome.tally.progress());
+    if !stage.failed.is_empty() {
+        outcome.show(name);
+    }
+    stage
+}
+
+impl Outcome {
+    fn run(&mut self, command: &mut Command, step: &mut Step) -> Result<()> {
+        let (failed, unfinished) = (self.tally.failed, self.tally.unfinished());
+        let tally = &mut self.tally;
+        let ended = observe(command, step, |stream, line| {
+            match stream {
+                Stream::Out => tally.line(line),
+                Stream::Err => tally.cargo_line(line),
+            }
+            tally.progress()
+        })?;
+        let cut_short = self.tally.unfinished() - unfinished;
+        if cut_short > 0 {
+            let what = format!("test programs that ended before their last test: {cut_short}");
+            self.broken.push((what, tail(&ended.output)));
+        } else if !ended.status.success() && self.tally.failed == failed {
+            self.broken.push((format!("cargo test ended with {}", ended.status), tail(&ended.output)));
+        }
+        self.log.push_str(&ended.output);
+        Ok(())
+    }
+
+    /// The figures of the stage.
+    fn settle(&self, name: &str) -> Stage {
+        let tally = &self.tally;
+        let mut skipped = tally.skipped();
+        skipped.extend((0..tally.ignored()).map(|_| "a test is marked as ignored".to_owned()));
+        let mut failed: Vec<String> = tally.failures.iter().map(|(test, _)| test.clone()).collect();
+        failed.extend((failed.len()..tally.failed).map(|_| "a test that left no words".to_owned()));
+        failed.extend(self.broken.iter().map(|(what, _)| what.clone()));
+        Stage { name: name.to_owned(), passed: tally.passed(), failed, skipped, ..Stage::default() }
+    }
+
+    fn show(&self, name: &str) {
+        for (what, said) in self.tally.failures.iter().chain(&self.broken) {
+            println!("---- {what}\n{said}");
+        }
+        println!("to run one alone: cargo xtask test --only NAME");
+        match keep_log(name, &self.log) {
+            Ok(file) => println!("whole log of {name}: {file}"),
+            Err(error) => console::say(&format!("{error:#}")),
+        }
+    }
+}
