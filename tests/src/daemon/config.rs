@@ -1,0 +1,126 @@
+//! The daemon's configuration file, made by a test.
+
+use std::env;
+use std::fmt::Display;
+use std::path::Path;
+
+/// The TCP port of the admin interface in the edge's namespace.
+pub const ADMIN_PORT: u16 = 10944;
+
+/// How the bytes of a flow travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datapath {
+    /// The best that the host can do.
+    Auto,
+    /// In the kernel.
+    Sockmap,
+    /// Through the daemon.
+    Copy,
+}
+
+impl Datapath {
+    /// The word of the configuration.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sockmap => "sockmap",
+            Self::Copy => "copy",
+        }
+    }
+
+    /// The datapath of all tests that are not about one: `SNISPLICE_TEST_DATAPATH`, else auto.
+    fn of_environment() -> String {
+        env::var("SNISPLICE_TEST_DATAPATH").unwrap_or_else(|_| Self::Auto.word().to_owned())
+    }
+}
+
+/// A configuration in the making; each method adds one thing, in the order of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    text: String,
+    upstreams: Vec<(String, String)>,
+    datapath: Option<Datapath>,
+    hold: Option<String>,
+    timeouts: String,
+}
+
+impl Config {
+    /// Nothing but the admin interface.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a listener that routes by name.
+    #[must_use]
+    pub fn listen(mut self, name: &str, address: &str) -> Self {
+        self.text += &format!("[[listen]]\nname = \"{name}\"\naddress = [\"{address}\"]\n\n");
+        self
+    }
+
+    /// Adds a listener whose connections all go to one upstream.
+    #[must_use]
+    pub fn listen_to(mut self, name: &str, address: &str, upstream: &str) -> Self {
+        self.text +=
+            &format!("[[listen]]\nname = \"{name}\"\naddress = [\"{address}\"]\nto = \"{upstream}\"\n\n");
+        self
+    }
+
+    /// Adds a route for a name or pattern.
+    #[must_use]
+    pub fn route(mut self, name: &str, sni: &str, upstream: &str) -> Self {
+        self.text += &format!("[[route]]\nname = \"{name}\"\nsni = [\"{sni}\"]\nto = \"{upstream}\"\n\n");
+        self
+    }
+
+    /// Adds the route for all that no other route takes.
+    #[must_use]
+    pub fn default_route(mut self, name: &str, upstream: &str) -> Self {
+        self.text += &format!("[[route]]\nname = \"{name}\"\ndefault = true\nto = \"{upstream}\"\n\n");
+        self
+    }
+
+    /// Adds an upstream with one server.
+    #[must_use]
+    pub fn upstream(mut self, name: &str, server: impl Display) -> Self {
+        self.upstreams.push((name.to_owned(), server.to_string()));
+        self
+    }
+
+    /// Sets the datapath of all upstreams, whatever the environment says.
+    #[must_use]
+    pub fn datapath(self, datapath: Datapath) -> Self {
+        Self { datapath: Some(datapath), ..self }
+    }
+
+    /// Sets how long all upstreams hold a connection that no server accepts.
+    #[must_use]
+    pub fn hold(self, duration: &str) -> Self {
+        Self { hold: Some(duration.to_owned()), ..self }
+    }
+
+    /// Sets one of the timeouts.
+    #[must_use]
+    pub fn timeout(mut self, name: &str, duration: &str) -> Self {
+        self.timeouts += &format!("{name} = \"{duration}\"\n");
+        self
+    }
+
+    /// The file's text.
+    pub fn render(&self, admin_socket: &Path) -> String {
+        let datapath = self.datapath.map_or_else(Datapath::of_environment, |chosen| chosen.word().to_owned());
+        let mut text = self.text.clone();
+        for (name, server) in &self.upstreams {
+            text += &format!("[[upstream]]\nname = \"{name}\"\nservers = [\"{server}\"]\n");
+            text += &format!("datapath = \"{datapath}\"\n");
+            if let Some(hold) = &self.hold {
+                text += &format!("hold = \"{hold}\"\n");
+            }
+            text.push('\n');
+        }
+        if !self.timeouts.is_empty() {
+            text += &format!("[timeouts]\n{}\n", self.timeouts);
+        }
+        let socket = admin_socket.display();
+        text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
+    }
+}

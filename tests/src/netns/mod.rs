@@ -1,0 +1,149 @@
+//! Network namespaces: private networks for one test.
+
+mod sys;
+mod topology;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+use crate::deadline::PATIENCE;
+use crate::workdir;
+pub use sys::{BpfKind, block_interrupt, bpf_ids, send_signal, wait_for_interrupt};
+pub use topology::{
+    BACKEND_IPV4, BACKEND_IPV6, CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6, Topology, backend, edge,
+};
+
+/// A named network namespace; clones share it, and it is removed with the last of them.
+#[derive(Debug, Clone)]
+pub struct Namespace(Arc<Named>);
+
+#[derive(Debug)]
+struct Named(String);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // A failure leaves a namespace behind; the next test process sweeps it.
+        drop(ip(&["netns", "del", &self.0], ""));
+    }
+}
+
+impl Namespace {
+    /// Makes an empty namespace with loopback up. `group` and `role` become its name.
+    fn create(group: &str, role: &str) -> Result<Self> {
+        let name = format!("{group}-{role}");
+        ip(&["netns", "add", &name], "")?;
+        let namespace = Self(Arc::new(Named(name)));
+        namespace.ip_batch("link set lo up\n")?;
+        Ok(namespace)
+    }
+
+    /// The name, as `ip netns` shows it.
+    pub fn name(&self) -> &str {
+        &self.0.0
+    }
+
+    /// Runs `work` in a thread inside the namespace. The sockets that it opens stay in the namespace for ever, so
+    /// that only their making has to happen here.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, when `work` panics, and what `work` returns.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = PathBuf::from("/run/netns").join(self.name());
+        let handle = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                sys::enter_network_namespace(&handle).with_context(|| format!("entering {}", self.name()))?;
+                work()
+            });
+            inside.join().map_err(|_| anyhow!("a thread in {} panicked", self.name()))?
+        })
+    }
+
+    /// Opens a TCP connection out of this namespace. Reads and writes on it fail after 10 s, so that no test hangs.
+    ///
+    /// # Errors
+    /// When the connection is refused or not accepted within 10 s.
+    pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
+        self.enter(|| {
+            let stream = TcpStream::connect_timeout(&to, PATIENCE)
+                .with_context(|| format!("connecting from {} to {to}", self.name()))?;
+            set_patience(&stream)?;
+            Ok(stream)
+        })
+    }
+
+    /// Listens for TCP connections in this namespace.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn listen(&self, at: SocketAddr) -> Result<TcpListener> {
+        self.enter(|| TcpListener::bind(at).with_context(|| format!("listening on {at} in {}", self.name())))
+    }
+
+    /// A command that will run in this namespace.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.name()]).arg(program);
+        command
+    }
+
+    /// Runs lines of `ip` commands in this namespace.
+    fn ip_batch(&self, lines: &str) -> Result<()> {
+        ip(&["-netns", self.name(), "-batch", "-"], lines).map(drop)
+    }
+}
+
+/// Bounds reads and writes of a socket that a test uses, and turns Nagle's algorithm off.
+pub(crate) fn set_patience(stream: &TcpStream) -> Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(())
+}
+
+/// Removes the namespaces of test processes that are gone.
+fn sweep() -> Result<()> {
+    remove_if(workdir::is_left_over)
+}
+
+/// Removes all namespaces of this process. For a process that ends without unwinding, as on Ctrl-C.
+///
+/// # Errors
+/// When `ip` cannot list the namespaces.
+pub fn remove_own() -> Result<()> {
+    let own = format!("{}{}-", workdir::PREFIX, std::process::id());
+    remove_if(|name| name.starts_with(&own))
+}
+
+fn remove_if(doomed: impl Fn(&str) -> bool) -> Result<()> {
+    let list = ip(&["netns", "list"], "")?;
+    for name in list.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| doomed(name)) {
+        // Another test process may be sweeping as well: whoever comes first wins.
+        drop(ip(&["netns", "del", name], ""));
+    }
+    Ok(())
+}
+
+fn ip(arguments: &[&str], input: &str) -> Result<String> {
+    let mut child = Command::new("ip")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting `ip`: install iproute2")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {}: {}(the harness needs root)", arguments.join(" "), errors);
+    Ok(String::from_utf8(output.stdout)?)
+}

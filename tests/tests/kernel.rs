@@ -1,0 +1,131 @@
+//! Who carries the bytes: the kernel's counters against the peers' own counts.
+
+use std::net::TcpStream;
+
+use anyhow::{Context as _, Result};
+use harness::daemon::{Access, Daemon, Datapath, Kernel};
+use harness::peers::agent::Work;
+use harness::peers::raw::{Ending, expect_ending, finish, transfer};
+use harness::site::{POLLING_NAME, RawSite, SHARED_PORT, Site, config, polling_hello};
+
+const BULK: u64 = 32 * 1024 * 1024;
+
+/// Ends both directions and returns the record of the connection.
+fn settle(daemon: &Daemon, mut client: TcpStream, mut server: TcpStream) -> Result<Access> {
+    let address = client.local_addr()?;
+    finish(&client)?;
+    expect_ending(&mut server, Ending::Eof)?;
+    finish(&server)?;
+    expect_ending(&mut client, Ending::Eof)?;
+    daemon.wait_for_access(address)
+}
+
+fn kernel(daemon: &Daemon) -> Result<Kernel> {
+    daemon.status()?.kernel.context("the status has no kernel counters")
+}
+
+/// The kernel carries all bytes of a flow with that datapath in the configuration.
+fn carries_everything(datapath: Datapath) -> Result<()> {
+    let site = RawSite::start(&config().datapath(datapath))?;
+    let before = kernel(&site.daemon)?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut server, &mut client, 1, BULK)?;
+    transfer(&mut client, &mut server, 2, BULK)?;
+
+    let address = client.local_addr()?.to_string();
+    let flow = site.daemon.wait_for_flow("the flow to be listed", |flow| flow.client == address)?;
+    assert_eq!(flow.datapath.as_deref(), Some("sockmap"), "{flow:?}");
+    assert_eq!(flow.sni.as_deref(), Some(POLLING_NAME), "{flow:?}");
+    let sent = BULK + polling_hello().len() as u64;
+    assert_eq!((flow.bytes_in, flow.bytes_out), (sent, BULK), "{flow:?}");
+
+    let access = settle(&site.daemon, client, server)?;
+    assert_eq!((access.bytes_in, access.bytes_out), (sent, BULK), "{access:?}");
+    assert_eq!((access.datapath.as_deref(), access.reason.as_str()), (Some("sockmap"), "eof"), "{access:?}");
+    let after = kernel(&site.daemon)?;
+    assert_eq!(after.passed_bytes, before.passed_bytes, "bytes went through the daemon");
+    assert_eq!(after.redirect_failures, 0);
+    assert!(after.redirected_bytes >= before.redirected_bytes + sent + BULK, "{before:?} then {after:?}");
+    assert!(after.redirected_segments > before.redirected_segments, "{before:?} then {after:?}");
+    site.daemon.stop()
+}
+
+#[test]
+fn by_sockmap_the_kernel_carries_every_byte() -> Result<()> {
+    carries_everything(Datapath::Sockmap)
+}
+
+#[test]
+fn auto_is_sockmap_on_a_host_that_can() -> Result<()> {
+    carries_everything(Datapath::Auto)
+}
+
+#[test]
+fn the_metrics_agree_with_the_status() -> Result<()> {
+    let site = RawSite::start(&config().datapath(Datapath::Sockmap))?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut server, &mut client, 1, BULK)?;
+    settle(&site.daemon, client, server)?;
+    let (status, metrics) = (kernel(&site.daemon)?, site.daemon.metrics()?);
+    let expected = [
+        ("snisplice_kernel_redirected_bytes_total", status.redirected_bytes),
+        ("snisplice_kernel_redirected_segments_total", status.redirected_segments),
+        ("snisplice_kernel_passed_bytes_total", status.passed_bytes),
+        ("snisplice_kernel_redirect_failures_total", status.redirect_failures),
+    ];
+    for (name, value) in expected {
+        assert_eq!(metrics.sum(name, &[]).to_string(), value.to_string(), "{name}");
+    }
+    let labels = [("route", "polling"), ("datapath", "sockmap")];
+    let bytes = |direction| {
+        metrics.sum("snisplice_bytes_total", &[labels[0], labels[1], ("direction", direction)]).to_string()
+    };
+    assert_eq!(bytes("in"), polling_hello().len().to_string());
+    assert_eq!(bytes("out"), BULK.to_string());
+    site.daemon.stop()
+}
+
+#[test]
+fn by_copy_the_kernel_carries_nothing() -> Result<()> {
+    let site = RawSite::start(&config().datapath(Datapath::Copy))?;
+    // The daemon has tried the kernel at its start.
+    let before = site.daemon.status()?.kernel;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut server, &mut client, 1, BULK)?;
+    transfer(&mut client, &mut server, 2, BULK)?;
+    let access = settle(&site.daemon, client, server)?;
+    let sent = BULK + polling_hello().len() as u64;
+    assert_eq!((access.bytes_in, access.bytes_out), (sent, BULK), "{access:?}");
+    assert_eq!(access.datapath.as_deref(), Some("copy"), "{access:?}");
+    assert_eq!(site.daemon.status()?.kernel, before);
+    site.daemon.stop()
+}
+
+#[test]
+fn raw_bytes_of_the_legacy_listener_are_counted_exactly() -> Result<()> {
+    let site = RawSite::start(&config())?;
+    // 0 and 1 byte, a record's edge, and an odd number above the socket buffers.
+    for (bytes_in, bytes_out) in [(1, 0), (1, 1), (16_384, 16_385), (9_000_001, 7)] {
+        let (mut client, mut server) = site.legacy_flow()?;
+        transfer(&mut client, &mut server, 1, bytes_in)?;
+        transfer(&mut server, &mut client, 2, bytes_out)?;
+        let access = settle(&site.daemon, client, server)?;
+        assert_eq!((access.bytes_in, access.bytes_out), (bytes_in, bytes_out), "{access:?}");
+        assert_eq!((access.listener.as_str(), access.sni), ("legacy", None));
+    }
+    site.daemon.stop()
+}
+
+#[test]
+fn the_daemon_counts_what_tls_peers_count_on_the_wire() -> Result<()> {
+    let site = Site::start(&config())?;
+    site.queues.queue_package("poll://one/", BULK);
+    let mut agent = site.agent(Some(POLLING_NAME), SHARED_PORT, "poll://one/")?;
+    assert_eq!(agent.poll()?, Work::Package(BULK));
+    let wire = agent.leave()?;
+    let (client, sent, received) = (wire.stream.local_addr()?, wire.sent, wire.received);
+    drop(wire);
+    let access = site.daemon.wait_for_access(client)?;
+    assert_eq!((access.bytes_in, access.bytes_out), (sent, received), "{access:?}");
+    site.stop()
+}
