@@ -1,10 +1,18 @@
 //! The verdict of the sockmap datapath: every segment that a spliced socket receives is redirected into the
 //! egress of its peer, or left for userspace where that cannot be done. Nothing is ever dropped.
+//!
+//! A redirect has no backpressure: the kernel acknowledges the bytes before the target has room. So the verdict looks
+//! at what the target's peer has acknowledged, and passes bytes to userspace once too many are on their way: on the
+//! socket's own queue they close its receive window, which stops the sender.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::helpers::{
+    bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_sk_release, bpf_skc_to_tcp_sock,
+};
 use aya_ebpf::macros::{map, stream_verdict};
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::programs::SkBuffContext;
@@ -16,8 +24,12 @@ use proxy_common::abi::sockmap::{
 #[map]
 static SOCKETS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
 
+/// Without preallocation, idle capacity costs no memory.
 #[map]
 static DIRECTIONS: HashMap<u64, Direction> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+
+#[map]
+static TAKEN: HashMap<u64, u64> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
 
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
@@ -25,8 +37,11 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT,
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
-/// Idle capacity costs no memory: entries are made when flows are (`include/uapi/linux/bpf.h`).
-const BPF_F_NO_PREALLOC: u32 = aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+/// Set by the daemon before it loads the program, from the BTF of the running kernel.
+#[unsafe(no_mangle)]
+static SND_UNA_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static WRITE_SEQ_OFFSET: Global<u32> = Global::new(0);
 
 /// A passing direction tells userspace again every so many segments, since an event may find the ring full.
 const REMIND_EVERY: u64 = 64;
@@ -49,24 +64,85 @@ fn splice(ctx: SkBuffContext) -> u32 {
     // under the lock of the socket that the entry belongs to.
     let direction = unsafe { &mut *direction };
     direction.segments += 1;
-    if direction.mode == REDIRECT {
-        // An unknown target makes the helper answer SK_DROP; the bytes must not be lost, so they are passed.
-        if SOCKETS.redirect_skb(&ctx, direction.target, 0) == i64::from(SK_PASS) {
-            direction.redirected += len;
-            count(Counter::RedirectedBytes, len);
-            count(Counter::RedirectedSegments, 1);
-            return SK_PASS;
+    let taken = taken(cookie);
+    if direction.mode == PASS && direction.passed != taken {
+        if direction.segments.is_multiple_of(REMIND_EVERY) {
+            tell(cookie);
         }
-        direction.mode = PASS;
-        count(Counter::RedirectFailures, 1);
-        debug!(&ctx, "socket {} has no target {} any more, {} bytes passed", cookie, direction.target, len);
-        tell(cookie);
-    } else if direction.segments.is_multiple_of(REMIND_EVERY) {
-        tell(cookie);
+        return pass(direction, len);
     }
+    // Whatever was passed is written to the target: redirected bytes cannot overtake it any more.
+    direction.mode = PASS;
+    match credit(direction, taken) {
+        Credit::Some => {
+            if SOCKETS.redirect_skb(&ctx, direction.target, 0) == i64::from(SK_PASS) {
+                direction.mode = REDIRECT;
+                direction.redirected += len;
+                count(Counter::RedirectedBytes, len);
+                count(Counter::RedirectedSegments, 1);
+                return SK_PASS;
+            }
+            count(Counter::RedirectFailures, 1);
+        }
+        Credit::Spent => count(Counter::CreditStops, 1),
+        Credit::NoTarget => {
+            count(Counter::RedirectFailures, 1);
+            debug!(&ctx, "socket {} has no target {}, {} bytes passed", cookie, direction.target, len);
+        }
+    }
+    tell(cookie);
+    pass(direction, len)
+}
+
+#[inline(always)]
+fn pass(direction: &mut Direction, len: u64) -> u32 {
     direction.passed += len;
     count(Counter::PassedBytes, len);
     SK_PASS
+}
+
+enum Credit {
+    Some,
+    Spent,
+    NoTarget,
+}
+
+/// Asks the target how much of what it was given is acknowledged.
+#[inline(always)]
+fn credit(direction: &mut Direction, taken: u64) -> Credit {
+    let mut key = direction.target;
+    // SAFETY: SOCKETS is a map, and its keys are u64. What is found is held until it is released below.
+    let socket =
+        unsafe { bpf_map_lookup_elem((&raw const SOCKETS).cast_mut().cast(), (&raw mut key).cast()) };
+    if socket.is_null() {
+        return Credit::NoTarget;
+    }
+    // SAFETY: `socket` is a socket that we hold.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
+    let sequences = if tcp.is_null() {
+        None
+    } else {
+        read(tcp.cast(), SND_UNA_OFFSET.load()).zip(read(tcp.cast(), WRITE_SEQ_OFFSET.load()))
+    };
+    // SAFETY: `socket` was looked up above, and is not used below.
+    unsafe { bpf_sk_release(socket) };
+    let Some((snd_una, write_seq)) = sequences else { return Credit::Spent };
+    direction.learn_base(write_seq, taken);
+    if direction.has_credit(snd_una) { Credit::Some } else { Credit::Spent }
+}
+
+/// Reads a field of a `tcp_sock`. The target's lock is not ours: a value that is a moment old is as good.
+#[inline(always)]
+fn read(tcp: *const u8, offset: u32) -> Option<u32> {
+    // SAFETY: the helper checks the address; the offset is that of a u32 in the structure.
+    unsafe { bpf_probe_read_kernel(tcp.wrapping_add(offset as usize).cast::<u32>()) }.ok()
+}
+
+/// Bytes of this socket that userspace has carried on.
+#[inline(always)]
+fn taken(cookie: u64) -> u64 {
+    // SAFETY: values are aligned words that userspace replaces whole.
+    unsafe { TAKEN.get(cookie) }.copied().unwrap_or(0)
 }
 
 #[inline(always)]
@@ -79,8 +155,9 @@ fn count(counter: Counter, by: u64) {
 
 #[inline(always)]
 fn tell(cookie: u64) {
-    // A full ring is no loss: the direction tells again, and userspace looks at it on every wake-up.
-    let _ = EVENTS.output::<u64>(cookie, 0);
+    if EVENTS.output::<u64>(cookie, 0).is_err() {
+        count(Counter::LostEvents, 1);
+    }
 }
 
 #[cfg(target_arch = "bpf")]

@@ -4,14 +4,14 @@ use std::io::{ErrorKind, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use harness::daemon::Datapath;
 use harness::peers::raw::{Ending, finish, read_to_ending, transfer};
 use harness::site::{RawSite, config};
 
 const MIB: u64 = 1024 * 1024;
-/// Far more than all socket buffers on the way, and far less than a flood.
-const BOUND: u64 = 64 * MIB;
+/// More than all socket buffers on the way with the credit of a direction, and far less than a flood.
+const BOUND: u64 = 32 * MIB;
 
 /// Writes until the other side's buffers are full, or the bound is reached. Returns how much.
 fn fill(stream: &mut TcpStream) -> Result<u64> {
@@ -36,6 +36,13 @@ fn a_stopped_reader_holds_up_its_sender_only(datapath: Datapath, upload: bool) -
     let (mut sender, mut stopped) = if upload { (client, server) } else { (server, client) };
     let sent = fill(&mut sender)?;
     assert!(sent < BOUND, "{sent} bytes could be sent to a reader that does not read");
+    if datapath == Datapath::Sockmap {
+        let kernel = site.daemon.status()?.kernel.context("the status has no kernel counters")?;
+        assert!(
+            kernel.passed_bytes > 0 && kernel.redirected_bytes > 0,
+            "the credit did not stop it: {kernel:?}"
+        );
+    }
 
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 3, 8 * MIB)?;

@@ -155,12 +155,11 @@ impl Splice {
         }
     }
 
-    /// Bytes that have been written to the socket of `side`.
+    /// Bytes that have been written to the socket of `side`, as of `reading`.
     #[must_use]
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    pub fn written(&self, side: Side, look: &Look) -> u64 {
-        let i = side.index();
-        self.legs[i].written(&look.legs[i], self.fin_out[i])
+    pub fn written(&self, side: Side, reading: &Reading) -> u64 {
+        self.legs[side.index()].written(reading, self.fin_out[side.index()])
     }
 
     /// What to do, given what the sockets say at `now`.
@@ -227,7 +226,9 @@ impl Splice {
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn drained(&self, source: Side, look: &Look) -> bool {
         let i = source.index();
-        self.written(source.other(), look) == self.legs[i].received(&look.legs[i], self.fin_in[i])
+        let target = source.other();
+        self.written(target, &look.legs[target.index()])
+            == self.legs[i].received(&look.legs[i], self.fin_in[i])
     }
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]

@@ -123,8 +123,8 @@ proptest! {
                 prop_assert!(clean && end.reason == Reason::Eof);
                 let carried = kernel.pipes.map(|pipe| pipe.sent);
                 let look = kernel.look();
-                prop_assert_eq!(splice.written(Side::Upstream, &look), carried[0]);
-                prop_assert_eq!(splice.written(Side::Client, &look), carried[1]);
+                prop_assert_eq!(splice.written(Side::Upstream, &look.legs[1]), carried[0]);
+                prop_assert_eq!(splice.written(Side::Client, &look.legs[0]), carried[1]);
                 return Ok(());
             }
         }

@@ -88,6 +88,7 @@ fn capabilities() -> Vec<Finding> {
     vec![
         one("CAP_BPF", held.bpf(), "to load BPF programs"),
         one("CAP_NET_ADMIN", held.net_admin(), "to make maps of sockets"),
+        one("CAP_PERFMON", held.perfmon(), "to let them see what a socket's peer has acknowledged"),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use proxy_common::flow::{Bounds, End, Leg, Look, Reason, Side, Splice, Step};
+use proxy_common::flow::{Bounds, End, Leg, Look, Reading, Reason, Side, Splice, Step};
 use socket2::SockRef;
 
 use super::Carried;
@@ -42,9 +42,9 @@ impl Ending {
         self.machine.close(self.begun.elapsed());
     }
 
-    /// Bytes written so far to the socket of `side`, by userspace or the kernel, as of `look`.
-    pub(super) fn written(&self, side: Side, look: &Look) -> u64 {
-        self.machine.written(side, look)
+    /// Bytes written so far to the socket of `side`, by userspace or the kernel, as of `reading`.
+    pub(super) fn written(&self, side: Side, reading: &Reading) -> u64 {
+        self.machine.written(side, reading)
     }
 
     /// One turn. `seen` as in [`Look::seen`], asked for after the sockets were.
@@ -60,6 +60,9 @@ impl Ending {
                 Step::Wait(limit) => return Ok(Next::Wait(limit)),
                 Step::ShutdownWrite(side) => shutdown_write(of(sockets, side))?,
                 Step::Finished { end, clean } => {
+                    // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way
+                    // any more, so that the answers are final now.
+                    self.last.legs = readings(sockets)?;
                     let end = name_timeout(end, sockets);
                     for socket in sockets {
                         sys::reset_on_close(socket, !clean)?;
@@ -72,12 +75,13 @@ impl Ending {
 
     /// Bytes given to each peer, as of the last turn; client to upstream first.
     pub(super) fn bytes(&self) -> Bytes {
-        [self.machine.written(Side::Upstream, &self.last), self.machine.written(Side::Client, &self.last)]
+        let [client, upstream] = &self.last.legs;
+        [self.machine.written(Side::Upstream, upstream), self.machine.written(Side::Client, client)]
     }
 }
 
 /// Both sockets, client first.
-pub(super) fn readings<S: AsFd>([client, upstream]: [&S; 2]) -> io::Result<[proxy_common::flow::Reading; 2]> {
+pub(super) fn readings<S: AsFd>([client, upstream]: [&S; 2]) -> io::Result<[Reading; 2]> {
     Ok([sys::reading(client)?, sys::reading(upstream)?])
 }
 

@@ -1,47 +1,72 @@
-//! Bytes that the verdict passed, because their target was not there: userspace writes them, in their place in the
-//! stream.
+//! Bytes that the verdict passed, because their target had no room or was not there: userspace writes them, in their
+//! place in the stream and at the target's pace, until the verdict can go on.
+//!
+//! They are peeked at, written, reported to the verdict, and only then taken off the source. In this order the source's window
+//! opens when the verdict knows already that nothing is left, and the next segment is redirected again. Taken off
+//! first, a sender that is faster than its receiver would refill the queue for ever, and every byte would be copied.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::TcpStream as Socket;
 use std::time::Duration;
 
-use proxy_common::abi::sockmap::{Direction, PASS};
-use proxy_common::flow::{Look, Side};
+use proxy_common::abi::sockmap::Direction;
+use proxy_common::flow::{Reading, Side};
 
-use super::buffers::Buffer;
 use super::ending::{Ending, of, readings};
+use super::sockmap::{CREDIT, WINDOW};
+use crate::kernel::Handle;
+use crate::sys;
 
-/// Between two looks at a queue that has to empty first; nothing tells when it has.
-const PAUSE: Duration = Duration::from_millis(1);
+/// The target's queue has to fall to this before userspace adds to it: the kernel has most of the credit then when it
+/// goes on.
+const LOW: u64 = CREDIT as u64 / 4;
 
-/// Buffers that one direction may move in one turn.
-const TURN: usize = 16;
+/// A look holds all that a source's receive buffer can, and the segment that made it too full.
+const LOOK: usize = 2 * WINDOW;
+
+/// Most that is taken off a source at a time.
+const SIP: usize = 64 * 1024;
+
+/// First and longest pause between two looks at a target; nothing tells when its queue has become short enough.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(128);
+
+/// When to look a last time after everything seemed to be carried: a segment may have been passed at the very moment
+/// that the verdict was told so. It has long been counted by then.
+const LAST_LOOK: Duration = Duration::from_millis(50);
+
+thread_local! {
+    /// One for each worker: nothing stays in it from one turn to the next.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Userspace's share of one flow.
 pub(super) struct Leftover<'a> {
+    handle: &'a Handle,
+    cookies: [u64; 2],
     sockets: [&'a Socket; 2],
-    begun: bool,
     /// Of each source, bytes written to its target.
     written: [u64; 2],
-    /// Of each source, what was read and did not fit into its target.
-    held: [Option<Held>; 2],
-}
-
-struct Held {
-    buffer: Buffer,
-    range: std::ops::Range<usize>,
+    /// Of each source, how many of those are still in its queue.
+    ahead: [usize; 2],
+    active: bool,
+    acked: [u64; 2],
+    pause: Duration,
 }
 
 impl<'a> Leftover<'a> {
-    pub(super) fn new(sockets: [&'a Socket; 2]) -> Self {
-        Self { sockets, begun: false, written: [0; 2], held: [None, None] }
-    }
-
-    /// True once: from now on there is something to do for userspace.
-    pub(super) fn begins(&mut self, directions: &[Direction; 2]) -> bool {
-        let begins = !self.begun && directions.iter().any(|direction| direction.mode == PASS);
-        self.begun |= begins;
-        begins
+    pub(super) fn new(handle: &'a Handle, cookies: [u64; 2], sockets: [&'a Socket; 2]) -> Self {
+        Self {
+            handle,
+            cookies,
+            sockets,
+            written: [0; 2],
+            ahead: [0; 2],
+            active: false,
+            acked: [0; 2],
+            pause: PAUSE_MIN,
+        }
     }
 
     /// Moves what can be moved now. Some: come back after that time even if nothing happens.
@@ -50,94 +75,126 @@ impl<'a> Leftover<'a> {
         directions: &[Direction; 2],
         ending: &Ending,
     ) -> io::Result<Option<Duration>> {
-        if !self.begun {
-            return Ok(None);
+        let waits = Side::BOTH.map(|side| self.waits(side, directions));
+        if waits == [false; 2] {
+            let again = self.active.then_some(LAST_LOOK);
+            self.active = false;
+            return Ok(again);
         }
-        let look = Look { legs: readings(self.sockets)?, seen: [None; 2] };
-        let mut again = None;
+        self.active = true;
+        let legs = readings(self.sockets)?;
+        self.note_progress(&legs);
+        let mut moved = false;
         for (side, direction) in Side::BOTH.into_iter().zip(directions) {
-            if direction.mode == PASS && self.waits(side, direction) {
-                // Bytes that were redirected before stand in the kernel's queue: ours must not overtake them.
-                let sent = ending.written(side.other(), &look);
-                if sent < direction.redirected.saturating_add(self.written_of(side)) {
-                    again = Some(PAUSE);
-                } else if self.carry_one(side)? {
-                    again = Some(Duration::ZERO);
-                }
+            if self.waits(side, directions) && self.has_turn(side, direction, &legs, ending) {
+                moved |= self.carry_one(side, direction.passed)?;
             }
         }
-        Ok(again)
+        if moved {
+            // More may have been passed meanwhile. Only a look that is taken after the verdict was told says so.
+            return Ok(Some(Duration::ZERO));
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        Ok(Some(pause))
+    }
+
+    fn note_progress(&mut self, legs: &[Reading; 2]) {
+        let acked = legs.map(|leg| leg.acked);
+        if acked != self.acked {
+            self.acked = acked;
+            self.pause = PAUSE_MIN;
+        }
     }
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn waits(&self, side: Side, direction: &Direction) -> bool {
-        self.held[side.index()].is_some() || self.written[side.index()] < direction.passed
+    fn waits(&self, side: Side, directions: &[Direction; 2]) -> bool {
+        self.written[side.index()] < directions[side.index()].passed
+    }
+
+    /// Bytes that were redirected before ours stand in the kernel's queue: ours must not overtake them. And the target
+    /// must be able to take more.
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn has_turn(&self, side: Side, direction: &Direction, legs: &[Reading; 2], ending: &Ending) -> bool {
+        let target = side.other();
+        let before = direction.redirected.saturating_add(self.written[side.index()]);
+        let queued = legs[target.index()].queued;
+        queued <= LOW && ending.written(target, &legs[target.index()]) >= before
+    }
+
+    /// Carries bytes of `side` until all that were passed are written, `passed` of them to begin with. Says whether there
+    /// were any.
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn carry_one(&mut self, side: Side, mut passed: u64) -> io::Result<bool> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(LOOK, 0);
+            let mut moved = false;
+            while self.write_ahead(side, passed, scratch)? {
+                moved = true;
+                // The source goes on until its window is closed: what it sent meanwhile was passed too.
+                passed = self.handle.direction(self.cookies[side.index()])?.passed;
+            }
+            // All is written, or no more of it fits into a look.
+            if self.written[side.index()] >= passed || self.ahead[side.index()] == scratch.len() {
+                self.discard(side, scratch)?;
+            }
+            Ok(moved)
+        })
     }
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn written_of(&self, side: Side) -> u64 {
-        self.written[side.index()]
-    }
-
-    /// Says whether there is more to move at once.
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn carry_one(&mut self, side: Side) -> io::Result<bool> {
-        let (source, target) = (of(self.sockets, side), of(self.sockets, side.other()));
-        for _ in 0..TURN {
-            let held = match self.held[side.index()].take() {
-                Some(held) => held,
-                None => match read(source)? {
-                    Some(held) => held,
-                    None => return Ok(false),
-                },
-            };
-            let (count, rest) = write(target, held)?;
+    fn write_ahead(&mut self, side: Side, passed: u64, scratch: &mut [u8]) -> io::Result<bool> {
+        let (source, mut target) = (of(self.sockets, side), of(self.sockets, side.other()));
+        let (written, ahead) = (self.written[side.index()], self.ahead[side.index()]);
+        let left = usize::try_from(passed.saturating_sub(written)).unwrap_or(usize::MAX);
+        let most = ahead.saturating_add(left).min(scratch.len());
+        let there = ready(sys::peek(source, scratch.get_mut(..most).unwrap_or_default()))?;
+        let fresh = scratch.get(ahead..there).unwrap_or_default();
+        let count = if fresh.is_empty() { 0 } else { ready(target.write(fresh))? };
+        if count > 0 {
+            self.ahead[side.index()] += count;
             self.written[side.index()] += count as u64;
-            if rest.is_some() {
-                // The target is full, or gone: its socket tells when that changes.
-                self.held[side.index()] = rest;
-                return Ok(false);
+            self.handle.set_taken(self.cookies[side.index()], self.written[side.index()])?;
+        }
+        Ok(count > 0)
+    }
+
+    /// Takes off the source what is written already, in small reads: after one that empties a full queue, Linux 6.18 does
+    /// not announce the open window, and the sender waits for its probe timer (200 ms).
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn discard(&mut self, side: Side, scratch: &mut [u8]) -> io::Result<()> {
+        let mut source = of(self.sockets, side);
+        while self.ahead[side.index()] > 0 {
+            let most = self.ahead[side.index()].min(SIP);
+            let count = ready(source.read(scratch.get_mut(..most).unwrap_or_default()))?;
+            if count == 0 {
+                // It was there a moment ago; if it is gone, so is the connection.
+                self.ahead[side.index()] = 0;
             }
+            self.ahead[side.index()] -= count.min(self.ahead[side.index()]);
         }
-        Ok(true)
-    }
-}
-
-/// None: there is nothing to read now, or never again. Which of them, the byte counts tell.
-fn read(mut source: &Socket) -> io::Result<Option<Held>> {
-    let mut buffer = Buffer::take();
-    match source.read(buffer.bytes()) {
-        Ok(0) => Ok(None),
-        Ok(count) => Ok(Some(Held { buffer, range: 0..count })),
-        Err(error) if is_ending(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn write(mut target: &Socket, mut held: Held) -> io::Result<(usize, Option<Held>)> {
-    let bytes = held.buffer.bytes().get(held.range.clone()).unwrap_or_default();
-    match target.write(bytes) {
-        Ok(count) => {
-            held.range.start += count;
-            let rest = (!held.range.is_empty()).then_some(held);
-            Ok((count, rest))
-        }
-        Err(error) if is_ending(&error) => Ok((0, Some(held))),
-        Err(error) => Err(error),
+        Ok(())
     }
 }
 
 /// Errors that need no answer of their own: the socket is not ready, or its peer has ended the connection, which the
 /// ending finds out by itself.
-fn is_ending(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock
-            | io::ErrorKind::Interrupted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::TimedOut
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-    )
+fn ready(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock
+                    | io::ErrorKind::Interrupted
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::TimedOut
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+            ) =>
+        {
+            Ok(0)
+        }
+        result => result,
+    }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpStream as Socket;
 use std::time::Duration;
 
-use proxy_common::abi::sockmap::{Direction, REDIRECT};
+use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::{Bounds, Leg};
 use tokio::net::TcpStream;
 
@@ -15,6 +15,18 @@ use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Flow, Hub, Phase};
 use crate::kernel::Handle;
 use crate::sys;
+
+/// Bytes of one direction that may be on their way unacknowledged before the kernel stops redirecting.
+pub(super) const CREDIT: usize = 4 << 20;
+
+/// Bytes that a source may have sent beyond that, before its closed window stops it: its receive buffer. Fixed, because the
+/// kernel tunes the receive buffer of a socket only while userspace reads from it. CREDIT + WINDOW is what one direction can
+/// hold in the kernel.
+pub(super) const WINDOW: usize = 1 << 20;
+
+/// Room in the send buffer for what is redirected within the credit: with four times as much the kernel's worker never
+/// finds it full. It would sleep for a whole tick (4 ms at HZ=250) each time. Half of it, because the kernel doubles.
+const SEND_BUFFER: usize = 2 * CREDIT;
 
 /// A pair that was not spliced. Nothing of it is consumed.
 pub(super) struct Refused<'a> {
@@ -87,8 +99,8 @@ fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled, (&'static str
     let [client, upstream] = cookies;
     let trace = Trace { handle, cookie: upstream };
     let entered = handle
-        .set_direction(client, Direction::to(upstream, REDIRECT))
-        .and_then(|()| handle.set_direction(upstream, Direction::to(client, REDIRECT)))
+        .set_direction(client, Direction::to(upstream, CREDIT as u64))
+        .and_then(|()| handle.set_direction(upstream, Direction::to(client, CREDIT as u64)))
         .and_then(|()| handle.insert(upstream, &pair.upstream))
         .and_then(|()| handle.insert(client, &pair.client));
     match entered {
@@ -116,9 +128,16 @@ fn prepare(sockets: [&TcpStream; 2]) -> io::Result<([u64; 2], [Leg; 2], bool)> {
         sys::reset_on_close(socket, true)?;
     }
     let readings = readings(sockets)?;
+    let open = readings.iter().all(sys::is_established);
+    if open {
+        for socket in sockets {
+            sys::force_send_buffer(socket, SEND_BUFFER)?;
+            sys::force_receive_buffer(socket, WINDOW / 2)?;
+        }
+    }
     let [client, upstream] = sockets;
     let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
-    Ok((cookies, readings.each_ref().map(Leg::at), readings.iter().all(sys::is_established)))
+    Ok((cookies, readings.each_ref().map(Leg::at), open))
 }
 
 impl Spliced<'_> {
@@ -145,16 +164,11 @@ impl Spliced<'_> {
             // Sets bytes going that were queued before; it also undoes what the peek asked for.
             sys::wake_when_readable(socket, 1)?;
         }
-        let mut leftover = Leftover::new(sockets);
+        let mut leftover = Leftover::new(self.handle, self.cookies, sockets);
         let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
         let mut stopped = false;
         loop {
             let directions = self.directions()?;
-            if leftover.begins(&directions) {
-                for socket in sockets {
-                    self.watch.widen(socket, flow.id)?;
-                }
-            }
             let again = leftover.carry(&directions, ending)?;
             let limit = match ending.turn(sockets, || Ok(self.directions()?.map(|d| Some(d.seen()))))? {
                 Next::Wait(limit) => earlier(limit, again),

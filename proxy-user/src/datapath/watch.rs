@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
 use crate::hub::Hub;
-use crate::sys::{self, Interest, Poller};
+use crate::sys::{self, Poller};
 
 /// Watches sockets by the id of their flow.
 #[derive(Clone)]
@@ -24,12 +24,7 @@ impl Watch {
 
     /// Rings the flow `id` on news of `socket`, until the socket is closed.
     pub(super) fn add(&self, socket: &impl AsFd, id: u64) -> io::Result<()> {
-        self.0.get_ref().add(socket, id, Interest::End)
-    }
-
-    /// Rings the flow also on bytes to read and room to write: userspace has become its carrier.
-    pub(super) fn widen(&self, socket: &impl AsFd, id: u64) -> io::Result<()> {
-        self.0.get_ref().modify(socket, id, Interest::All)
+        self.0.get_ref().add(socket, id)
     }
 
     async fn run(self, hub: Arc<Hub>) -> io::Result<()> {

@@ -22,6 +22,7 @@ impl Unavailable {
         let code = os_error(error).and_then(io::Error::raw_os_error);
         let remedy = match code {
             Some(libc::EPERM | libc::EACCES) => denied(),
+            Some(libc::ENOENT) => "use a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
             Some(libc::ENOSYS) => "use a kernel with CONFIG_BPF_SYSCALL=y".to_owned(),
             Some(libc::ENOMEM) => "free memory, or raise `ulimit -l` on kernels before 5.11".to_owned(),
             _ => "use a kernel with CONFIG_BPF_SYSCALL=y, CONFIG_NET=y and CONFIG_BPF_STREAM_PARSER=y, 5.13 or later"
@@ -42,13 +43,17 @@ impl Unavailable {
 
 fn missing() -> Option<Vec<&'static str>> {
     let capabilities = sys::capabilities()?;
-    let wanted = [(capabilities.bpf(), "CAP_BPF"), (capabilities.net_admin(), "CAP_NET_ADMIN")];
+    let wanted = [
+        (capabilities.bpf(), "CAP_BPF"),
+        (capabilities.net_admin(), "CAP_NET_ADMIN"),
+        (capabilities.perfmon(), "CAP_PERFMON"),
+    ];
     Some(wanted.into_iter().filter(|(held, _)| !held).map(|(_, name)| name).collect())
 }
 
 fn denied() -> String {
-    "run as root, or give the process CAP_BPF and CAP_NET_ADMIN (systemd: AmbientCapabilities=); in a container, \
-     also allow the bpf system call"
+    "run as root, or give the process CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (systemd: AmbientCapabilities=); in a \
+     container, also allow the bpf system call"
         .to_owned()
 }
 

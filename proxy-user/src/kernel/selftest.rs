@@ -6,21 +6,32 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use proxy_common::abi::sockmap::{Direction, REDIRECT};
+use proxy_common::abi::sockmap::Direction;
 
 use super::Sockmap;
 use crate::sys;
 
 /// Nothing on loopback takes this long, so what does is stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A sender that cannot write for this long is stopped.
+const QUIET: Duration = Duration::from_millis(20);
 /// Bytes that wait in the socket when it is spliced.
 const EARLY: usize = 1_500;
 /// Bytes that follow.
 const LATER: usize = 256 * 1024;
+/// Credit where the sender is to be stopped.
+const CREDIT: usize = 64 * 1024;
+/// What may be taken from a sender whose receiver does not read: credit, and the buffers of four sockets.
+const STALLED: usize = 64 * 1024 * 1024;
 
-/// Carries bytes both ways between two loopback connections: some that were queued before, many that come later, and
-/// an end.
+/// All of it.
 pub(super) fn run(sockmap: &Sockmap) -> anyhow::Result<()> {
+    carries_bytes(sockmap)?;
+    stops_a_sender(sockmap).context("a receiver that does not read")
+}
+
+/// Bytes go both ways between two loopback connections: some that were queued before, many that come later, and an end.
+fn carries_bytes(sockmap: &Sockmap) -> anyhow::Result<()> {
     let (mut client, ours) = pair().context("cannot open loopback connections")?;
     let (theirs, mut server) = pair().context("cannot open loopback connections")?;
     let before = sockmap.counters();
@@ -30,7 +41,7 @@ pub(super) fn run(sockmap: &Sockmap) -> anyhow::Result<()> {
     client.write_all(early)?;
     let mut peeked = vec![0; EARLY];
     ensure!(peek_all(&ours, &mut peeked)? && peeked == early, "a peek does not show what was sent");
-    let cookies = splice(sockmap, &ours, &theirs).context("two sockets cannot be spliced")?;
+    let cookies = splice(sockmap, &ours, &theirs, STALLED).context("two sockets cannot be spliced")?;
 
     let sender = std::thread::spawn({
         let (later, mut client) = (later.to_vec(), client.try_clone()?);
@@ -62,11 +73,44 @@ pub(super) fn run(sockmap: &Sockmap) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn splice(sockmap: &Sockmap, client: &TcpStream, upstream: &TcpStream) -> std::io::Result<[u64; 2]> {
+/// Where nobody reads, the sender must be stopped: the kernel's queue has no bound of its own.
+fn stops_a_sender(sockmap: &Sockmap) -> anyhow::Result<()> {
+    let (mut client, ours) = pair().context("cannot open loopback connections")?;
+    let (theirs, _server) = pair().context("cannot open loopback connections")?;
+    let cookies = splice(sockmap, &ours, &theirs, CREDIT).context("two sockets cannot be spliced")?;
+    client.set_write_timeout(Some(QUIET))?;
+    let data = vec![0; CREDIT];
+    let mut taken = 0;
+    while taken < STALLED {
+        match client.write(&data) {
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    ensure!(taken < STALLED, "{taken} bytes were taken from its sender");
+    let passed = sockmap.direction(cookies[0])?.passed;
+    ensure!(passed > 0, "no bytes were left to userspace");
+    for socket in [&ours, &theirs] {
+        sys::reset_on_close(socket, true)?;
+    }
+    drop((ours, theirs));
+    for cookie in cookies {
+        sockmap.handle_ref().forget(cookie);
+    }
+    Ok(())
+}
+
+fn splice(
+    sockmap: &Sockmap,
+    client: &TcpStream,
+    upstream: &TcpStream,
+    credit: usize,
+) -> std::io::Result<[u64; 2]> {
     let handle = sockmap.handle_ref();
     let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
-    handle.set_direction(cookies[0], Direction::to(cookies[1], REDIRECT))?;
-    handle.set_direction(cookies[1], Direction::to(cookies[0], REDIRECT))?;
+    handle.set_direction(cookies[0], Direction::to(cookies[1], credit as u64))?;
+    handle.set_direction(cookies[1], Direction::to(cookies[0], credit as u64))?;
     handle.insert(cookies[1], upstream)?;
     handle.insert(cookies[0], client)?;
     sys::wake_when_readable(upstream, 1)?;

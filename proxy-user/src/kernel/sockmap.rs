@@ -11,8 +11,11 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
 use proxy_common::abi::sockmap::{
-    COUNTERS, Counter, DIRECTIONS, Direction, DirectionWords, EVENTS, PROGRAM, SOCKETS,
+    COUNTERS, Counter, DIRECTIONS, Direction, DirectionWords, EVENTS, PROGRAM, SND_UNA_OFFSET, SOCKETS,
+    TAKEN, WRITE_SEQ_OFFSET,
 };
+
+use proxy_common::btf::field_offset;
 
 use super::Unavailable;
 use super::failure::os_error;
@@ -32,6 +35,7 @@ pub(crate) struct Sockmap {
 pub(crate) struct Handle {
     sockets: Mutex<SockHash<MapData, u64>>,
     directions: Mutex<HashMap<MapData, u64, DirectionWords>>,
+    taken: Mutex<HashMap<MapData, u64, u64>>,
 }
 
 /// What the programs have done since they were loaded.
@@ -42,21 +46,31 @@ pub(crate) struct KernelCounters {
     pub(crate) passed_bytes: u64,
     pub(crate) redirect_failures: u64,
     pub(crate) unknown_sockets: u64,
+    pub(crate) credit_stops: u64,
+    pub(crate) lost_events: u64,
 }
 
 impl Sockmap {
     /// Loads and attaches. `debug` lets the programs log, which costs a little for each rare event that they tell.
     pub(crate) fn load(debug: bool) -> Result<Self, Unavailable> {
         let level = if debug { aya_log::Level::Trace as u8 } else { 0 };
+        let (snd_una, write_seq) = offsets()?;
         let mut ebpf = EbpfLoader::new()
             .override_global(aya_log::LEVEL, &level, false)
+            .override_global(SND_UNA_OFFSET, &snd_una, true)
+            .override_global(WRITE_SEQ_OFFSET, &write_seq, true)
             .load(OBJECT)
             .map_err(|error| Unavailable::explain("the BPF maps cannot be made", &error))?;
         let sockets: SockHash<MapData, u64> = take(&mut ebpf, SOCKETS)?;
         attach(&mut ebpf, &sockets)?;
         let directions = take(&mut ebpf, DIRECTIONS)?;
         let counters = take(&mut ebpf, COUNTERS)?;
-        let handle = Handle { sockets: Mutex::new(sockets), directions: Mutex::new(directions) };
+        let taken = take(&mut ebpf, TAKEN)?;
+        let handle = Handle {
+            sockets: Mutex::new(sockets),
+            directions: Mutex::new(directions),
+            taken: Mutex::new(taken),
+        };
         Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle })
     }
 
@@ -103,6 +117,8 @@ impl Sockmap {
             passed_bytes: sum(Counter::PassedBytes, self.zero.passed_bytes),
             redirect_failures: sum(Counter::RedirectFailures, self.zero.redirect_failures),
             unknown_sockets: sum(Counter::UnknownSockets, self.zero.unknown_sockets),
+            credit_stops: sum(Counter::CreditStops, self.zero.credit_stops),
+            lost_events: sum(Counter::LostEvents, self.zero.lost_events),
         }
     }
 }
@@ -110,12 +126,12 @@ impl Sockmap {
 impl Handle {
     fn duplicate(&self) -> io::Result<Self> {
         let sockets = duplicate(lock(&self.sockets).fd().as_fd())?;
-        let directions = lock(&self.directions);
-        let map: &MapData = IterableMap::map(&*directions);
-        let directions = duplicate(map.fd().as_fd())?;
+        let directions = duplicate(IterableMap::map(&*lock(&self.directions)).fd().as_fd())?;
+        let taken = duplicate(IterableMap::map(&*lock(&self.taken)).fd().as_fd())?;
         Ok(Self {
             sockets: Mutex::new(Map::SockHash(sockets).try_into().map_err(io::Error::other)?),
             directions: Mutex::new(Map::HashMap(directions).try_into().map_err(io::Error::other)?),
+            taken: Mutex::new(Map::HashMap(taken).try_into().map_err(io::Error::other)?),
         })
     }
 
@@ -129,10 +145,16 @@ impl Handle {
         lock(&self.directions).get(&cookie, 0).map(Direction::from_words).map_err(into_io)
     }
 
+    /// Tells the verdict how many of the bytes that it passed userspace has carried on, in all.
+    pub(crate) fn set_taken(&self, cookie: u64, bytes: u64) -> io::Result<()> {
+        lock(&self.taken).insert(cookie, bytes, 0).map_err(into_io)
+    }
+
     /// Forgets a direction. To be called after its socket is closed: only then can the verdict no longer hold the
     /// entry, which the kernel gives to the next flow at once.
     pub(crate) fn forget(&self, cookie: u64) {
         let _ = lock(&self.directions).remove(&cookie);
+        let _ = lock(&self.taken).remove(&cookie);
     }
 
     /// Puts the socket under the verdict. The kernel takes it out when it is closed. `EOPNOTSUPP`: the socket is no
@@ -140,6 +162,20 @@ impl Handle {
     pub(crate) fn insert(&self, cookie: u64, socket: &impl AsFd) -> io::Result<()> {
         lock(&self.sockets).insert(cookie, socket.as_fd().as_raw_fd(), 0).map_err(into_io)
     }
+}
+
+/// Where the verdict finds what a target's peer has acknowledged: the kernel describes its own structures.
+fn offsets() -> Result<(u32, u32), Unavailable> {
+    const SOURCE: &str = "/sys/kernel/btf/vmlinux";
+    let btf = std::fs::read(SOURCE)
+        .map_err(|error| Unavailable::explain(&format!("cannot read {SOURCE}"), &error))?;
+    let offset = |field| {
+        field_offset(&btf, "tcp_sock", field).ok_or_else(|| Unavailable {
+            what: format!("{SOURCE} does not say where tcp_sock.{field} is"),
+            remedy: "use a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+        })
+    };
+    Ok((offset("snd_una")?, offset("write_seq")?))
 }
 
 fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), Unavailable> {

@@ -7,25 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{Timespec, epoll};
 
-/// What a socket is watched for, always by edges. Errors and hang-ups are always told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Interest {
-    /// The end of the peer's stream only.
-    End,
-    /// That, and bytes to read and room to write.
-    All,
-}
-
-impl Interest {
-    fn flags(self) -> epoll::EventFlags {
-        let end = epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        match self {
-            Self::End => end,
-            Self::All => end | epoll::EventFlags::IN | epoll::EventFlags::OUT,
-        }
-    }
-}
-
 /// The set. Readable when a watched socket has news.
 #[derive(Debug)]
 pub(crate) struct Poller(OwnedFd);
@@ -35,14 +16,11 @@ impl Poller {
         Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
     }
 
-    /// Watches `socket`, and tells at once what it has to tell already. The kernel forgets the socket when it is closed.
-    pub(crate) fn add(&self, socket: &impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(&self.0, socket, epoll::EventData::new_u64(token), interest.flags())?)
-    }
-
-    /// Changes what a watched socket is watched for.
-    pub(crate) fn modify(&self, socket: &impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(&self.0, socket, epoll::EventData::new_u64(token), interest.flags())?)
+    /// Watches `socket` for the end of its peer's stream, for errors and hang-ups, each told once. Tells at once what it has
+    /// to tell already. The kernel forgets the socket when it is closed.
+    pub(crate) fn add(&self, socket: &impl AsFd, token: u64) -> io::Result<()> {
+        let end = epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        Ok(epoll::add(&self.0, socket, epoll::EventData::new_u64(token), end)?)
     }
 
     /// Calls `each` with the token of every socket with news, at most 256; says whether there may be more. Does not

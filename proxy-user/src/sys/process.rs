@@ -10,6 +10,7 @@ impl Capabilities {
     const NET_BIND_SERVICE: u32 = 10;
     const NET_ADMIN: u32 = 12;
     const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
     const BPF: u32 = 39;
 
     const fn has(self, bit: u32) -> bool {
@@ -24,6 +25,11 @@ impl Capabilities {
     /// May make socket maps.
     pub(crate) const fn net_admin(self) -> bool {
         self.has(Self::NET_ADMIN) || self.has(Self::SYS_ADMIN)
+    }
+
+    /// May load BPF programs that read kernel memory.
+    pub(crate) const fn perfmon(self) -> bool {
+        self.has(Self::PERFMON) || self.has(Self::SYS_ADMIN)
     }
 
     /// May load BPF programs.

@@ -33,6 +33,18 @@ pub(crate) fn reset_on_close(socket: &impl AsFd, armed: bool) -> io::Result<()> 
     SockRef::from(socket).set_linger(armed.then_some(Duration::ZERO))
 }
 
+/// Lets `bytes` wait in the send buffer, whatever `net.core.wmem_max` says (`SO_SNDBUFFORCE`, CAP_NET_ADMIN). The kernel
+/// doubles the figure for its own bookkeeping (socket(7)).
+pub(crate) fn force_send_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    Ok(sockopt::set_socket_send_buffer_size_force(socket, bytes)?)
+}
+
+/// Sets the receive window to about `bytes`, whatever `net.core.rmem_max` says (`SO_RCVBUFFORCE`, CAP_NET_ADMIN). The kernel
+/// doubles the figure for its own bookkeeping (socket(7)).
+pub(crate) fn force_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    Ok(sockopt::set_socket_recv_buffer_size_force(socket, bytes)?)
+}
+
 /// `SO_COOKIE`: a number that the kernel gives to this socket only, ever.
 pub(crate) fn cookie(socket: &impl AsFd) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)

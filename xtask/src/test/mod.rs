@@ -35,9 +35,9 @@ pub(crate) struct Options {
 enum Datapath {
     /// What the daemon itself thinks best
     Auto,
-    Packet,
-    Local,
+    /// In the kernel
     Sockmap,
+    /// In userspace
     Copy,
 }
 

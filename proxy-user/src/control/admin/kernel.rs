@@ -26,6 +26,8 @@ impl Collector for Readings {
             ("kernel_passed_bytes", "Bytes of spliced sockets left to userspace", counters.passed_bytes),
             ("kernel_redirect_failures", "Redirects that found no target", counters.redirect_failures),
             ("kernel_unknown_sockets", "Segments of sockets without a direction", counters.unknown_sockets),
+            ("kernel_credit_stops", "Times that a target had no room for more", counters.credit_stops),
+            ("kernel_lost_events", "Events that did not fit into the ring", counters.lost_events),
         ];
         for (name, help, value) in readings {
             let counter = ConstCounter::new(value);

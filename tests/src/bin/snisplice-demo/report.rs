@@ -145,7 +145,7 @@ impl Report {
     /// True when the kernel carried the bytes, but for those that it handed over to let a slow reader catch up.
     pub(crate) fn kernel_carried(&self) -> bool {
         self.kernel.redirected() + self.kernel.passed == self.bytes()
-            && self.kernel.redirected() > self.bytes() / 2
+            && self.kernel.redirected() > self.bytes() / 4
     }
 
     /// True when all was as it should be on a host like this.
