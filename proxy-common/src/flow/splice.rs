@@ -25,6 +25,10 @@ const CLOSING: u8 = 11;
 const PAUSE_MIN: Duration = Duration::from_micros(500);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
+/// A flow that we end in order must have moved nothing for this long: a transfer that stops for a moment would look
+/// complete.
+const QUIET: Duration = Duration::from_millis(300);
+
 /// What the kernel says of one socket. `TCP_INFO` must be read before `SIOCOUTQ`: an acknowledgement between the
 /// two then makes the sum too small for a moment, never too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,6 +130,7 @@ pub struct Splice {
     pause: Duration,
     reset_at: Option<Duration>,
     close_at: Option<Duration>,
+    quiet: bool,
 }
 
 impl Splice {
@@ -143,10 +148,11 @@ impl Splice {
             pause: PAUSE_MIN,
             reset_at: None,
             close_at: None,
+            quiet: false,
         }
     }
 
-    /// Bring the flow to its end from our side: in order if nothing is under way, else with a reset after
+    /// Bring the flow to its end from our side: in order if nothing has moved for 0.3 s, else with a reset after
     /// [`Bounds::flush`].
     pub const fn close(&mut self, now: Duration) {
         if self.close_at.is_none() {
@@ -252,9 +258,10 @@ impl Splice {
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn while_closing(&mut self, since: Duration, now: Duration, look: &Look) -> Step {
+        self.quiet |= now.saturating_sub(self.moved_at.max(since)) >= QUIET;
         for side in Side::BOTH {
             let target = side.other();
-            if !self.fin_out[target.index()] && self.drained(side, look) {
+            if self.quiet && !self.fin_out[target.index()] && self.drained(side, look) {
                 self.fin_out[target.index()] = true;
                 return Step::ShutdownWrite(target);
             }

@@ -188,21 +188,47 @@ fn progress_of_the_open_direction_renews_the_half_close_bound() {
     }
 }
 
-#[test]
-fn told_to_close_a_quiet_flow_ends_in_order_and_a_stuck_one_with_a_reset() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
-    splice.close(Duration::ZERO);
-    assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
-    kernel.settle();
-    let (end, clean) = drive(&mut splice, &mut kernel, Duration::from_millis(1)).expect("an end");
-    assert_eq!((end.reason, clean), (Reason::Drain, true));
+/// Steps every 10 ms, with something happening in between, until the end.
+fn drive_to_end(splice: &mut Splice, kernel: &mut Kernel, mut happen: impl FnMut(&mut Kernel)) -> (Duration, bool) {
+    let mut now = Duration::ZERO;
+    loop {
+        if let Some((end, clean)) = drive(splice, kernel, now) {
+            assert_eq!(end.reason, Reason::Drain);
+            return (now, clean);
+        }
+        assert!(now < BOUNDS.flush * 2, "never ended");
+        now += Duration::from_millis(10);
+        happen(kernel);
+    }
+}
 
+#[test]
+fn told_to_close_a_quiet_flow_ends_in_order() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[0] = Pipe { sent: 5, seen: 5, written: 5, acked: 5, ..Pipe::default() };
+    splice.close(Duration::ZERO);
+    let (took, clean) = drive_to_end(&mut splice, &mut kernel, Kernel::settle);
+    assert!(clean && took >= QUIET && took < BOUNDS.flush, "{took:?}");
+}
+
+#[test]
+fn told_to_close_a_stuck_flow_ends_with_a_reset() {
     let (mut splice, mut kernel) = (start(), Kernel::default());
     kernel.pipes[1] = Pipe { sent: 5, seen: 5, ..Pipe::default() };
     splice.close(Duration::ZERO);
-    assert_eq!(drive(&mut splice, &mut kernel, Duration::from_millis(999)), None);
-    let (end, clean) = drive(&mut splice, &mut kernel, Duration::from_secs(1)).expect("an end");
-    assert_eq!((end.reason, clean), (Reason::Drain, false));
+    let (took, clean) = drive_to_end(&mut splice, &mut kernel, |_| {});
+    assert!(!clean && took >= BOUNDS.flush, "{took:?}");
+}
+
+#[test]
+fn told_to_close_a_flow_in_mid_transfer_ends_with_a_reset_even_if_nothing_is_under_way_for_a_moment() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    splice.close(Duration::ZERO);
+    let (took, clean) = drive_to_end(&mut splice, &mut kernel, |kernel| {
+        kernel.act(0, Side::Upstream, 1000);
+        kernel.settle();
+    });
+    assert!(!clean && took >= BOUNDS.flush, "{took:?}");
 }
 
 #[test]
