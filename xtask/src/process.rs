@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -18,6 +18,9 @@ const TAIL: usize = 120;
 
 /// How often a step looks at the clock.
 const TICK: Duration = Duration::from_millis(250);
+
+/// A program that says nothing for this long hangs: the longest quiet step, a compiler on a slow machine, takes less.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Where a line came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,15 +65,22 @@ pub(crate) fn observe(
     let lines = read_lines(&mut child);
     let mut output = String::new();
     let mut note = String::new();
+    let mut heard = Instant::now();
     loop {
         match lines.recv_timeout(TICK) {
             Ok((stream, line)) => {
+                heard = Instant::now();
                 note = on_line(stream, &line);
                 output.push_str(&line);
                 output.push('\n');
             }
             // A daemon that the child left behind may hold the pipe open: its silence ends the wait.
             Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => break,
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() > SILENCE => {
+                child.kill()?;
+                output.push_str(&format!("killed: it said nothing for {} minutes\n", SILENCE.as_secs() / 60));
+                break;
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -189,7 +189,11 @@ fn progress_of_the_open_direction_renews_the_half_close_bound() {
 }
 
 /// Steps every 10 ms, with something happening in between, until the end.
-fn drive_to_end(splice: &mut Splice, kernel: &mut Kernel, mut happen: impl FnMut(&mut Kernel)) -> (Duration, bool) {
+fn drive_to_end(
+    splice: &mut Splice,
+    kernel: &mut Kernel,
+    mut happen: impl FnMut(&mut Kernel),
+) -> (Duration, bool) {
     let mut now = Duration::ZERO;
     loop {
         if let Some((end, clean)) = drive(splice, kernel, now) {

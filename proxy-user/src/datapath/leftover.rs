@@ -86,7 +86,8 @@ impl<'a> Leftover<'a> {
         self.note_progress(&legs);
         let mut moved = false;
         for (side, direction) in Side::BOTH.into_iter().zip(directions) {
-            if self.waits(side, directions) && self.has_turn(side, direction, &legs, ending) {
+            let ready = self.all_written(side, direction) || self.has_turn(side, direction, &legs, ending);
+            if ready && self.waits(side, directions) {
                 moved |= self.carry_one(side, direction.passed)?;
             }
         }
@@ -109,7 +110,12 @@ impl<'a> Leftover<'a> {
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn waits(&self, side: Side, directions: &[Direction; 2]) -> bool {
-        self.written[side.index()] < directions[side.index()].passed
+        !self.all_written(side, &directions[side.index()]) || self.ahead[side.index()] > 0
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn all_written(&self, side: Side, direction: &Direction) -> bool {
+        self.written[side.index()] >= direction.passed
     }
 
     /// Bytes that were redirected before ours stand in the kernel's queue: ours must not overtake them. And the target
@@ -168,8 +174,8 @@ impl<'a> Leftover<'a> {
             let most = self.ahead[side.index()].min(SIP);
             let count = ready(source.read(scratch.get_mut(..most).unwrap_or_default()))?;
             if count == 0 {
-                // It was there a moment ago; if it is gone, so is the connection.
-                self.ahead[side.index()] = 0;
+                // It was there a moment ago; if it is gone, so is the connection. It must not be written twice.
+                break;
             }
             self.ahead[side.index()] -= count.min(self.ahead[side.index()]);
         }
