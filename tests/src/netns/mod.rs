@@ -140,7 +140,8 @@ fn ip(arguments: &[&str], input: &str) -> Result<String> {
         .spawn()
         .context("starting `ip`: install iproute2")?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
+        // If it ends before it has read this, what it says of that below is worth more than a broken pipe.
+        drop(stdin.write_all(input.as_bytes()));
     }
     let output = child.wait_with_output()?;
     let errors = String::from_utf8_lossy(&output.stderr);
