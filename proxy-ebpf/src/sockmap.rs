@@ -66,10 +66,11 @@ fn splice(ctx: SkBuffContext) -> u32 {
     direction.segments += 1;
     let taken = taken(cookie);
     if direction.mode == PASS && direction.passed != taken {
+        pass(direction, len);
         if direction.segments.is_multiple_of(REMIND_EVERY) {
             tell(cookie);
         }
-        return pass(direction, len);
+        return SK_PASS;
     }
     // Whatever was passed is written to the target: redirected bytes cannot overtake it any more.
     direction.mode = PASS;
@@ -90,15 +91,16 @@ fn splice(ctx: SkBuffContext) -> u32 {
             debug!(&ctx, "socket {} has no target {}, {} bytes passed", cookie, direction.target, len);
         }
     }
+    // Counted first: who is told must find something to do.
+    pass(direction, len);
     tell(cookie);
-    pass(direction, len)
+    SK_PASS
 }
 
 #[inline(always)]
-fn pass(direction: &mut Direction, len: u64) -> u32 {
+fn pass(direction: &mut Direction, len: u64) {
     direction.passed += len;
     count(Counter::PassedBytes, len);
-    SK_PASS
 }
 
 enum Credit {

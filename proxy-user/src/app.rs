@@ -15,7 +15,7 @@ use crate::hub::snapshot::Snapshot;
 use crate::hub::{Hub, Phase};
 use crate::{kernel, sys};
 
-/// From the order to close until a worker that does not return is left behind.
+/// From the order to close until flows that have not ended are dropped, which resets them.
 const CLOSING: Duration = Duration::from_secs(3);
 
 /// Runs until a signal ends it.
@@ -65,15 +65,17 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
 fn bind(snapshot: &Snapshot) -> Result<Vec<Vec<Bound>>, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut workers: Vec<Vec<Bound>> = (0..cores).map(|_| Vec::new()).collect();
-    for listener in &snapshot.listeners {
-        for &address in &listener.addresses {
-            let failed = |error: io::Error| bind_failure(&listener.name, address, &error);
-            // Sockets that share a port let a second daemon share it too: find out before.
-            sys::check_free(address).map_err(failed)?;
-            for worker in &mut workers {
-                let socket = sys::bind(address, true).map_err(failed)?;
-                worker.push(Bound { listener: Arc::clone(listener), socket });
-            }
+    let all =
+        || snapshot.listeners.iter().flat_map(|one| one.addresses.iter().map(move |address| (one, *address)));
+    for (listener, address) in all() {
+        // Sockets that share a port let a second daemon share it too: find out before.
+        sys::check_free(address).map_err(|error| bind_failure(&listener.name, address, &error))?;
+    }
+    for (listener, address) in all() {
+        for worker in &mut workers {
+            let socket =
+                sys::bind(address, true).map_err(|error| bind_failure(&listener.name, address, &error))?;
+            worker.push(Bound { listener: Arc::clone(listener), socket });
         }
     }
     Ok(workers)
@@ -107,7 +109,11 @@ fn probe(hub: &Arc<Hub>) -> Kernel {
         Ok(sockmap) => {
             tracing::info!(took_ms = took.as_millis(), "sockmap datapath passed its self-test");
             if let Some(ring) = sockmap.take_events() {
-                tokio::spawn(events::run(Arc::clone(hub), ring));
+                tokio::spawn(essential(
+                    "the BPF events",
+                    Arc::clone(hub),
+                    events::run(Arc::clone(hub), ring),
+                ));
             }
             if let Some(log) = sockmap.take_log() {
                 tokio::spawn(events::log(log));
@@ -116,6 +122,14 @@ fn probe(hub: &Arc<Hub>) -> Kernel {
         Err(reason) => tracing::warn!(%reason, "no sockmap datapath: flows are copied by userspace"),
     }
     Kernel { sockmap }
+}
+
+/// Runs what flows depend on: without it they would hang, so that the daemon stops.
+async fn essential(what: &str, hub: Arc<Hub>, task: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "{what} have failed");
+        hub.phases.advance(Phase::Stopped);
+    }
 }
 
 fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Result<Vec<JoinHandle<()>>> {
@@ -157,7 +171,11 @@ async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
     if left > 0 {
         tracing::info!(flows = left, "closing the flows that are left");
     }
-    let _ = tokio::time::timeout(CLOSING, hub.flows.none_left()).await;
+    tokio::select! {
+        () = hub.flows.none_left() => {}
+        () = tokio::time::sleep(CLOSING) => {}
+        () = signals.stop() => {}
+    }
     hub.phases.advance(Phase::Stopped);
     for worker in workers {
         let _ = worker.join();

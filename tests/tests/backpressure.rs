@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use harness::daemon::Datapath;
-use harness::peers::raw::{Ending, finish, read_to_ending, transfer};
+use harness::peers::raw::{Ending, finish, read_to_ending, reset, transfer};
 use harness::site::{RawSite, config};
 
 const MIB: u64 = 1024 * 1024;
@@ -53,6 +53,34 @@ fn a_stopped_reader_holds_up_its_sender_only(datapath: Datapath, upload: bool) -
     assert_eq!(read_to_ending(&mut stopped)?, (sent, Ending::Eof));
     drop((sender, stopped));
     site.daemon.stop()
+}
+
+/// A sender that resets while its bytes wait for a reader ends the flow: the reader is told by a reset, too.
+fn a_reset_of_a_held_up_sender_ends_the_flow(datapath: Datapath, upload: bool) -> Result<()> {
+    let site = RawSite::start(&config().datapath(datapath))?;
+    let (client, server) = site.flow()?;
+    let address = client.local_addr()?;
+    let (mut sender, mut stopped) = if upload { (client, server) } else { (server, client) };
+    fill(&mut sender)?;
+    reset(sender)?;
+    // It still reads nothing, so that only the daemon can end this.
+    let access = site.daemon.wait_for_access(address)?;
+    let side = if upload { "client" } else { "upstream" };
+    assert_eq!((access.reason, access.side.as_deref()), (format!("{side}_reset"), Some(side)));
+    assert_eq!(read_to_ending(&mut stopped)?.1, Ending::Reset);
+    site.daemon.stop()
+}
+
+#[test]
+fn by_copy_a_reset_of_a_held_up_sender_ends_the_flow() -> Result<()> {
+    a_reset_of_a_held_up_sender_ends_the_flow(Datapath::Copy, true)?;
+    a_reset_of_a_held_up_sender_ends_the_flow(Datapath::Copy, false)
+}
+
+#[test]
+fn by_sockmap_a_reset_of_a_held_up_sender_ends_the_flow() -> Result<()> {
+    a_reset_of_a_held_up_sender_ends_the_flow(Datapath::Sockmap, true)?;
+    a_reset_of_a_held_up_sender_ends_the_flow(Datapath::Sockmap, false)
 }
 
 #[test]

@@ -108,6 +108,20 @@ fn a_taken_address_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_file_in_the_place_of_the_admin_socket_is_left_alone() -> Result<()> {
+    let net = Topology::create()?;
+    let work = WorkDir::create()?;
+    let file = site_file(&work)?;
+    work.write("admin.sock", "precious")?;
+    let mut command = net.edge.command(snisplice()?);
+    let ended = run(command.args(["run", "--config", &file]), b"")?;
+    assert_eq!(ended.code, Some(69), "{ended:?}");
+    assert!(ended.stderr.contains("admin.sock") && ended.stderr.contains("no socket"), "{}", ended.stderr);
+    assert_eq!(std::fs::read_to_string(work.file("admin.sock"))?, "precious");
+    Ok(())
+}
+
+#[test]
 fn status_and_flows_ask_the_running_daemon() -> Result<()> {
     let site = RawSite::start(&config())?;
     let flow = site.flow()?;

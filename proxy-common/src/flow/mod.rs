@@ -6,4 +6,4 @@ mod splice;
 
 pub use bytes::Meter;
 pub use reason::{ConnectFailure, End, Reason, Side};
-pub use splice::{Bounds, Leg, Look, Reading, Splice, Step};
+pub use splice::{Bounds, Leg, Look, Reading, Seen, Splice, Step};

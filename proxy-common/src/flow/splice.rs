@@ -23,11 +23,11 @@ const CLOSING: u8 = 11;
 
 /// First and longest pause between two looks while something is about to happen.
 const PAUSE_MIN: Duration = Duration::from_micros(500);
-const PAUSE_MAX: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// A flow that we end in order must have moved nothing for this long: a transfer that stops for a moment would look
-/// complete.
-const QUIET: Duration = Duration::from_millis(300);
+/// A flow that we end in order must have moved nothing for this long, with nothing under way: a transfer that stops for a
+/// moment would look complete. Longer than a retransmission and the next one (200 and 400 ms).
+const QUIET: Duration = Duration::from_millis(700);
 
 /// What the kernel says of one socket. `TCP_INFO` must be read before `SIOCOUTQ`: an acknowledgement between the
 /// two then makes the sum too small for a moment, never too large.
@@ -58,9 +58,20 @@ impl Reading {
 pub struct Look {
     /// One reading of each socket.
     pub legs: [Reading; 2],
-    /// Bytes of each source that have been taken off it: counted by the verdict, or read by userspace. To be read
-    /// after `legs`. None while some may be waiting on the socket for userspace to read.
-    pub seen: [Option<u64>; 2],
+    /// What has been taken off each source. To be asked after `legs`.
+    pub seen: [Seen; 2],
+}
+
+/// What has been taken off a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seen {
+    /// Some may be waiting for userspace to read it.
+    #[default]
+    Unknown,
+    /// So many bytes, and there is nothing left: counted by the verdict, or read by userspace to the end.
+    Bytes(u64),
+    /// The source has failed while userspace could not read on.
+    Failed,
 }
 
 /// One socket at the moment of the hand-over: the zero that later readings are measured from.
@@ -152,7 +163,7 @@ impl Splice {
         }
     }
 
-    /// Bring the flow to its end from our side: in order if nothing has moved for 0.3 s, else with a reset after
+    /// Bring the flow to its end from our side: in order if nothing has moved for 0.7 s, else with a reset after
     /// [`Bounds::flush`].
     pub const fn close(&mut self, now: Duration) {
         if self.close_at.is_none() {
@@ -205,7 +216,14 @@ impl Splice {
         }
         if !self.fin_in[i] {
             // A closed socket no longer says how it got there. The byte counts do: a FIN adds one, a reset none.
-            let Some(seen) = look.seen[i] else { return Source::Open };
+            let seen = match look.seen[i] {
+                Seen::Unknown => return Source::Open,
+                Seen::Bytes(seen) => seen,
+                Seen::Failed => {
+                    self.first.get_or_insert(side);
+                    return Source::Lost;
+                }
+            };
             match self.legs[i].received(reading, false).saturating_sub(seen) {
                 0 => {
                     self.first.get_or_insert(side);
@@ -258,7 +276,8 @@ impl Splice {
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn while_closing(&mut self, since: Duration, now: Duration, look: &Look) -> Step {
-        self.quiet |= now.saturating_sub(self.moved_at.max(since)) >= QUIET;
+        self.quiet |= now.saturating_sub(self.moved_at.max(since)) >= QUIET
+            && Side::BOTH.into_iter().all(|side| self.drained(side, look));
         for side in Side::BOTH {
             let target = side.other();
             if self.quiet && !self.fin_out[target.index()] && self.drained(side, look) {
@@ -319,6 +338,7 @@ impl Splice {
         if progress != self.progress {
             self.progress = progress;
             self.moved_at = now;
+            self.pause = PAUSE_MIN;
         }
     }
 

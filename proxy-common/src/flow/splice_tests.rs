@@ -45,7 +45,10 @@ impl Kernel {
     }
 
     fn look(&self) -> Look {
-        Look { legs: Side::BOTH.map(|side| self.leg(side)), seen: self.pipes.map(|pipe| Some(pipe.seen)) }
+        Look {
+            legs: Side::BOTH.map(|side| self.leg(side)),
+            seen: self.pipes.map(|pipe| Seen::Bytes(pipe.seen)),
+        }
     }
 
     /// One event of the network or the kernel, chosen by `what`.
@@ -233,6 +236,35 @@ fn told_to_close_a_flow_in_mid_transfer_ends_with_a_reset_even_if_nothing_is_und
         kernel.settle();
     });
     assert!(!clean && took >= BOUNDS.flush, "{took:?}");
+}
+
+#[test]
+fn told_to_close_a_stalled_transfer_that_goes_on_ends_with_a_reset() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[1] = Pipe { sent: 1000, seen: 1000, written: 10, acked: 10, ..Pipe::default() };
+    splice.close(Duration::ZERO);
+    let mut elapsed = 0;
+    let (_, clean) = drive_to_end(&mut splice, &mut kernel, |kernel| {
+        elapsed += 10;
+        if elapsed > 800 {
+            kernel.settle();
+        }
+    });
+    assert!(!clean);
+}
+
+#[test]
+fn a_source_that_failed_while_userspace_was_stuck_is_lost_whatever_its_counts_say() {
+    let (mut splice, mut kernel) = (start(), Kernel::default());
+    kernel.pipes[0] = Pipe { sent: 10, seen: 9, written: 9, acked: 9, ..Pipe::default() };
+    kernel.reset[0] = true;
+    let look = |seen| Look { seen: [seen, Seen::Unknown], ..kernel.look() };
+    assert_eq!(splice.step(Duration::ZERO, &look(Seen::Unknown)), Step::Wait(None));
+    assert!(matches!(splice.step(Duration::ZERO, &look(Seen::Failed)), Step::Wait(Some(_))));
+    let Step::Finished { end, clean } = splice.step(Duration::from_secs(1), &look(Seen::Failed)) else {
+        panic!("not ended");
+    };
+    assert_eq!((end.reason, clean), (Reason::Reset(Side::Client), false));
 }
 
 #[test]

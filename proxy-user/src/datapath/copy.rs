@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use proxy_common::flow::{Bounds, Leg};
+use proxy_common::flow::{Bounds, Leg, Seen};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -37,27 +37,27 @@ async fn try_carry(hub: &Hub, bounds: Bounds, flow: &Flow, pair: &Pair) -> io::R
     let mut up = std::pin::pin!(pump(&pair.client, &pair.upstream, to_upstream));
     let mut down = std::pin::pin!(pump(&pair.upstream, &pair.client, to_client));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
-    // Whether a pump has come to its end, we have been told to stop, and a broken socket has been seen.
+    // Whether a pump has come to its end, we have been told to stop, and a socket has failed.
     let (mut ended, mut stopped, mut broken) = ([false; 2], false, [false; 2]);
     let mut limit = None;
     loop {
         tokio::select! {
             () = &mut up, if !ended[0] => ended[0] = true,
             () = &mut down, if !ended[1] => ended[1] = true,
-            // A pump that has ended no longer notices what becomes of its source.
-            () = reset(&pair.client), if ended[0] && !broken[0] => broken[0] = true,
-            () = reset(&pair.upstream), if ended[1] && !broken[1] => broken[1] = true,
+            // A pump that has ended, or that waits for its target, does not notice what becomes of its source.
+            () = failed(&pair.client), if !broken[0] => broken[0] = true,
+            () = failed(&pair.upstream), if !broken[1] => broken[1] = true,
             () = &mut stopping, if !stopped => {
                 stopped = true;
                 ending.close();
             }
             () = pause(limit) => {}
         }
-        let seen = || {
+        let taken = || {
             let [up, down] = flow.copied();
-            Ok([ended[0].then_some(up), ended[1].then_some(down)])
+            Ok([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)])
         };
-        match ending.turn(sockets, seen)? {
+        match ending.turn(sockets, taken)? {
             Next::Wait(next) => limit = next,
             Next::Done(carried) => return Ok(carried),
         }
@@ -71,7 +71,15 @@ async fn pause(limit: Option<Duration>) {
     }
 }
 
-async fn reset(socket: &TcpStream) {
+fn seen(ended: bool, broken: bool, bytes: u64) -> Seen {
+    match (ended, broken) {
+        (true, _) => Seen::Bytes(bytes),
+        (false, true) => Seen::Failed,
+        (false, false) => Seen::Unknown,
+    }
+}
+
+async fn failed(socket: &TcpStream) {
     let _ = socket.ready(Interest::ERROR).await;
 }
 

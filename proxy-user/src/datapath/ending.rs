@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use proxy_common::flow::{Bounds, End, Leg, Look, Reading, Reason, Side, Splice, Step};
+use proxy_common::flow::{Bounds, End, Leg, Look, Reading, Reason, Seen, Side, Splice, Step};
 use socket2::SockRef;
 
 use super::Carried;
@@ -51,7 +51,7 @@ impl Ending {
     pub(super) fn turn<S: AsFd>(
         &mut self,
         sockets: [&S; 2],
-        seen: impl Fn() -> io::Result<[Option<u64>; 2]>,
+        seen: impl Fn() -> io::Result<[Seen; 2]>,
     ) -> io::Result<Next> {
         loop {
             let look = Look { legs: readings(sockets)?, seen: seen()? };

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::TcpStream as Socket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::{Reading, Side};
@@ -30,7 +30,7 @@ const SIP: usize = 64 * 1024;
 
 /// First and longest pause between two looks at a target; nothing tells when its queue has become short enough.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_millis(128);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// When to look a last time after everything seemed to be carried: a segment may have been passed at the very moment
 /// that the verdict was told so. It has long been counted by then.
@@ -50,7 +50,7 @@ pub(super) struct Leftover<'a> {
     written: [u64; 2],
     /// Of each source, how many of those are still in its queue.
     ahead: [usize; 2],
-    active: bool,
+    last_look: Option<Instant>,
     acked: [u64; 2],
     pause: Duration,
 }
@@ -63,7 +63,7 @@ impl<'a> Leftover<'a> {
             sockets,
             written: [0; 2],
             ahead: [0; 2],
-            active: false,
+            last_look: None,
             acked: [0; 2],
             pause: PAUSE_MIN,
         }
@@ -77,18 +77,19 @@ impl<'a> Leftover<'a> {
     ) -> io::Result<Option<Duration>> {
         let waits = Side::BOTH.map(|side| self.waits(side, directions));
         if waits == [false; 2] {
-            let again = self.active.then_some(LAST_LOOK);
-            self.active = false;
-            return Ok(again);
+            let left = self.last_look.map(|at| at.saturating_duration_since(Instant::now()));
+            self.last_look = self.last_look.filter(|_| left.is_some_and(|left| !left.is_zero()));
+            return Ok(left);
         }
-        self.active = true;
+        self.last_look = Some(Instant::now() + LAST_LOOK);
         let legs = readings(self.sockets)?;
         self.note_progress(&legs);
         let mut moved = false;
-        for (side, direction) in Side::BOTH.into_iter().zip(directions) {
-            let ready = self.all_written(side, direction) || self.has_turn(side, direction, &legs, ending);
-            if ready && self.waits(side, directions) {
-                moved |= self.carry_one(side, direction.passed)?;
+        for side in Side::BOTH.into_iter().filter(|side| waits.get(side.index()) == Some(&true)) {
+            // Bytes wait, so that the verdict redirects no more: only a look that is taken now shows all that it did.
+            let direction = self.direction(side)?;
+            if self.all_written(side, &direction) || self.has_turn(side, &direction, &legs, ending) {
+                moved |= self.carry_one(side, &direction)?;
             }
         }
         if moved {
@@ -128,17 +129,29 @@ impl<'a> Leftover<'a> {
         queued <= LOW && ending.written(target, &legs[target.index()]) >= before
     }
 
-    /// Carries bytes of `side` until all that were passed are written, `passed` of them to begin with. Says whether there
-    /// were any.
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn carry_one(&mut self, side: Side, mut passed: u64) -> io::Result<bool> {
+    fn direction(&self, side: Side) -> io::Result<Direction> {
+        self.handle.direction(self.cookies[side.index()])
+    }
+
+    /// Carries bytes of `side` until all that were passed are written, as long as nothing was redirected in between. Says
+    /// whether there were any.
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn carry_one(&mut self, side: Side, direction: &Direction) -> io::Result<bool> {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.resize(LOOK, 0);
-            let mut moved = false;
+            let (mut moved, mut passed) = (false, direction.passed);
             while self.write_ahead(side, passed, scratch)? {
                 moved = true;
-                // The source goes on until its window is closed: what it sent meanwhile was passed too.
-                passed = self.handle.direction(self.cookies[side.index()])?.passed;
+                // The source goes on until its window is closed: what it sent meanwhile was passed too. Unless the verdict
+                // had found that nothing was left, and redirected some first: then those have to be written before.
+                if self.direction(side)?.passed > self.written[side.index()] {
+                    let now = self.direction(side)?;
+                    if now.redirected != direction.redirected {
+                        return Ok(moved);
+                    }
+                    passed = now.passed;
+                }
             }
             // All is written, or no more of it fits into a look.
             if self.written[side.index()] >= passed || self.ahead[side.index()] == scratch.len() {

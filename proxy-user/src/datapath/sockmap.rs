@@ -6,7 +6,7 @@ use std::net::TcpStream as Socket;
 use std::time::Duration;
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Bounds, Leg};
+use proxy_common::flow::{Bounds, Leg, Seen};
 use tokio::net::TcpStream;
 
 use super::ending::{Ending, Next, readings};
@@ -129,12 +129,6 @@ fn prepare(sockets: [&TcpStream; 2]) -> io::Result<([u64; 2], [Leg; 2], bool)> {
     }
     let readings = readings(sockets)?;
     let open = readings.iter().all(sys::is_established);
-    if open {
-        for socket in sockets {
-            sys::force_send_buffer(socket, SEND_BUFFER)?;
-            sys::force_receive_buffer(socket, WINDOW / 2)?;
-        }
-    }
     let [client, upstream] = sockets;
     let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
     Ok((cookies, readings.each_ref().map(Leg::at), open))
@@ -161,6 +155,10 @@ impl Spliced<'_> {
             self.watch.add(socket, flow.id)?;
         }
         for socket in sockets {
+            sys::force_send_buffer(socket, SEND_BUFFER)?;
+            sys::force_receive_buffer(socket, WINDOW / 2)?;
+        }
+        for socket in sockets {
             // Sets bytes going that were queued before; it also undoes what the peek asked for.
             sys::wake_when_readable(socket, 1)?;
         }
@@ -170,7 +168,9 @@ impl Spliced<'_> {
         loop {
             let directions = self.directions()?;
             let again = leftover.carry(&directions, ending)?;
-            let limit = match ending.turn(sockets, || Ok(self.directions()?.map(|d| Some(d.seen()))))? {
+            let limit = match ending
+                .turn(sockets, || Ok(self.directions()?.map(|direction| Seen::Bytes(direction.seen()))))?
+            {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
             };

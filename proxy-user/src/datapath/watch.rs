@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::io::unix::AsyncFd;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, Phase};
 use crate::sys::{self, Poller};
 
 /// Watches sockets by the id of their flow.
@@ -18,7 +18,14 @@ impl Watch {
     /// Starts to pass news on, in the current runtime.
     pub(super) fn start(hub: &Arc<Hub>) -> io::Result<Self> {
         let watch = Self(Arc::new(sys::readable(Poller::new()?)?));
-        tokio::spawn(watch.clone().run(Arc::clone(hub)));
+        let (running, hub) = (watch.clone(), Arc::clone(hub));
+        tokio::spawn(async move {
+            if let Err(error) = running.run(&hub).await {
+                // Without news no flow of this worker would ever end.
+                tracing::error!(%error, "the watch over spliced sockets has failed");
+                hub.phases.advance(Phase::Stopped);
+            }
+        });
         Ok(watch)
     }
 
@@ -27,7 +34,7 @@ impl Watch {
         self.0.get_ref().add(socket, id)
     }
 
-    async fn run(self, hub: Arc<Hub>) -> io::Result<()> {
+    async fn run(self, hub: &Hub) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;
             let more = ready.get_inner().take(|id| hub.flows.wake(id))?;

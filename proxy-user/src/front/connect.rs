@@ -24,7 +24,7 @@ pub(super) enum Failed {
     ClientGone,
 }
 
-/// Connects, or fails after the upstream's hold time at the latest (plus one attempt). The hello stays in the client's
+/// Connects, or fails after the upstream's hold time plus one attempt; every server is tried at least once. The hello stays in the client's
 /// socket meanwhile.
 pub(super) async fn connect(
     hub: &Hub,
@@ -42,9 +42,12 @@ pub(super) async fn connect(
 async fn attempts(hub: &Hub, upstream: &Upstream, spread: u64) -> Result<TcpStream, ConnectFailure> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
-    loop {
-        let mut failure = ConnectFailure::Other;
+    let mut failure = ConnectFailure::Other;
+    for pass in 0_u64.. {
         for server in &upstream.servers {
+            if pass > 0 && begun.elapsed() >= upstream.hold {
+                return Err(failure);
+            }
             let attempt = Instant::now();
             match one(server, hub.snapshot.timeouts.connect).await {
                 Ok(stream) => {
@@ -61,11 +64,12 @@ async fn attempts(hub: &Hub, upstream: &Upstream, spread: u64) -> Result<TcpStre
         // Held clients come back at slightly different times, or a server that has just come up meets them all at once.
         let wait = pause + pause.mul_f64(f64::from(u8::try_from(spread % 64).unwrap_or(0)) / 128.0);
         if begun.elapsed() + wait >= upstream.hold {
-            return Err(failure);
+            break;
         }
         tokio::time::sleep(wait).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+    Err(failure)
 }
 
 async fn one(server: &Server, limit: Duration) -> Result<TcpStream, (ConnectFailure, io::Error)> {

@@ -34,8 +34,13 @@ pub(crate) fn start_worker(
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let _gone = Gone(Arc::clone(&hub));
-        let runtime = Builder::new_current_thread().enable_all().build();
-        if let Err(error) = runtime.and_then(|runtime| runtime.block_on(work(hub, sockets, sockmap))) {
+        let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+            let result = runtime.block_on(work(hub, sockets, sockmap));
+            // Drops the flows that are left, whose sockets are armed to reset, and does not wait for a name server.
+            runtime.shutdown_background();
+            result
+        });
+        if let Err(error) = result {
             tracing::error!(worker = index, %error, "worker failed");
         }
     })
@@ -57,6 +62,5 @@ async fn work(hub: Arc<Hub>, sockets: Vec<Bound>, sockmap: Option<SockmapHandle>
         tokio::spawn(accept::run(socket, listener, Arc::clone(&carriers)));
     }
     hub.phases.reached(Phase::Stopped).await;
-    // Dropping the runtime drops the flows that are left: their sockets are armed to reset.
     Ok(())
 }

@@ -105,6 +105,12 @@ impl Sockmap {
         self.zero = self.counters();
     }
 
+    /// Bytes of a spliced socket that were handed to its target, by the kernel or by userspace.
+    pub(crate) fn carried(&self, cookie: u64) -> io::Result<u64> {
+        let taken = lock(&self.handle.taken).get(&cookie, 0).unwrap_or(0);
+        Ok(self.handle.direction(cookie)?.redirected.saturating_add(taken))
+    }
+
     /// The sum over all CPUs.
     pub(crate) fn counters(&self) -> KernelCounters {
         let sum = |counter: Counter, zero: u64| {

@@ -1,7 +1,7 @@
 //! Where the admin endpoint can be reached.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,19 +56,29 @@ fn open_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
-    // A socket that nobody answers on was left by a daemon that was killed.
-    match UnixStream::connect(path) {
-        Ok(_) => {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another snisplice answers there"));
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-        Err(_) => {}
-    }
+    remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
     let file = SocketFile(path.to_owned());
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     listener.set_nonblocking(true)?;
     Ok((listener, file))
+}
+
+/// A socket that nobody answers on was left by a daemon that was killed. Anything else there is not ours.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let kind = match path.symlink_metadata() {
+        Ok(found) => found.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !kind.is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another snisplice answers there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    }
 }
 
 /// Serves until dropped.

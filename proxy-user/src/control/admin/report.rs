@@ -139,9 +139,7 @@ fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
     let cookies = flow.facts().cookies;
     match (cookies, &kernel.sockmap) {
         // An entry that has just gone belongs to a flow that is settling its bytes itself.
-        (Some(cookies), Ok(sockmap)) => {
-            cookies.map(|cookie| sockmap.direction(cookie).map_or(0, |direction| direction.seen()))
-        }
+        (Some(cookies), Ok(sockmap)) => cookies.map(|cookie| sockmap.carried(cookie).unwrap_or(0)),
         _ => flow.copied(),
     }
 }
