@@ -35,7 +35,7 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
     let sockets = bind(&snapshot)?;
     let endpoint = admin::open(&snapshot.admin).map_err(|error| {
         let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        Failure::new(bind_exit(code), format_args!("{error:#}"))
+        Failure::new(bind_exit(code), error)
     })?;
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot)));
     let kernel = Arc::new(probe(&hub));
@@ -107,7 +107,7 @@ fn probe(hub: &Arc<Hub>) -> Kernel {
     let (mut sockmap, took) = kernel::probe(logs::debug_enabled());
     match &mut sockmap {
         Ok(sockmap) => {
-            tracing::info!(took_ms = took.as_millis(), "sockmap datapath passed its self-test");
+            tracing::info!(took_ms = millis(took), "sockmap datapath passed its self-test");
             if let Some(ring) = sockmap.take_events() {
                 tokio::spawn(essential(
                     "the BPF events",
@@ -141,6 +141,11 @@ fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Resul
     Ok(workers)
 }
 
+/// For the log, where a number should be one.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn announce(hub: &Hub) {
     for listener in &hub.snapshot.listeners {
         for address in &listener.addresses {
@@ -158,7 +163,7 @@ async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
     hub.phases.advance(Phase::Draining);
     tracing::info!(
         flows = hub.flows.count(),
-        limit_ms = limit.as_millis(),
+        limit_ms = millis(limit),
         "draining; a second signal ends at once"
     );
     tokio::select! {

@@ -132,7 +132,7 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run { config, log_format, log_level } => {
             logs::start(log_format, &log_level).map_err(|error| Failure::new(Exit::Usage, error))?;
-            app::run(load(&config, false)?)
+            app::run(load(&config)?)
         }
         Command::Check { config, output } => check(&config, &output),
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
@@ -145,7 +145,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             }
         }
         Command::Route { sni, source, listener, config, output } => {
-            let snapshot = load(&config, false)?;
+            let snapshot = load(&config)?;
             let explained = explain::explain(&snapshot, sni.as_deref(), source, listener.as_deref());
             let explained = explained.map_err(|error| Failure::new(Exit::Usage, error))?;
             if output.json { print_json(&explained) } else { print(format_args!("{explained}\n")) }
@@ -156,15 +156,11 @@ fn execute(command: Command) -> Result<(), Failure> {
 }
 
 /// Loads a configuration; its warnings go to stderr.
-fn load(path: &ConfigPath, quiet: bool) -> Result<Snapshot, Failure> {
+fn load(path: &ConfigPath) -> Result<Snapshot, Failure> {
     let loaded = config::load(path.config.as_deref());
     let (loaded, origin) = loaded.map_err(|errors| Failure::new(Exit::Config, errors))?;
-    if !quiet {
-        for warning in &loaded.warnings {
-            let _ = writeln!(std::io::stderr(), "{warning}");
-        }
-    }
-    tracing::debug!(%origin, "configuration loaded");
+    warn(&loaded.warnings);
+    tracing::info!(%origin, version = env!("CARGO_PKG_VERSION"), "configuration loaded");
     Ok(loaded.snapshot)
 }
 
@@ -185,18 +181,23 @@ fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
             warnings: loaded.warnings,
         }),
         Ok((loaded, origin)) => {
-            for warning in &loaded.warnings {
-                let _ = writeln!(std::io::stderr(), "{warning}");
-            }
+            warn(&loaded.warnings);
             print(format_args!("{origin}: ok\n"))
         }
         Err(errors) if output.json => {
-            let failure = Failure::new(Exit::Config, &errors);
+            // They are on stdout already.
+            let failure = Failure::new(Exit::Config, "the configuration has errors");
             let file = path.config.as_deref().map(|path| path.display().to_string());
             print_json(&Checked { ok: false, file, errors: errors.into_problems(), warnings: Vec::new() })?;
             Err(failure)
         }
         Err(errors) => Err(Failure::new(Exit::Config, errors)),
+    }
+}
+
+fn warn(warnings: &[config::Problem]) {
+    for warning in warnings {
+        let _ = writeln!(std::io::stderr(), "{warning}");
     }
 }
 

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use harness::command::{Finished, run, snisplice};
 use harness::daemon::cli;
-use harness::netns::{Topology, edge};
+use harness::deadline::{PATIENCE, wait_for};
+use harness::netns::{Topology, edge, send_signal};
 use harness::site::{POLLING_NAME, RawSite, WEB_NAME, config};
 use harness::workdir::WorkDir;
 
@@ -104,6 +105,25 @@ fn a_taken_address_is_named() -> Result<()> {
     assert_eq!(ended.code, Some(69), "{ended:?}");
     assert!(ended.stderr.contains("[::]:443"), "{}", ended.stderr);
     assert!(!work.file("admin.sock").exists(), "the admin socket is left");
+    Ok(())
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() -> Result<()> {
+    let net = Topology::create()?;
+    let work = WorkDir::create()?;
+    let file = site_file(&work)?;
+    let full = std::fs::File::options().write(true).open("/dev/full")?;
+    let mut command = net.edge.command(snisplice()?);
+    let mut daemon = command.args(["run", "--config", &file]).stderr(full).spawn()?;
+    let socket = work.file("admin.sock").display().to_string();
+    let answers = wait_for("the daemon to answer", PATIENCE, || {
+        snisplice_with(&["status", "--socket", &socket], "").ok().filter(|ended| ended.code == Some(0))
+    });
+    send_signal(daemon.id(), libc::SIGTERM)?;
+    let ended = wait_for("the daemon to end", PATIENCE, || daemon.try_wait().transpose())??;
+    answers?;
+    assert_eq!(ended.code(), Some(0));
     Ok(())
 }
 

@@ -343,7 +343,9 @@ impl Splice {
     }
 
     const fn end(&self, reason: Reason) -> End {
-        End { reason, side: self.first }
+        // A drain is our doing, whichever side answers it first.
+        let side = if matches!(reason, Reason::Drain) { None } else { self.first };
+        End { reason, side }
     }
 }
 

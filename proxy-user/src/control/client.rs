@@ -32,11 +32,13 @@ fn pretty(answer: &Value) -> Result<String, Failure> {
 
 fn ask(socket: &Path, path: &str) -> Result<Value, Failure> {
     let unavailable = |error: io::Error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::PermissionDenied => "run as root or as a member of the socket's group",
-            _ => "is the daemon running? name its socket with --socket",
+        let (exit, remedy) = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                (Exit::Permission, "run as root or as a member of the socket's group")
+            }
+            _ => (Exit::Unavailable, "is the daemon running? name its socket with --socket"),
         };
-        Failure::new(Exit::Unavailable, format_args!("cannot ask {}: {error}; {remedy}", socket.display()))
+        Failure::new(exit, format_args!("cannot ask {}: {error}; {remedy}", socket.display()))
     };
     let body = get(socket, path).map_err(unavailable)?;
     serde_json::from_slice(&body).map_err(|error| unavailable(io::Error::other(error)))

@@ -17,11 +17,14 @@ use crate::hub::snapshot::{Listener, Upstream};
 use crate::hub::{Closed, Flow, HelloResult, Hub, Phase, Stage};
 use crate::sys;
 
-/// How long two stages took, for the access log.
+/// What the access log tells of the way to a flow.
 #[derive(Default)]
-struct Times {
+struct Way {
+    opening: Option<HelloResult>,
     hello: Option<Duration>,
     connect: Option<Duration>,
+    /// Why no server took it.
+    error: Option<String>,
 }
 
 /// Serves one accepted connection.
@@ -33,12 +36,12 @@ pub(super) async fn serve(
 ) {
     let hub = &carriers.hub;
     let entry = hub.flows.enter(client, &listener.name);
-    let mut times = Times::default();
-    let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut times).await {
+    let mut way = Way::default();
+    let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
         Ok(carried) => carried,
         Err(reason) => Carried { end: End { reason, side: reason.side() }, bytes: [0; 2] },
     };
-    settle(hub, &entry.flow, &carried, &times);
+    settle(hub, &entry.flow, &carried, &way);
 }
 
 /// Err: the connection ended before it became a flow.
@@ -47,13 +50,13 @@ async fn travel(
     listener: &Listener,
     carriers: &Carriers,
     flow: &Flow,
-    times: &mut Times,
+    way: &mut Way,
 ) -> Result<Carried, Reason> {
     let hub = &carriers.hub;
     sys::tune(&stream).map_err(|error| internal(flow, &error))?;
     let stopping = hub.phases.reached(Phase::Closing);
     let (pair, upstream) = tokio::select! {
-        result = establish(stream, listener, hub, flow, times) => result?,
+        result = establish(stream, listener, hub, flow, way) => result?,
         () = stopping => return Err(Reason::Drain),
     };
     Ok(carriers.carry(flow, pair, upstream.datapath).await)
@@ -64,20 +67,20 @@ async fn establish(
     listener: &Listener,
     hub: &Hub,
     flow: &Flow,
-    times: &mut Times,
+    way: &mut Way,
 ) -> Result<(Pair, Arc<Upstream>), Reason> {
     let (stream, number) = match listener.to {
         Some(number) => {
             flow.facts().route = format!("listener/{}", listener.name).into();
             (stream, number)
         }
-        None => route(stream, hub, flow, times).await?,
+        None => route(stream, hub, flow, way).await?,
     };
     let upstream = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?;
     note_upstream(flow, &upstream.name);
     let begun = Instant::now();
     let connected = connect::connect(hub, upstream, &stream, flow.id).await;
-    times.connect = Some(begun.elapsed());
+    way.connect = Some(begun.elapsed());
     match connected {
         Ok(server) => {
             note_server(flow, &server);
@@ -87,7 +90,10 @@ async fn establish(
             // Nothing was read, and nothing can be served: a reset lets the client try again at once.
             let _ = sys::reset_on_close(&stream, true);
             Err(match failed {
-                Failed::Upstream(failure) => Reason::Connect(failure),
+                Failed::Upstream { failure, error } => {
+                    way.error = Some(error);
+                    Reason::Connect(failure)
+                }
                 Failed::ClientGone => Reason::ClientGone,
             })
         }
@@ -99,11 +105,11 @@ async fn route(
     stream: TcpStream,
     hub: &Hub,
     flow: &Flow,
-    times: &mut Times,
+    way: &mut Way,
 ) -> Result<(TcpStream, usize), Reason> {
     let begun = Instant::now();
     let opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)).await;
-    times.hello = Some(begun.elapsed());
+    way.hello = Some(begun.elapsed());
     let opening = match opening {
         Ok(Ok(opening)) => opening,
         Ok(Err(error)) => return Err(internal(flow, &error)),
@@ -118,6 +124,7 @@ async fn route(
         Opening::Unusable(result) => (*result, None),
     };
     hub.meters.hello(result);
+    way.opening = Some(result);
     if let Opening::Unusable(result) = opening {
         return Err(unusable(result));
     }
@@ -163,7 +170,7 @@ fn internal(flow: &Flow, error: &io::Error) -> Reason {
 }
 
 /// The last that is heard of a connection: bytes, reason, and one line in the log.
-fn settle(hub: &Hub, flow: &Flow, carried: &Carried, times: &Times) {
+fn settle(hub: &Hub, flow: &Flow, carried: &Carried, way: &Way) {
     hub.meters.carried(flow, carried.bytes);
     let facts = flow.facts().clone();
     let Carried { end, bytes: [bytes_in, bytes_out] } = carried;
@@ -174,6 +181,7 @@ fn settle(hub: &Hub, flow: &Flow, carried: &Carried, times: &Times) {
         id = flow.id,
         client = %flow.client,
         listener = %flow.listener,
+        hello = way.opening.map(HelloResult::label),
         sni = facts.sni,
         route = %facts.route,
         upstream = facts.upstream.as_deref(),
@@ -183,9 +191,10 @@ fn settle(hub: &Hub, flow: &Flow, carried: &Carried, times: &Times) {
         bytes_in,
         bytes_out,
         duration_ms = millis(flow.accepted.elapsed()),
-        hello_ms = times.hello.map(millis),
-        connect_ms = times.connect.map(millis),
+        hello_ms = way.hello.map(millis),
+        connect_ms = way.connect.map(millis),
         reason = end.reason.label(),
+        error = way.error,
         side = end.side.map(proxy_common::flow::Side::name),
         "closed",
     );

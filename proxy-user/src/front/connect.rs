@@ -19,13 +19,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Why there is no upstream connection.
 pub(super) enum Failed {
     /// No server took it.
-    Upstream(ConnectFailure),
+    Upstream {
+        failure: ConnectFailure,
+        /// The last server and what it, or the system, said.
+        error: String,
+    },
     /// The client did not wait.
     ClientGone,
 }
 
-/// Connects, or fails after the upstream's hold time plus one attempt; every server is tried at least once. The hello stays in the client's
-/// socket meanwhile.
+/// Connects, or fails once the upstream's hold time is over and each server was tried again. The hello stays in the
+/// client's socket meanwhile.
 pub(super) async fn connect(
     hub: &Hub,
     upstream: &Upstream,
@@ -33,41 +37,53 @@ pub(super) async fn connect(
     spread: u64,
 ) -> Result<TcpStream, Failed> {
     tokio::select! {
-        result = attempts(hub, upstream, spread) => result.map_err(Failed::Upstream),
+        result = attempts(hub, upstream, spread) => {
+            result.map_err(|(failure, error)| Failed::Upstream { failure, error })
+        }
         // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.
         _ = client.ready(Interest::ERROR) => Err(Failed::ClientGone),
     }
 }
 
-async fn attempts(hub: &Hub, upstream: &Upstream, spread: u64) -> Result<TcpStream, ConnectFailure> {
+async fn attempts(
+    hub: &Hub,
+    upstream: &Upstream,
+    spread: u64,
+) -> Result<TcpStream, (ConnectFailure, String)> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
-    let mut failure = ConnectFailure::Other;
-    for pass in 0_u64.. {
-        for server in &upstream.servers {
-            if pass > 0 && begun.elapsed() >= upstream.hold {
-                return Err(failure);
-            }
-            let attempt = Instant::now();
-            match one(server, hub.snapshot.timeouts.connect).await {
-                Ok(stream) => {
-                    hub.meters.connected(attempt.elapsed());
-                    return Ok(stream);
-                }
-                Err((reason, error)) => {
-                    hub.meters.connect_failed(&upstream.name, reason);
-                    tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
-                    failure = reason;
-                }
-            }
+    loop {
+        let failure = match pass(hub, upstream).await {
+            Ok(stream) => return Ok(stream),
+            Err(failure) => failure,
+        };
+        let left = upstream.hold.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Err(failure);
         }
         // Held clients come back at slightly different times, or a server that has just come up meets them all at once.
-        let wait = pause + pause.mul_f64(f64::from(u8::try_from(spread % 64).unwrap_or(0)) / 128.0);
-        if begun.elapsed() + wait >= upstream.hold {
-            break;
-        }
-        tokio::time::sleep(wait).await;
+        let spread = f64::from(u8::try_from(spread % 64).unwrap_or(0)) / 128.0;
+        tokio::time::sleep((pause + pause.mul_f64(spread)).min(left)).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Every server once.
+async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailure, String)> {
+    let mut failure = (ConnectFailure::Other, "no server".to_owned());
+    for server in &upstream.servers {
+        let attempt = Instant::now();
+        match one(server, hub.snapshot.timeouts.connect).await {
+            Ok(stream) => {
+                hub.meters.connected(attempt.elapsed());
+                return Ok(stream);
+            }
+            Err((reason, error)) => {
+                hub.meters.connect_failed(&upstream.name, reason);
+                tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
+                failure = (reason, format!("{server}: {error}"));
+            }
+        }
     }
     Err(failure)
 }

@@ -15,6 +15,7 @@ use proxy_common::flow::{ConnectFailure, Reason};
 use proxy_common::plan::Datapath;
 
 use super::flows::Flow;
+use super::snapshot::Listener as ListenerConfig;
 
 /// Outcome of waiting for a hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub(crate) enum HelloResult {
 }
 
 impl HelloResult {
-    const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Found => "found",
             Self::NoName => "no_name",
@@ -118,9 +119,10 @@ pub(crate) struct Meters {
 }
 
 impl Meters {
-    pub(super) fn new() -> Self {
+    /// Series of the listeners exist from the start: an alert on a rate needs its zero.
+    pub(super) fn new(listeners: &[Arc<ListenerConfig>]) -> Self {
         let buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
-        Self {
+        let meters = Self {
             accepted: Family::default(),
             accept_errors: Family::default(),
             active: Family::default(),
@@ -130,7 +132,13 @@ impl Meters {
             connect_seconds: Histogram::new(buckets),
             connect_failures: Family::default(),
             fallbacks: Family::default(),
+        };
+        for listener in listeners {
+            let labels = Listener { listener: Name(Arc::clone(&listener.name)) };
+            drop(meters.accepted.get_or_create(&labels));
+            drop(meters.accept_errors.get_or_create(&labels));
         }
+        meters
     }
 
     /// Enters them into `registry`. They are shared with it.

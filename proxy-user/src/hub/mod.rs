@@ -26,9 +26,9 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
         Self {
+            meters: Meters::new(&snapshot.listeners),
             snapshot,
             flows: Flows::default(),
-            meters: Meters::new(),
             phases: Phases::new(),
             started: Instant::now(),
         }

@@ -1,12 +1,12 @@
 //! Where the admin endpoint can be reached.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use anyhow::Context;
 
 use super::{Admin, router};
 use crate::hub::snapshot;
@@ -14,7 +14,7 @@ use crate::sys;
 
 /// The open endpoint. The socket file is removed when it is dropped.
 pub(crate) struct Listeners {
-    http: Option<std::net::TcpListener>,
+    http: Option<TcpListener>,
     socket: Option<(UnixListener, SocketFile)>,
 }
 
@@ -28,34 +28,42 @@ impl Drop for SocketFile {
 
 /// Opens what the configuration asks for.
 pub(crate) fn open(config: &snapshot::Admin) -> anyhow::Result<Listeners> {
-    let http = config
-        .http
-        .map(|address| {
-            sys::bind(address, false)
-                .with_context(|| format!("cannot listen on {address} ([admin] http); free it or set another"))
-        })
-        .transpose()?;
-    let socket = config
-        .socket
-        .as_deref()
-        .map(|path| {
-            open_socket(path).with_context(|| {
-                format!(
-                    "cannot make the socket {} ([admin] socket); set another path, or \"\" for none",
-                    path.display()
-                )
-            })
-        })
-        .transpose()?;
+    let http = config.http.map(open_http).transpose()?;
+    let socket = config.socket.as_deref().map(open_socket).transpose()?;
     Ok(Listeners { http, socket })
 }
 
-fn open_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
-    if let Some(folder) = path.parent()
-        && !folder.exists()
-    {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+fn open_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    sys::bind(address, false).map_err(|error| {
+        let remedy = format!(
+            "find what listens there with `ss -ltnp sport = :{}`; a second snisplice needs an http and a socket of its own",
+            address.port()
+        );
+        let text = format!("cannot listen on {address} ([admin] http): {error}; {remedy}");
+        anyhow::Error::new(error).context(text)
+    })
+}
+
+fn open_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let failed = |error: io::Error, what: String| {
+        let remedy = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "make the folder for this user (systemd: RuntimeDirectory=snisplice), or set another path"
+            }
+            _ => "set another path, or \"\" for none",
+        };
+        let text = format!("{what} ([admin] socket): {error}; {remedy}");
+        anyhow::Error::new(error).context(text)
+    };
+    if !folder.exists() {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        made.map_err(|error| failed(error, format!("cannot make the folder {}", folder.display())))?;
     }
+    make_socket(path).map_err(|error| failed(error, format!("cannot make the socket {}", path.display())))
+}
+
+fn make_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
     let file = SocketFile(path.to_owned());

@@ -54,7 +54,8 @@ impl Printer {
     fn kernel(&self, report: &Report) {
         let kernel = &report.kernel;
         println!(
-            "kernel counters: {} redirected bytes before, {} after, in {} segments; {} bytes passed to snisplice",
+            "kernel counters: {} redirected bytes before, {} after, in {} segments; {} bytes were carried by snisplice, \
+             because their receiver was slower than their sender",
             kernel.redirected_before, kernel.redirected_after, kernel.segments, kernel.passed
         );
         let verdict = format!("the kernel carried {} of {} bytes", kernel.redirected(), report.bytes());
