@@ -159,6 +159,9 @@ fn a_server_that_refuses_resets_the_client() -> Result<()> {
     expect_ending(&mut client, Ending::Reset)?;
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
     assert_eq!((access.reason.as_str(), access.bytes_out), ("connect_refused", 0), "{access:?}");
+    assert_eq!(access.hello.as_deref(), Some("found"), "{access:?}");
+    let error = access.error.as_deref().unwrap_or_default();
+    assert!(error.contains("10943") && error.contains("refused"), "{access:?}");
     let labels = [("route", "polling"), ("reason", "connect_refused")];
     site.daemon.wait_for_metric("snisplice_connections_closed_total", &labels, 1.0)?;
     let labels = [("upstream", "octopus-polling")];

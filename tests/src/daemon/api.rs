@@ -93,6 +93,8 @@ pub struct Access {
     pub connect_ms: Option<f64>,
     pub reason: String,
     pub side: Option<String>,
+    pub hello: Option<String>,
+    pub error: Option<String>,
 }
 
 impl Access {

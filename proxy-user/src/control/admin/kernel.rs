@@ -15,7 +15,7 @@ pub(super) struct Readings(pub(super) Arc<Kernel>);
 impl Collector for Readings {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let ready = ConstGauge::new(i64::from(self.0.sockmap.is_ok()));
-        let help = "1 where the sockmap datapath is loaded and passed its self-test";
+        let help = "1 where splicing by sockmap works here";
         let metric = encoder.encode_descriptor("sockmap_available", help, None, ready.metric_type())?;
         ready.encode(metric)?;
         let Ok(sockmap) = &self.0.sockmap else { return Ok(()) };
