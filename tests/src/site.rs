@@ -130,10 +130,18 @@ impl RawSite {
     /// # Errors
     /// When a part of it does not start.
     pub fn start(config: &Config) -> Result<Self> {
+        Self::launch(config, &Launch::new()?)
+    }
+
+    /// Like [`RawSite::start`], with a daemon started in a way of its own.
+    ///
+    /// # Errors
+    /// When a part of it does not start.
+    pub fn launch(config: &Config, launch: &Launch) -> Result<Self> {
         let net = Topology::create()?;
         let polling = RawListener::bind(&net.backend, backend(POLLING_PORT))?;
         let web = RawListener::bind(&net.backend, backend(WEB_PORT))?;
-        let daemon = Daemon::start(&net.edge, config)?;
+        let daemon = launch.start(&net.edge, config)?;
         Ok(Self { daemon, polling, web, net })
     }
 

@@ -1,11 +1,13 @@
 //! Who carries the bytes: the kernel's counters against the peers' own counts.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::thread;
 
 use anyhow::{Context as _, Result};
-use harness::daemon::{Access, Daemon, Datapath, Kernel};
+use harness::daemon::{Access, Daemon, Datapath, Kernel, Launch};
 use harness::peers::agent::Work;
-use harness::peers::raw::{Ending, expect_ending, finish, transfer};
+use harness::peers::raw::{Ending, expect_ending, finish, reset, transfer};
 use harness::site::{POLLING_NAME, RawSite, SHARED_PORT, Site, config, polling_hello};
 
 const BULK: u64 = 32 * 1024 * 1024;
@@ -79,6 +81,29 @@ fn a_reader_that_falls_behind_is_given_every_byte_by_the_kernel_or_the_daemon() 
     assert_eq!(counted.redirected_bytes + counted.passed_bytes, sent + 4 * BULK, "{counted:?}");
     // Once the reader has caught up, the kernel must go on.
     assert!(counted.redirected_bytes > sent / 4, "{counted:?}");
+    site.daemon.stop()
+}
+
+/// A client that resets leaves the map at once. What the server sends before the daemon has noticed finds no target: the
+/// program says so, and nothing is worse for it.
+#[test]
+fn what_the_bpf_programs_log_is_in_the_log_at_debug_level() -> Result<()> {
+    let site = RawSite::launch(&config().datapath(Datapath::Sockmap), &Launch::new()?.verbose())?;
+    let logged = || site.daemon.log().iter().any(|line| line.contains("has no target"));
+    for _ in 0..50 {
+        let (mut client, mut server) = site.flow()?;
+        let address = client.local_addr()?;
+        let sender = thread::spawn(move || while server.write_all(&[0; 16 * 1024]).is_ok() {});
+        client.read_exact(&mut vec![0; 1024 * 1024])?;
+        reset(client)?;
+        assert_eq!(site.daemon.wait_for_access(address)?.reason, "client_reset");
+        sender.join().expect("the sender panicked");
+        if logged() {
+            break;
+        }
+    }
+    assert!(logged(), "the program never met a missing target");
+    assert!(kernel(&site.daemon)?.redirect_failures > 0);
     site.daemon.stop()
 }
 

@@ -27,6 +27,7 @@ pub struct Launch {
     binary: PathBuf,
     wrapper: Vec<&'static str>,
     quiet: bool,
+    level: &'static str,
 }
 
 impl Launch {
@@ -40,7 +41,7 @@ impl Launch {
 
     /// This binary.
     pub fn of(binary: PathBuf) -> Self {
-        Self { binary, wrapper: Vec::new(), quiet: false }
+        Self { binary, wrapper: Vec::new(), quiet: false, level: "info" }
     }
 
     /// Starts it by a command such as `setpriv` with arguments.
@@ -53,6 +54,12 @@ impl Launch {
     #[must_use]
     pub fn quiet(self) -> Self {
         Self { quiet: true, ..self }
+    }
+
+    /// Logs at debug level, and lets the BPF programs log too.
+    #[must_use]
+    pub fn verbose(self) -> Self {
+        Self { level: "debug", ..self }
     }
 
     /// Starts the daemon in `edge` and waits until it is ready.
@@ -80,7 +87,7 @@ impl Launch {
             .args(arguments)
             .args(&self.wrapper)
             .arg(&self.binary)
-            .args(["run", "--log-format", "json", "--config"])
+            .args(["run", "--log-format", "json", "--log-level", self.level, "--config"])
             .arg(file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
