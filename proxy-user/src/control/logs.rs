@@ -40,7 +40,8 @@ pub(crate) fn start(format: Format, level: &str) -> anyhow::Result<()> {
 /// A filter takes every word that is no level for a target, and then says nothing at all: a typo must not do that.
 fn names_a_level(part: &str) -> bool {
     let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-    level.parse::<LevelFilter>().is_ok()
+    // The empty word parses as a level.
+    !level.is_empty() && level.parse::<LevelFilter>().is_ok()
 }
 
 /// Whether the BPF programs should log too.
