@@ -203,6 +203,8 @@ impl Drop for Spliced<'_> {
 
 async fn sleep(limit: Option<Duration>) {
     match limit {
+        // A timer that is over at once does not let the other flows run.
+        Some(Duration::ZERO) => tokio::task::yield_now().await,
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
     }
