@@ -2,12 +2,13 @@
 //! seed, so that a failure can be repeated.
 
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use harness::deadline::dawdle;
+use harness::daemon::{Access, Daemon};
+use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::keyed::Keyed;
 use harness::peers::raw::{Ending, expect_ending, finish, read_to_ending, reset};
 use harness::site::{RawSite, config, polling_hello};
@@ -111,6 +112,16 @@ fn cut(mut client: TcpStream, mut server: TcpStream, seed: u64) -> Result<()> {
     Ok(())
 }
 
+/// Waits for the record of a flow that ended in order. A port may be used again within one storm, so that an address can
+/// have several records: one of them has to have the bytes.
+fn expect_record(daemon: &Daemon, client: SocketAddr, bytes: (u64, u64)) -> Result<()> {
+    let records = || daemon.access().into_iter().filter(move |record| record.client == client.to_string());
+    let right = |record: &Access| (record.bytes_in, record.bytes_out) == bytes && record.reason == "eof";
+    wait_for("the record of the flow", PATIENCE, || records().find(right))
+        .map(drop)
+        .with_context(|| format!("{bytes:?}, but {:?}", records().collect::<Vec<_>>()))
+}
+
 fn storm(seed: u64) -> Result<()> {
     let site = RawSite::start(&config())?;
     let hello = polling_hello().len() as u64;
@@ -130,10 +141,7 @@ fn storm(seed: u64) -> Result<()> {
                 let address = client.local_addr()?;
                 let (bytes_in, bytes_out) =
                     talk(&client, &server, seed).with_context(|| format!("flow {number} from {address}"))?;
-                let access = site.daemon.wait_for_access(address)?;
-                let right = (access.bytes_in, access.bytes_out) == (hello + bytes_in, bytes_out);
-                ensure!(right && access.reason == "eof", "{bytes_in} in, {bytes_out} out, but {access:?}");
-                Ok(())
+                expect_record(&site.daemon, address, (hello + bytes_in, bytes_out))
             }));
         }
         flows.into_iter().map(|flow| flow.join().unwrap_or_else(|_| Err(anyhow!("panicked")))).collect()
