@@ -41,7 +41,7 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
     let kernel = Arc::new(probe(&hub));
     let workers = start(&hub, sockets, &kernel)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
-    tokio::spawn(events::sweep(Arc::clone(&hub), Arc::clone(&kernel)));
+    tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel));
     tokio::spawn(async move {
         if let Err(error) = admin::serve(endpoint, admin).await {

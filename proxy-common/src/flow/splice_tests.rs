@@ -41,7 +41,13 @@ impl Kernel {
         } else {
             1
         };
-        Reading { state, acked, received: source.sent + u64::from(source.fin_in), queued: total - acked }
+        Reading {
+            state,
+            acked,
+            received: source.sent + u64::from(source.fin_in),
+            queued: total - acked,
+            silent: Duration::ZERO,
+        }
     }
 
     fn look(&self) -> Look {

@@ -14,6 +14,7 @@ mod watch;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proxy_common::flow::{Bounds, End, Reason};
@@ -54,7 +55,7 @@ impl Carriers {
     }
 
     fn host(&self) -> Host {
-        Host { sockmap: self.sockmap.is_some() }
+        Host { sockmap: self.sockmap.is_some() && !self.hub.sockmap_lost.load(Ordering::Relaxed) }
     }
 
     fn bounds(&self) -> Bounds {

@@ -6,10 +6,10 @@ use std::net::TcpStream as Socket;
 use std::time::Duration;
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Bounds, Leg, Seen};
+use proxy_common::flow::{Bounds, Leg, Seen, Vigil};
 use tokio::net::TcpStream;
 
-use super::ending::{Ending, Next, readings};
+use super::ending::{Ending, Next, earlier, readings};
 use super::leftover::Leftover;
 use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Flow, Hub, Phase};
@@ -141,7 +141,7 @@ impl Spliced<'_> {
 
     /// Carries the flow to its end.
     pub(super) async fn carry(mut self, hub: &Hub, bounds: Bounds, flow: &Flow) -> Carried {
-        let mut ending = Ending::new(self.legs, bounds);
+        let mut ending = Ending::new(self.legs, bounds, Vigil::new(hub.snapshot.timeouts.keepalive, true));
         match self.try_carry(hub, flow, &mut ending).await {
             Ok(carried) => carried,
             Err(error) => internal(flow, ending.bytes(), &error),
@@ -207,12 +207,5 @@ async fn sleep(limit: Option<Duration>) {
         Some(Duration::ZERO) => tokio::task::yield_now().await,
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
-    }
-}
-
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, None) | (None, one) => one,
     }
 }

@@ -7,6 +7,7 @@ mod phase;
 pub(crate) mod snapshot;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 pub(crate) use flows::{Flow, Flows, Stage};
@@ -21,6 +22,8 @@ pub(crate) struct Hub {
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
     pub(crate) started: Instant,
+    /// Set once the sockmap datapath, found good at the start, has been taken from us.
+    pub(crate) sockmap_lost: AtomicBool,
 }
 
 impl Hub {
@@ -31,6 +34,7 @@ impl Hub {
             flows: Flows::default(),
             phases: Phases::new(),
             started: Instant::now(),
+            sockmap_lost: AtomicBool::new(false),
         }
     }
 }

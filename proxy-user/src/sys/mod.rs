@@ -1,12 +1,14 @@
 //! The room of system calls: the only place in the daemon with `unsafe`, and the only one that knows socket
 //! options by name.
 
+mod bpf;
 mod epoll;
 mod listener;
 mod process;
 mod readable;
 mod tcp;
 
+pub(crate) use bpf::attached_verdict;
 pub(crate) use epoll::Poller;
 pub(crate) use listener::{bind, check_free};
 pub(crate) use process::{Capabilities, capabilities, open_file_limit, raise_open_file_limit};

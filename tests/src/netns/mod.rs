@@ -94,6 +94,17 @@ impl Namespace {
         command
     }
 
+    /// Takes all links out of the namespace down, so that no packet leaves it or comes in any more.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn cut_links(&self) -> Result<()> {
+        let names = ip(&["-netns", self.name(), "-brief", "link", "show", "up"], "")?;
+        let links =
+            names.lines().filter_map(|line| line.split(['@', ' ']).next()).filter(|name| *name != "lo");
+        self.ip_batch(&links.map(|name| format!("link set {name} down\n")).collect::<String>())
+    }
+
     /// Runs lines of `ip` commands in this namespace.
     fn ip_batch(&self, lines: &str) -> Result<()> {
         ip(&["-netns", self.name(), "-batch", "-"], lines).map(drop)

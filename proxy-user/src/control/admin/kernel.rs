@@ -1,5 +1,6 @@
 //! Metrics that are read from the kernel and the system when they are asked for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
@@ -8,17 +9,26 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Kernel;
+use crate::hub::Hub;
 
-#[derive(Debug)]
-pub(super) struct Readings(pub(super) Arc<Kernel>);
+pub(super) struct Readings {
+    pub(super) hub: Arc<Hub>,
+    pub(super) kernel: Arc<Kernel>,
+}
+
+impl fmt::Debug for Readings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readings").field("kernel", &self.kernel).finish_non_exhaustive()
+    }
+}
 
 impl Collector for Readings {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let ready = ConstGauge::new(i64::from(self.0.sockmap.is_ok()));
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let ready = ConstGauge::new(i64::from(self.kernel.unavailable(&self.hub).is_none()));
         let help = "1 where splicing by sockmap works here";
         let metric = encoder.encode_descriptor("sockmap_available", help, None, ready.metric_type())?;
         ready.encode(metric)?;
-        let Ok(sockmap) = &self.0.sockmap else { return Ok(()) };
+        let Ok(sockmap) = &self.kernel.sockmap else { return Ok(()) };
         let counters = sockmap.counters();
         let readings = [
             ("kernel_redirected_bytes", "Bytes that the kernel carried", counters.redirected_bytes),

@@ -33,7 +33,10 @@ impl Admin {
         hub.meters.register(&mut registry);
         let build = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The build that runs", Info::new(build.to_vec()));
-        registry.register_collector(Box::new(kernel::Readings(Arc::clone(&kernel))));
+        registry.register_collector(Box::new(kernel::Readings {
+            hub: Arc::clone(&hub),
+            kernel: Arc::clone(&kernel),
+        }));
         Self { hub, kernel, registry }
     }
 }

@@ -1,17 +1,29 @@
 //! What the endpoint says, as data.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use proxy_common::plan::Datapath;
 use serde::Serialize;
 
 use super::Admin;
-use crate::hub::{Bytes, Flow, Phase};
+use crate::control::events::LOST;
+use crate::hub::{Bytes, Flow, Hub, Phase};
 use crate::kernel::{KernelCounters, Sockmap, Unavailable};
 
 /// What the kernel does for this daemon.
 pub(crate) struct Kernel {
     pub(crate) sockmap: Result<Sockmap, Unavailable>,
+}
+
+impl Kernel {
+    /// Why flows are not spliced. None: they are.
+    pub(super) fn unavailable(&self, hub: &Hub) -> Option<String> {
+        match &self.sockmap {
+            Err(reason) => Some(reason.to_string()),
+            Ok(_) => hub.sockmap_lost.load(Ordering::Relaxed).then(|| LOST.to_owned()),
+        }
+    }
 }
 
 impl fmt::Debug for Kernel {
@@ -59,6 +71,7 @@ struct Connections {
 pub(super) fn status(admin: &Admin) -> Status {
     let hub = &admin.hub;
     let sockmap = admin.kernel.sockmap.as_ref();
+    let unavailable = admin.kernel.unavailable(hub);
     let listeners = hub.snapshot.listeners.iter().map(|listener| ListenerStatus {
         name: listener.name.to_string(),
         addresses: listener.addresses.iter().map(ToString::to_string).collect(),
@@ -69,10 +82,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         uptime_seconds: hub.started.elapsed().as_secs(),
         phase: if hub.phases.now() == Phase::Running { "running" } else { "draining" },
         datapaths: Datapaths {
-            sockmap: Availability {
-                available: sockmap.is_ok(),
-                reason: sockmap.err().map(ToString::to_string),
-            },
+            sockmap: Availability { available: unavailable.is_none(), reason: unavailable },
             copy: Availability { available: true, reason: None },
         },
         listeners: listeners.collect(),

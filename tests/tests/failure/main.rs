@@ -1,0 +1,3 @@
+//! What goes wrong around the daemon: each case has an outcome that peers can live with, and is counted.
+
+mod vanished;
