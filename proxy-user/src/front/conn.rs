@@ -35,6 +35,7 @@ pub(super) async fn serve(
     carriers: Arc<Carriers>,
 ) {
     let hub = &carriers.hub;
+    let _place = hub.room.take();
     let entry = hub.flows.enter(client, &listener.name);
     let mut way = Way::default();
     let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {

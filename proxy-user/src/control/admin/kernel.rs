@@ -24,10 +24,22 @@ impl fmt::Debug for Readings {
 
 impl Collector for Readings {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let ready = ConstGauge::new(i64::from(self.kernel.unavailable(&self.hub).is_none()));
-        let help = "1 where splicing by sockmap works here";
-        let metric = encoder.encode_descriptor("sockmap_available", help, None, ready.metric_type())?;
-        ready.encode(metric)?;
+        let room = &self.hub.room;
+        let available = self.kernel.unavailable(&self.hub).is_none();
+        let gauges = [
+            ("sockmap_available", "1 where splicing by sockmap works here", i64::from(available)),
+            (
+                "connections_limit",
+                "Most connections at a time",
+                i64::try_from(room.limit()).unwrap_or(i64::MAX),
+            ),
+            ("accept_paused", "1 while new connections wait for room", i64::from(room.is_full())),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
         let Ok(sockmap) = &self.kernel.sockmap else { return Ok(()) };
         let counters = sockmap.counters();
         let readings = [
