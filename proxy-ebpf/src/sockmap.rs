@@ -11,14 +11,15 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::{
-    bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_probe_read_kernel, bpf_sk_release, bpf_skc_to_tcp_sock,
+    bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_map_lookup_elem, bpf_probe_read_kernel,
+    bpf_sk_release, bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::macros::{map, stream_verdict};
-use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
 use proxy_common::abi::sockmap::{
-    COUNTER_COUNT, Counter, Direction, EVENTS_BYTES, MAX_SOCKETS, PASS, REDIRECT,
+    COUNTER_COUNT, Counter, Direction, EVENTS_BYTES, MAX_SOCKETS, PASS, REDIRECT, Target,
 };
 
 #[map]
@@ -26,10 +27,13 @@ static SOCKETS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
 
 /// Without preallocation, idle capacity costs no memory.
 #[map]
-static DIRECTIONS: HashMap<u64, Direction> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+static SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+
+/// `BPF_F_MMAPABLE` (`include/uapi/linux/bpf.h`): the daemon has it mapped.
+const MAPPED: u32 = 1 << 10;
 
 #[map]
-static TAKEN: HashMap<u64, u64> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+static DIRECTIONS: Array<Direction> = Array::with_max_entries(MAX_SOCKETS, MAPPED);
 
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
@@ -42,9 +46,11 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 static SND_UNA_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static WRITE_SEQ_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SRTT_US_OFFSET: Global<u32> = Global::new(0);
 
-/// A passing direction tells userspace again every so many segments, since an event may find the ring full.
-const REMIND_EVERY: u64 = 64;
+/// A passing direction tells userspace again every so many bytes, since an event may find the ring full.
+const REMIND_EVERY: u64 = 256 * 1024;
 
 #[stream_verdict]
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
@@ -56,25 +62,33 @@ fn splice(ctx: SkBuffContext) -> u32 {
     }
     // SAFETY: the context is the one the kernel called this program with.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
-    let Some(direction) = DIRECTIONS.get_ptr_mut(cookie) else {
+    let Some(direction) = direction(cookie) else {
         count(Counter::UnknownSockets, 1);
+        tell(cookie);
         return SK_PASS;
     };
-    // SAFETY: the entry lives at least until the end of this RCU section, and this program is its only writer,
-    // under the lock of the socket that the entry belongs to.
+    // SAFETY: the slot is this socket's until after it is closed, and closing it waits for the lock that this program
+    // runs under. What the verdict writes has no other writer.
     let direction = unsafe { &mut *direction };
-    direction.segments += 1;
-    let taken = taken(cookie);
+    // SAFETY: needs nothing.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    direction.active_ns = now;
+    let seen = direction.seen();
+    if seen < daemons(&raw const direction.call_at) && seen + len >= daemons(&raw const direction.call_at) {
+        tell(cookie);
+    }
+    let taken = daemons(&raw const direction.taken);
     if direction.mode == PASS && direction.passed != taken {
+        let reminded = direction.passed / REMIND_EVERY;
         pass(direction, len);
-        if direction.segments.is_multiple_of(REMIND_EVERY) {
+        if direction.passed / REMIND_EVERY != reminded {
             tell(cookie);
         }
         return SK_PASS;
     }
     // Whatever was passed is written to the target: redirected bytes cannot overtake it any more.
     direction.mode = PASS;
-    match credit(direction, taken) {
+    match credit(direction, taken, now) {
         Credit::Some => {
             if SOCKETS.redirect_skb(&ctx, direction.target, 0) == i64::from(SK_PASS) {
                 direction.mode = REDIRECT;
@@ -98,6 +112,13 @@ fn splice(ctx: SkBuffContext) -> u32 {
 }
 
 #[inline(always)]
+fn direction(cookie: u64) -> Option<*mut Direction> {
+    // SAFETY: the value is one aligned word, written before the socket can be found.
+    let slot = unsafe { SLOTS.get(cookie) }.copied()?;
+    DIRECTIONS.get_ptr_mut(slot)
+}
+
+#[inline(always)]
 fn pass(direction: &mut Direction, len: u64) {
     direction.passed += len;
     count(Counter::PassedBytes, len);
@@ -111,7 +132,7 @@ enum Credit {
 
 /// Asks the target how much of what it was given is acknowledged.
 #[inline(always)]
-fn credit(direction: &mut Direction, taken: u64) -> Credit {
+fn credit(direction: &mut Direction, taken: u64, now: u64) -> Credit {
     let mut key = direction.target;
     // SAFETY: SOCKETS is a map, and its keys are u64. What is found is held until it is released below.
     let socket =
@@ -121,16 +142,23 @@ fn credit(direction: &mut Direction, taken: u64) -> Credit {
     }
     // SAFETY: `socket` is a socket that we hold.
     let tcp = unsafe { bpf_skc_to_tcp_sock(socket) };
-    let sequences = if tcp.is_null() {
-        None
-    } else {
-        read(tcp.cast(), SND_UNA_OFFSET.load()).zip(read(tcp.cast(), WRITE_SEQ_OFFSET.load()))
-    };
+    let target = if tcp.is_null() { None } else { look_at(tcp.cast()) };
     // SAFETY: `socket` was looked up above, and is not used below.
     unsafe { bpf_sk_release(socket) };
-    let Some((snd_una, write_seq)) = sequences else { return Credit::Spent };
-    direction.learn_base(write_seq, taken);
-    if direction.has_credit(snd_una) { Credit::Some } else { Credit::Spent }
+    match target {
+        Some(target) if direction.has_credit(&target, taken, now) => Credit::Some,
+        _ => Credit::Spent,
+    }
+}
+
+#[inline(always)]
+fn look_at(tcp: *const u8) -> Option<Target> {
+    Some(Target {
+        snd_una: read(tcp, SND_UNA_OFFSET.load())?,
+        write_seq: read(tcp, WRITE_SEQ_OFFSET.load())?,
+        // The kernel keeps eight times the value (`struct tcp_sock`).
+        round_trip_us: read(tcp, SRTT_US_OFFSET.load())? >> 3,
+    })
 }
 
 /// Reads a field of a `tcp_sock`. The target's lock is not ours: a value that is a moment old is as good.
@@ -140,11 +168,11 @@ fn read(tcp: *const u8, offset: u32) -> Option<u32> {
     unsafe { bpf_probe_read_kernel(tcp.wrapping_add(offset as usize).cast::<u32>()) }.ok()
 }
 
-/// Bytes of this socket that userspace has carried on.
+/// A word that the daemon writes at any moment.
 #[inline(always)]
-fn taken(cookie: u64) -> u64 {
-    // SAFETY: values are aligned words that userspace replaces whole.
-    unsafe { TAKEN.get(cookie) }.copied().unwrap_or(0)
+fn daemons(word: *const u64) -> u64 {
+    // SAFETY: the word is one of a live direction, aligned, and the daemon writes it whole.
+    unsafe { word.read_volatile() }
 }
 
 #[inline(always)]

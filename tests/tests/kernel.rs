@@ -13,7 +13,7 @@ use harness::site::{POLLING_NAME, RawSite, SHARED_PORT, Site, config, polling_he
 const BULK: u64 = 32 * 1024 * 1024;
 
 /// Below the credit of a direction, so that its bytes never have to wait for their reader.
-const PORTION: u64 = 1024 * 1024;
+const PORTION: u64 = 64 * 1024;
 
 /// Ends both directions and returns the record of the connection.
 fn settle(daemon: &Daemon, mut client: TcpStream, mut server: TcpStream) -> Result<Access> {

@@ -53,10 +53,10 @@ impl Ending {
     pub(super) fn turn<S: AsFd>(
         &mut self,
         sockets: [&S; 2],
-        seen: impl Fn() -> io::Result<[Seen; 2]>,
+        seen: impl Fn() -> [Seen; 2],
     ) -> io::Result<Next> {
         loop {
-            let look = Look { legs: readings(sockets)?, seen: seen()? };
+            let look = Look { legs: readings(sockets)?, seen: seen() };
             self.last = look;
             match self.machine.step(self.begun.elapsed(), &look) {
                 Step::Wait(limit) => match self.vigil.check(self.begun.elapsed(), &look, &self.machine) {

@@ -15,7 +15,7 @@ use proxy_common::flow::{Reading, Side};
 
 use super::ending::{Ending, of, readings};
 use super::sockmap::{CREDIT, WINDOW};
-use crate::kernel::Handle;
+use crate::kernel::Track;
 use crate::sys;
 
 /// The target's queue has to fall to this before userspace adds to it: the kernel has most of the credit then when it
@@ -43,8 +43,7 @@ thread_local! {
 
 /// Userspace's share of one flow.
 pub(super) struct Leftover<'a> {
-    handle: &'a Handle,
-    cookies: [u64; 2],
+    tracks: &'a [Track<'a>; 2],
     sockets: [&'a Socket; 2],
     /// Of each source, bytes written to its target.
     written: [u64; 2],
@@ -56,10 +55,9 @@ pub(super) struct Leftover<'a> {
 }
 
 impl<'a> Leftover<'a> {
-    pub(super) fn new(handle: &'a Handle, cookies: [u64; 2], sockets: [&'a Socket; 2]) -> Self {
+    pub(super) fn new(tracks: &'a [Track<'a>; 2], sockets: [&'a Socket; 2]) -> Self {
         Self {
-            handle,
-            cookies,
+            tracks,
             sockets,
             written: [0; 2],
             ahead: [0; 2],
@@ -87,7 +85,7 @@ impl<'a> Leftover<'a> {
         let mut moved = false;
         for side in Side::BOTH.into_iter().filter(|side| waits.get(side.index()) == Some(&true)) {
             // Bytes wait, so that the verdict redirects no more: only a look that is taken now shows all that it did.
-            let direction = self.direction(side)?;
+            let direction = self.track(side).read();
             if self.all_written(side, &direction) || self.has_turn(side, &direction, &legs, ending) {
                 moved |= self.carry_one(side, &direction)?;
             }
@@ -130,8 +128,8 @@ impl<'a> Leftover<'a> {
     }
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn direction(&self, side: Side) -> io::Result<Direction> {
-        self.handle.direction(self.cookies[side.index()])
+    fn track(&self, side: Side) -> &Track<'a> {
+        &self.tracks[side.index()]
     }
 
     /// Carries bytes of `side` until all that were passed are written, as long as nothing was redirected in between. Says
@@ -145,8 +143,8 @@ impl<'a> Leftover<'a> {
                 moved = true;
                 // The source goes on until its window is closed: what it sent meanwhile was passed too. Unless the verdict
                 // had found that nothing was left, and redirected some first: then those have to be written before.
-                if self.direction(side)?.passed > self.written[side.index()] {
-                    let now = self.direction(side)?;
+                let now = self.track(side).read();
+                if now.passed > self.written[side.index()] {
                     if now.redirected != direction.redirected {
                         return Ok(moved);
                     }
@@ -173,7 +171,7 @@ impl<'a> Leftover<'a> {
         if count > 0 {
             self.ahead[side.index()] += count;
             self.written[side.index()] += count as u64;
-            self.handle.set_taken(self.cookies[side.index()], self.written[side.index()])?;
+            self.track(side).set_taken(self.written[side.index()]);
         }
         Ok(count > 0)
     }

@@ -71,7 +71,7 @@ impl Carriers {
                 (Datapath::Sockmap, Some((handle, watch))) => {
                     match sockmap::take_over(handle, watch, flow, pair) {
                         Ok(spliced) => {
-                            self.hub.flows.know_cookies(flow, spliced.cookies());
+                            self.hub.flows.know_places(flow, spliced.places());
                             let _active = self.begin(flow, datapath);
                             return spliced.carry(&self.hub, self.bounds(), flow).await;
                         }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpStream as Socket;
 use std::time::Duration;
 
-use proxy_common::abi::sockmap::Direction;
+use proxy_common::abi::sockmap::{Direction, Place};
 use proxy_common::flow::{Bounds, Leg, Seen, Vigil};
 use tokio::net::TcpStream;
 
@@ -13,7 +13,7 @@ use super::ending::{Ending, Next, earlier, readings};
 use super::leftover::Leftover;
 use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Flow, Hub, Phase};
-use crate::kernel::Handle;
+use crate::kernel::{Handle, Track};
 use crate::sys;
 
 /// Bytes of one direction that may be on their way unacknowledged before the kernel stops redirecting.
@@ -34,29 +34,16 @@ pub(super) struct Refused<'a> {
     /// Metric label.
     pub(super) reason: &'static str,
     /// What the kernel still knows of the pair: to be dropped after it is closed.
-    pub(super) trace: Option<Trace<'a>>,
-}
-
-/// A direction that has to be forgotten after its socket is closed.
-pub(super) struct Trace<'a> {
-    handle: &'a Handle,
-    cookie: u64,
-}
-
-impl Drop for Trace<'_> {
-    fn drop(&mut self) {
-        self.handle.forget(self.cookie);
-    }
+    pub(super) trace: Option<[Track<'a>; 2]>,
 }
 
 /// A pair in the kernel's hands.
 pub(super) struct Spliced<'a> {
-    handle: &'a Handle,
     watch: &'a Watch,
-    cookies: [u64; 2],
     legs: [Leg; 2],
-    /// Client first. None only while being dropped.
+    /// Client first. None: closed already. Dropped before the tracks, since the verdict may hold a direction until then.
     sockets: Option<[Socket; 2]>,
+    tracks: [Track<'a>; 2],
 }
 
 /// Tries to hand `pair` over.
@@ -66,7 +53,7 @@ pub(super) fn take_over<'a>(
     flow: &Flow,
     pair: Pair,
 ) -> Result<Spliced<'a>, Refused<'a>> {
-    let (cookies, legs) = match enroll(handle, &pair) {
+    let (tracks, legs) = match enroll(handle, &pair) {
         Ok(enrolled) => enrolled,
         Err((reason, trace)) => return Err(Refused { pair, reason, trace }),
     };
@@ -76,42 +63,37 @@ pub(super) fn take_over<'a>(
         (Err(error), _) | (_, Err(error)) => {
             // Cannot happen short of a broken runtime; the sockets are closed with a reset.
             tracing::error!(flow = flow.id, %error, "a socket cannot leave the runtime");
-            return Ok(Spliced { handle, watch, cookies, legs, sockets: None });
+            return Ok(Spliced { watch, legs, sockets: None, tracks });
         }
     };
-    Ok(Spliced { handle, watch, cookies, legs, sockets: Some(sockets) })
+    Ok(Spliced { watch, legs, sockets: Some(sockets), tracks })
 }
 
-type Enrolled = ([u64; 2], [Leg; 2]);
+type Enrolled<'a> = ([Track<'a>; 2], [Leg; 2]);
+
+/// Why not, and what is left behind.
+type NotEnrolled<'a> = (&'static str, Option<[Track<'a>; 2]>);
 
 /// Puts both sockets under the verdict. The upstream socket goes first: bytes of the client may be queued already, and find
 /// their target from the first moment on.
 ///
 /// If the client socket is refused, the upstream socket stays where it is: taking it out would lose bytes that the
 /// verdict has just passed. Its target is unknown to the map, so the verdict passes everything, and userspace reads it.
-fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled, (&'static str, Option<Trace<'a>>)> {
+fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled<'a>, NotEnrolled<'a>> {
     let prepared = prepare([&pair.client, &pair.upstream]);
-    let (cookies, legs, open) = prepared.map_err(|_| ("socket_error", None))?;
+    let ([client, upstream], legs, open) = prepared.map_err(|_| ("socket_error", None))?;
     if !open {
         // The kernel takes established sockets only: one whose peer has ended already is carried by userspace.
         return Err(("half_closed", None));
     }
-    let [client, upstream] = cookies;
-    let trace = Trace { handle, cookie: upstream };
-    let entered = handle
-        .set_direction(client, Direction::to(upstream, CREDIT as u64))
-        .and_then(|()| handle.set_direction(upstream, Direction::to(client, CREDIT as u64)))
-        .and_then(|()| handle.insert(upstream, &pair.upstream))
-        .and_then(|()| handle.insert(client, &pair.client));
-    match entered {
-        Ok(()) => {
-            std::mem::forget(trace);
-            Ok((cookies, legs))
-        }
-        Err(error) => {
-            handle.forget(client);
-            Err((refusal(&error), Some(trace)))
-        }
+    let track = |source, target| {
+        handle.track(Direction::new(source, target)).map_err(|error| (refusal(&error), None))
+    };
+    let tracks = [track(client, upstream)?, track(upstream, client)?];
+    let inserted = handle.insert(upstream, &pair.upstream).and_then(|()| handle.insert(client, &pair.client));
+    match inserted {
+        Ok(()) => Ok((tracks, legs)),
+        Err(error) => Err((refusal(&error), Some(tracks))),
     }
 }
 
@@ -135,8 +117,9 @@ fn prepare(sockets: [&TcpStream; 2]) -> io::Result<([u64; 2], [Leg; 2], bool)> {
 }
 
 impl Spliced<'_> {
-    pub(super) fn cookies(&self) -> [u64; 2] {
-        self.cookies
+    /// Where to find what the verdict counts, client first.
+    pub(super) fn places(&self) -> [Place; 2] {
+        self.tracks.each_ref().map(Track::place)
     }
 
     /// Carries the flow to its end.
@@ -162,14 +145,14 @@ impl Spliced<'_> {
             // Sets bytes going that were queued before; it also undoes what the peek asked for.
             sys::wake_when_readable(socket, 1)?;
         }
-        let mut leftover = Leftover::new(self.handle, self.cookies, sockets);
+        let mut leftover = Leftover::new(&self.tracks, sockets);
         let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
         let mut stopped = false;
         loop {
-            let directions = self.directions()?;
+            let directions = self.tracks.each_ref().map(Track::read);
             let again = leftover.carry(&directions, ending)?;
             let limit = match ending
-                .turn(sockets, || Ok(self.directions()?.map(|direction| Seen::Bytes(direction.seen()))))?
+                .turn(sockets, || self.tracks.each_ref().map(|track| Seen::Bytes(track.read().seen())))?
             {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
@@ -182,21 +165,6 @@ impl Spliced<'_> {
                 }
                 () = sleep(limit) => {}
             }
-        }
-    }
-
-    fn directions(&self) -> io::Result<[Direction; 2]> {
-        let [client, upstream] = self.cookies;
-        Ok([self.handle.direction(client)?, self.handle.direction(upstream)?])
-    }
-}
-
-impl Drop for Spliced<'_> {
-    fn drop(&mut self) {
-        // Closed first: the verdict may hold a direction until then.
-        drop(self.sockets.take());
-        for cookie in self.cookies {
-            self.handle.forget(cookie);
         }
     }
 }

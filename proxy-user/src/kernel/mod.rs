@@ -3,8 +3,9 @@
 mod failure;
 mod probe;
 mod selftest;
+mod slots;
 mod sockmap;
 
 pub(crate) use failure::Unavailable;
 pub(crate) use probe::probe;
-pub(crate) use sockmap::{Handle, KernelCounters, Sockmap};
+pub(crate) use sockmap::{Handle, KernelCounters, Sockmap, Track};

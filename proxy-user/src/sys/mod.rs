@@ -6,6 +6,7 @@ mod epoll;
 mod listener;
 mod process;
 mod readable;
+mod shared;
 mod tcp;
 
 pub(crate) use bpf::attached_verdict;
@@ -13,6 +14,7 @@ pub(crate) use epoll::Poller;
 pub(crate) use listener::{bind, check_free};
 pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use readable::readable;
+pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{
     cookie, error, force_receive_buffer, force_send_buffer, is_established, peek, reading, reset_on_close,
     tune, wake_when_readable,

@@ -172,16 +172,21 @@ impl BpfMap {
     /// # Errors
     /// What bpf(2) reports.
     pub fn delete(&self, key: &[u8]) -> io::Result<()> {
-        self.element(3, address(key), 0, 0)
+        self.element(3, address(self.checked(key)?), 0, 0)
     }
 
     /// Puts a socket in.
     ///
     /// # Errors
     /// What bpf(2) reports.
-    pub fn insert(&self, index: u32, socket: &impl AsRawFd) -> io::Result<()> {
-        let (key, value) = (index.to_ne_bytes(), socket.as_raw_fd().to_ne_bytes());
-        self.element(2, address(&key), address(&value), 0)
+    pub fn insert(&self, key: &[u8], socket: &impl AsRawFd) -> io::Result<()> {
+        let value = socket.as_raw_fd().to_ne_bytes();
+        self.element(2, address(self.checked(key)?), address(&value), 0)
+    }
+
+    /// The kernel reads as many bytes as the map's keys have.
+    fn checked<'key>(&self, key: &'key [u8]) -> io::Result<&'key [u8]> {
+        if key.len() == self.key_size { Ok(key) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
     fn element(&self, command: i32, key: u64, value: u64, flags: u64) -> io::Result<()> {

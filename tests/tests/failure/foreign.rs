@@ -37,7 +37,7 @@ fn a_socket_that_another_program_has_already_is_copied() -> Result<()> {
     let mut client = site.connect()?;
     let address = client.local_addr()?.to_string();
     site.daemon.wait_for_flow("the connection to be accepted", |flow| flow.client == address)?;
-    foreign.insert(0, &site.daemon.socket_to(client.local_addr()?)?)?;
+    foreign.insert(&0_u32.to_ne_bytes(), &site.daemon.socket_to(client.local_addr()?)?)?;
 
     let hello = polling_hello();
     client.write_all(&hello)?;
@@ -54,8 +54,8 @@ fn another_program_cannot_take_a_spliced_socket_away() -> Result<()> {
     let foreign = BpfMap::of_sockets(4)?;
     foreign.attach_verdict(&BpfVerdict::that_passes()?)?;
     let (client, server) = site.flow()?;
-    for (index, peer) in [(0, client.local_addr()?), (1, server.local_addr()?)] {
-        let refused = foreign.insert(index, &site.daemon.socket_to(peer)?);
+    for (index, peer) in [(0_u32, client.local_addr()?), (1, server.local_addr()?)] {
+        let refused = foreign.insert(&index.to_ne_bytes(), &site.daemon.socket_to(peer)?);
         assert_eq!(refused.err().and_then(|error| error.raw_os_error()), Some(libc::EBUSY));
     }
     carry(&site, client, server, "sockmap")?;
@@ -68,12 +68,12 @@ fn another_map_may_hold_a_spliced_socket_and_let_it_go() -> Result<()> {
     let site = site()?;
     let foreign = BpfMap::of_sockets(4)?;
     let (mut client, mut server) = site.flow()?;
-    for (index, peer) in [(0, client.local_addr()?), (1, server.local_addr()?)] {
-        foreign.insert(index, &site.daemon.socket_to(peer)?)?;
+    for (index, peer) in [(0_u32, client.local_addr()?), (1, server.local_addr()?)] {
+        foreign.insert(&index.to_ne_bytes(), &site.daemon.socket_to(peer)?)?;
     }
     transfer(&mut client, &mut server, 3, 100_000)?;
-    for key in foreign.keys()? {
-        foreign.delete(&key)?;
+    for index in [0_u32, 1] {
+        foreign.delete(&index.to_ne_bytes())?;
     }
     transfer(&mut server, &mut client, 4, 100_000)?;
     drop((client, server));

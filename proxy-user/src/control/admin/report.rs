@@ -146,10 +146,13 @@ pub(super) fn count_live_bytes(admin: &Admin) {
 
 /// Bytes of a live flow, whoever carries them; client to upstream first.
 fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
-    let cookies = flow.facts().cookies;
-    match (cookies, &kernel.sockmap) {
-        // An entry that has just gone belongs to a flow that is settling its bytes itself.
-        (Some(cookies), Ok(sockmap)) => cookies.map(|cookie| sockmap.carried(cookie).unwrap_or(0)),
+    let places = flow.facts().places;
+    match (places, &kernel.sockmap) {
+        // A direction that has just gone belongs to a flow that is settling its bytes itself.
+        (Some(places), Ok(sockmap)) => places.map(|place| {
+            let direction = sockmap.direction(place).unwrap_or_default();
+            direction.redirected.saturating_add(direction.taken)
+        }),
         _ => flow.copied(),
     }
 }

@@ -1,0 +1,73 @@
+//! The map of spliced sockets is full: what comes then is copied, untouched by the attempt.
+
+use std::net::{TcpListener, TcpStream};
+
+use anyhow::Result;
+use harness::daemon::{Datapath, Launch};
+use harness::netns::BpfMap;
+use harness::peers::raw::{Ending, expect_ending, finish, transfer};
+use harness::site::{RawSite, config, polling_hello};
+
+/// The map has room for as many sockets as the daemon may open.
+const FILES: [&str; 2] = ["prlimit", "--nofile=160:160"];
+const ROOM: u64 = 160;
+
+const BYTES: u64 = 1024 * 1024;
+
+/// A connection that nobody uses, to fill a map with.
+fn filler(site: &RawSite) -> Result<(TcpListener, TcpStream)> {
+    let listener = site.net.edge.listen(([127, 0, 0, 1], 0).into())?;
+    let stream = site.net.edge.connect(listener.local_addr()?)?;
+    Ok((listener, stream))
+}
+
+/// One flow, both ways and to its end.
+fn expect_carried_by(site: &RawSite, datapath: &str) -> Result<()> {
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, BYTES)?;
+    transfer(&mut server, &mut client, 2, BYTES)?;
+    finish(&client)?;
+    expect_ending(&mut server, Ending::Eof)?;
+    finish(&server)?;
+    expect_ending(&mut client, Ending::Eof)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("eof", Some(datapath)), "{access:?}");
+    assert_eq!((access.bytes_in, access.bytes_out), (polling_hello().len() as u64 + BYTES, BYTES));
+    Ok(())
+}
+
+/// Keys that no socket of the daemon has: cookies count up from 1.
+fn fill(map: &BpfMap, count: u64, socket: &TcpStream) -> Result<()> {
+    (0..count).try_for_each(|number| Ok(map.insert(&(u64::MAX - number).to_ne_bytes(), socket)?))
+}
+
+/// `free` places are left: none, or one for the first of the two sockets of a flow.
+fn full_but_for(free: u64) -> Result<()> {
+    let site = RawSite::launch(&config().datapath(Datapath::Sockmap), &Launch::new()?.under(&FILES))?;
+    expect_carried_by(&site, "sockmap")?;
+    let map = site.daemon.socket_map()?;
+    let (_listener, filler) = filler(&site)?;
+    fill(&map, ROOM - free, &filler)?;
+    expect_carried_by(&site, "copy")?;
+    let labels = [("from", "sockmap"), ("reason", "map_full")];
+    site.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
+    assert!(site.daemon.status()?.datapaths.sockmap.available);
+
+    // A socket leaves every map when it is closed.
+    drop(filler);
+    harness::deadline::wait_for("the map to be empty", harness::deadline::PATIENCE, || {
+        map.keys().ok()?.is_empty().then_some(())
+    })?;
+    expect_carried_by(&site, "sockmap")?;
+    site.daemon.stop()
+}
+
+#[test]
+fn without_room_in_the_map_flows_are_copied() -> Result<()> {
+    full_but_for(0)
+}
+
+#[test]
+fn with_room_for_one_socket_of_the_two_flows_are_copied() -> Result<()> {
+    full_but_for(1)
+}
