@@ -42,6 +42,35 @@ pub enum Skip {
     Unavailable,
 }
 
+/// Why a datapath did not carry a flow that it was meant to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    /// It does not work on this host, or no longer.
+    Unavailable,
+    /// A peer had ended its stream already.
+    HalfClosed,
+    /// The kernel's map has no room.
+    MapFull,
+    /// A socket refused an option or a question.
+    SocketError,
+    /// The kernel refused for another reason: another program has the socket, for one.
+    KernelRefused,
+}
+
+impl Fallback {
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::HalfClosed => "half_closed",
+            Self::MapFull => "map_full",
+            Self::SocketError => "socket_error",
+            Self::KernelRefused => "kernel_refused",
+        }
+    }
+}
+
 /// What this host can do, as found at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {

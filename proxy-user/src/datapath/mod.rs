@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proxy_common::flow::{Bounds, End, Reason};
-use proxy_common::plan::{self, Choice, Datapath, Host, Skip};
+use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip};
 use tokio::net::TcpStream;
 use watch::Watch;
 
@@ -77,7 +77,8 @@ impl Carriers {
                         }
                         Err(refused) => {
                             self.hub.meters.fell_back(datapath, refused.reason);
-                            tracing::debug!(flow = flow.id, reason = refused.reason, "not spliced, copying");
+                            let reason = refused.reason.label();
+                            tracing::debug!(flow = flow.id, reason, "not spliced, copying");
                             pair = refused.pair;
                             trace = refused.trace;
                         }
@@ -87,7 +88,7 @@ impl Carriers {
             }
         }
         if plan::skip(choice, self.host(), Datapath::Sockmap) == Some(Skip::Unavailable) {
-            self.hub.meters.fell_back(Datapath::Sockmap, "unavailable");
+            self.hub.meters.fell_back(Datapath::Sockmap, Fallback::Unavailable);
         }
         let _active = self.begin(flow, Datapath::Copy);
         let carried = copy::carry(&self.hub, self.bounds(), flow, pair).await;

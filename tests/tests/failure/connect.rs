@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use harness::command::run;
-use harness::daemon::Config;
 use harness::netns::{BACKEND_IPV4, edge};
-use harness::peers::raw::{Ending, expect_ending, finish, transfer};
+use harness::peers::raw::{Ending, expect_ending, finish, reset, transfer};
 use harness::site::{RawSite, config, polling_hello};
 
 /// An address in the backend's network that nobody has: requests for it are never answered.
@@ -80,7 +79,11 @@ fn a_black_hole_holds_up_nobody_else() -> Result<()> {
     let stuck: Vec<_> = (0..50).map(|_| site.net.client.connect(edge(4430))).collect::<Result<_>>()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 100_000)?;
-    drop((stuck, client, server));
+    drop((client, server));
+    for client in stuck {
+        reset(client)?;
+    }
+    site.daemon.wait_for_idle()?;
     site.daemon.stop()
 }
 

@@ -1,9 +1,10 @@
 //! The map of spliced sockets is full: what comes then is copied, untouched by the attempt.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use anyhow::Result;
 use harness::daemon::{Datapath, Launch};
+use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::BpfMap;
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::site::{RawSite, config, polling_hello};
@@ -14,11 +15,17 @@ const ROOM: u64 = 160;
 
 const BYTES: u64 = 1024 * 1024;
 
-/// A connection that nobody uses, to fill a map with.
-fn filler(site: &RawSite) -> Result<(TcpListener, TcpStream)> {
+/// Fills the map with sockets that nobody uses, but for `free` places. They leave it when they are closed.
+fn fill(site: &RawSite, map: &BpfMap, free: u64) -> Result<Vec<TcpStream>> {
     let listener = site.net.edge.listen(([127, 0, 0, 1], 0).into())?;
-    let stream = site.net.edge.connect(listener.local_addr()?)?;
-    Ok((listener, stream))
+    let mut fillers = Vec::new();
+    // The daemon's keys are cookies, which count up from 1.
+    for key in (0..ROOM - free).map(|number| u64::MAX - number) {
+        let socket = site.net.edge.connect(listener.local_addr()?)?;
+        map.insert(&key.to_ne_bytes(), &socket)?;
+        fillers.extend([socket, listener.accept()?.0]);
+    }
+    Ok(fillers)
 }
 
 /// One flow, both ways and to its end.
@@ -36,28 +43,19 @@ fn expect_carried_by(site: &RawSite, datapath: &str) -> Result<()> {
     Ok(())
 }
 
-/// Keys that no socket of the daemon has: cookies count up from 1.
-fn fill(map: &BpfMap, count: u64, socket: &TcpStream) -> Result<()> {
-    (0..count).try_for_each(|number| Ok(map.insert(&(u64::MAX - number).to_ne_bytes(), socket)?))
-}
-
 /// `free` places are left: none, or one for the first of the two sockets of a flow.
 fn full_but_for(free: u64) -> Result<()> {
     let site = RawSite::launch(&config().datapath(Datapath::Sockmap), &Launch::new()?.under(&FILES))?;
     expect_carried_by(&site, "sockmap")?;
     let map = site.daemon.socket_map()?;
-    let (_listener, filler) = filler(&site)?;
-    fill(&map, ROOM - free, &filler)?;
+    let fillers = fill(&site, &map, free)?;
     expect_carried_by(&site, "copy")?;
     let labels = [("from", "sockmap"), ("reason", "map_full")];
     site.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
     assert!(site.daemon.status()?.datapaths.sockmap.available);
 
-    // A socket leaves every map when it is closed.
-    drop(filler);
-    harness::deadline::wait_for("the map to be empty", harness::deadline::PATIENCE, || {
-        map.keys().ok()?.is_empty().then_some(())
-    })?;
+    drop(fillers);
+    wait_for("the map to be empty", PATIENCE, || map.keys().ok()?.is_empty().then_some(()))?;
     expect_carried_by(&site, "sockmap")?;
     site.daemon.stop()
 }
