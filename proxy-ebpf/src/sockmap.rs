@@ -18,9 +18,7 @@ use aya_ebpf::macros::{map, stream_verdict};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
-use proxy_common::abi::sockmap::{
-    COUNTER_COUNT, Counter, Direction, EVENTS_BYTES, MAX_SOCKETS, PASS, REDIRECT, Target,
-};
+use proxy_common::abi::sockmap::{COUNTER_COUNT, Counter, Direction, EVENTS_BYTES, MAX_SOCKETS, Target};
 
 #[map]
 static SOCKETS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
@@ -73,12 +71,8 @@ fn splice(ctx: SkBuffContext) -> u32 {
     // SAFETY: needs nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     direction.active_ns = now;
-    let seen = direction.seen();
-    if seen < daemons(&raw const direction.call_at) && seen + len >= daemons(&raw const direction.call_at) {
-        tell(cookie);
-    }
     let taken = daemons(&raw const direction.taken);
-    if direction.mode == PASS && direction.passed != taken {
+    if direction.passed != taken {
         let reminded = direction.passed / REMIND_EVERY;
         pass(direction, len);
         if direction.passed / REMIND_EVERY != reminded {
@@ -87,11 +81,9 @@ fn splice(ctx: SkBuffContext) -> u32 {
         return SK_PASS;
     }
     // Whatever was passed is written to the target: redirected bytes cannot overtake it any more.
-    direction.mode = PASS;
     match credit(direction, taken, now) {
         Credit::Some => {
             if SOCKETS.redirect_skb(&ctx, direction.target, 0) == i64::from(SK_PASS) {
-                direction.mode = REDIRECT;
                 direction.redirected += len;
                 count(Counter::RedirectedBytes, len);
                 count(Counter::RedirectedSegments, 1);

@@ -38,10 +38,11 @@ pub const OFFSETS: [(&str, &str); 3] =
 pub struct Direction {
     /// Bytes handed to the target inside the kernel.
     pub redirected: u64,
-    /// Bytes left on this socket for userspace to read, in bytes; [`Self::mode`] says whether that goes on.
+    /// Bytes left on this socket for userspace to carry. While that has [`taken`](Self::taken) fewer, the others follow: they
+    /// stay on the socket, whose receive window closes unless userspace goes on.
     pub passed: u64,
-    /// [`REDIRECT`] or [`PASS`].
-    pub mode: u64,
+    /// The credit that the target had when it was last asked, in bytes.
+    pub credit: u64,
     /// Sequence number of the first byte that the target is given, with [`BASE_KNOWN`] once it is known.
     pub base: u64,
     /// When the last segment came, in nanoseconds of the monotonic clock. 0: none yet.
@@ -60,10 +61,8 @@ pub struct Direction {
     pub floor: u64,
     /// and at most these.
     pub ceiling: u64,
-    /// Userspace wants to be told once so many bytes were seen.
-    pub call_at: u64,
     /// Room for more, 0.
-    pub spare: [u64; 2],
+    pub spare: [u64; 3],
 }
 
 /// Words of a [`Direction`].
@@ -90,19 +89,10 @@ pub enum Word {
     Taken = 10,
     /// [`Direction::ceiling`].
     Ceiling = 12,
-    /// [`Direction::call_at`].
-    CallAt = 13,
 }
 
 const _: () = assert!(core::mem::offset_of!(Direction, taken) == Word::Taken as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, ceiling) == Word::Ceiling as usize * 8);
-const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt as usize * 8);
-
-/// Bytes go to the target inside the kernel.
-pub const REDIRECT: u64 = 0;
-/// Bytes stay on the socket, whose receive window closes unless userspace carries them on. Ends by itself as soon as
-/// userspace has carried all of them.
-pub const PASS: u64 = 1;
 
 /// See [`Direction::base`].
 pub const BASE_KNOWN: u64 = 1 << 32;
@@ -131,7 +121,7 @@ impl Direction {
         Self {
             redirected: 0,
             passed: 0,
-            mode: REDIRECT,
+            credit: 0,
             base: 0,
             active_ns: 0,
             pace: Pace { begun_ns: 0, begun_una: 0, before: 0 },
@@ -140,8 +130,7 @@ impl Direction {
             taken: 0,
             floor,
             ceiling,
-            call_at: u64::MAX,
-            spare: [0; 2],
+            spare: [0; 3],
         }
     }
 
@@ -149,11 +138,11 @@ impl Direction {
     #[must_use]
     pub const fn to_words(self) -> [u64; DIRECTION_WORDS] {
         let Pace { begun_ns, begun_una, before } = self.pace;
-        let [spare, more] = self.spare;
+        let [spare, more, most] = self.spare;
         [
             self.redirected,
             self.passed,
-            self.mode,
+            self.credit,
             self.base,
             self.active_ns,
             begun_ns,
@@ -164,9 +153,9 @@ impl Direction {
             self.taken,
             self.floor,
             self.ceiling,
-            self.call_at,
             spare,
             more,
+            most,
         ]
     }
 
@@ -176,7 +165,7 @@ impl Direction {
         let [
             redirected,
             passed,
-            mode,
+            credit,
             base,
             active_ns,
             begun_ns,
@@ -187,14 +176,14 @@ impl Direction {
             taken,
             floor,
             ceiling,
-            call_at,
             spare,
             more,
+            most,
         ] = words;
         Self {
             redirected,
             passed,
-            mode,
+            credit,
             base,
             active_ns,
             pace: Pace { begun_ns, begun_una, before },
@@ -203,8 +192,7 @@ impl Direction {
             taken,
             floor,
             ceiling,
-            call_at,
-            spare: [spare, more],
+            spare: [spare, more, most],
         }
     }
 
@@ -218,8 +206,9 @@ impl Direction {
     /// unacknowledged by its peer. Without a base nothing is known, so that there is none.
     pub fn has_credit(&mut self, target: &Target, taken: u64, now_ns: u64) -> bool {
         self.learn_base(target.write_seq, taken);
-        let limit = self.pace.credit(now_ns, target.snd_una, target.round_trip_us).max(self.floor);
-        self.base != 0 && self.unacknowledged(target.snd_una) <= limit.min(self.ceiling).cast_signed()
+        let pace = self.pace.credit(now_ns, target.snd_una, target.round_trip_us);
+        self.credit = pace.max(self.floor).min(self.ceiling);
+        self.base != 0 && self.unacknowledged(target.snd_una) <= self.credit.cast_signed()
     }
 
     /// Learns the base from the target's `write_seq`, if that can be done: nothing may stand between what was seen and
@@ -274,7 +263,7 @@ mod tests {
         assert_eq!(Direction::from_words(words).to_words(), words);
         let direction = Direction::from_words(words);
         assert_eq!((direction.source, direction.taken), (Word::Source as u64, Word::Taken as u64));
-        assert_eq!((direction.ceiling, direction.call_at), (Word::Ceiling as u64, Word::CallAt as u64));
+        assert_eq!(direction.ceiling, Word::Ceiling as u64);
         assert_eq!(direction.seen(), 1);
     }
 

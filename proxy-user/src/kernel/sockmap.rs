@@ -184,11 +184,6 @@ impl Track<'_> {
     pub(crate) fn set_taken(&self, bytes: u64) {
         self.slot.set(Word::Taken, bytes);
     }
-
-    /// Asks for an event when so many bytes were seen.
-    pub(crate) fn call_at(&self, bytes: u64) {
-        self.slot.set(Word::CallAt, bytes);
-    }
 }
 
 impl Drop for Track<'_> {
