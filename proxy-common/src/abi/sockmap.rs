@@ -31,7 +31,8 @@ pub const OFFSETS: [(&str, &str); 3] =
 /// The bytes that one socket receives while it is spliced, and where they go.
 ///
 /// Written whole by the daemon before the verdict can find it. From then on the first half is the verdict's, which runs under
-/// the socket's lock, and the second half the daemon's: each word has one writer, so that no update needs an atomic.
+/// the socket's lock, and the second half the daemon's, but for the last word: each word has one writer, so that no update
+/// needs an atomic.
 /// Each half is one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -62,8 +63,12 @@ pub struct Direction {
     pub ceiling: u64,
     /// Userspace wants to be told once so many bytes were seen.
     pub call_at: u64,
-    /// Room for more, 0.
-    pub spare: [u64; 2],
+    /// Other than 0: bytes are left for userspace, whatever the credit.
+    pub hold: u64,
+
+    /// Bytes that the target was given past the source ([`super::local`]). Written under the lock of the socket that sends
+    /// them.
+    pub beside: u64,
 }
 
 /// Words of a [`Direction`].
@@ -92,11 +97,14 @@ pub enum Word {
     Ceiling = 12,
     /// [`Direction::call_at`].
     CallAt = 13,
+    /// [`Direction::hold`].
+    Hold = 14,
 }
 
 const _: () = assert!(core::mem::offset_of!(Direction, taken) == Word::Taken as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, ceiling) == Word::Ceiling as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, hold) == Word::Hold as usize * 8);
 
 /// Bytes go to the target inside the kernel.
 pub const REDIRECT: u64 = 0;
@@ -141,7 +149,8 @@ impl Direction {
             floor,
             ceiling,
             call_at: u64::MAX,
-            spare: [0; 2],
+            hold: 0,
+            beside: 0,
         }
     }
 
@@ -149,7 +158,6 @@ impl Direction {
     #[must_use]
     pub const fn to_words(self) -> [u64; DIRECTION_WORDS] {
         let Pace { begun_ns, begun_una, before } = self.pace;
-        let [spare, more] = self.spare;
         [
             self.redirected,
             self.passed,
@@ -165,8 +173,8 @@ impl Direction {
             self.floor,
             self.ceiling,
             self.call_at,
-            spare,
-            more,
+            self.hold,
+            self.beside,
         ]
     }
 
@@ -188,8 +196,8 @@ impl Direction {
             floor,
             ceiling,
             call_at,
-            spare,
-            more,
+            hold,
+            beside,
         ] = words;
         Self {
             redirected,
@@ -204,7 +212,8 @@ impl Direction {
             floor,
             ceiling,
             call_at,
-            spare: [spare, more],
+            hold,
+            beside,
         }
     }
 
@@ -230,12 +239,12 @@ impl Direction {
         }
     }
 
-    /// Bytes that were seen and that the target's peer, who has acknowledged up to `snd_una`, has not acknowledged yet. An
+    /// Bytes that were seen, or given to the target beside, and that the target's peer, who has acknowledged up to `snd_una`, has not acknowledged yet. An
     /// acknowledged FIN or SYN can make this -1: then nothing is on its way.
     #[must_use]
     pub const fn unacknowledged(&self, snd_una: u32) -> i64 {
         let acknowledged = snd_una.wrapping_sub(low(self.base));
-        low(self.seen()).wrapping_sub(acknowledged).cast_signed() as i64
+        low(self.seen().wrapping_add(self.beside)).wrapping_sub(acknowledged).cast_signed() as i64
     }
 }
 

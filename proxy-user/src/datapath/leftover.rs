@@ -122,7 +122,8 @@ impl<'a> Leftover<'a> {
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn has_turn(&self, side: Side, direction: &Direction, legs: &[Reading; 2], ending: &Ending) -> bool {
         let target = side.other();
-        let before = direction.redirected.saturating_add(self.written[side.index()]);
+        let before = direction.redirected.saturating_add(direction.beside);
+        let before = before.saturating_add(self.written[side.index()]);
         let queued = legs[target.index()].queued;
         queued <= LOW && ending.written(target, &legs[target.index()]) >= before
     }
