@@ -49,8 +49,40 @@ pub enum Skip {
     ByNameOnly,
 }
 
+/// Why a datapath did not carry a flow that it was meant to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    /// It does not work on this host, or no longer.
+    Unavailable,
+    /// A peer had ended its stream already.
+    HalfClosed,
+    /// The kernel's map has no room.
+    MapFull,
+    /// A socket refused an option or a question.
+    SocketError,
+    /// The kernel refused for another reason: another program has the socket, for one.
+    KernelRefused,
+    /// The other end of the connection to the server is no socket of this host and network namespace.
+    NotCaptured,
+}
+
+impl Fallback {
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::HalfClosed => "half_closed",
+            Self::MapFull => "map_full",
+            Self::SocketError => "socket_error",
+            Self::KernelRefused => "kernel_refused",
+            Self::NotCaptured => "not_captured",
+        }
+    }
+}
+
 /// What this host can do, as found at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Host {
     /// The sockmap programs are loaded and passed their self-test.
     pub sockmap: bool,

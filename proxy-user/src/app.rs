@@ -13,7 +13,7 @@ use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, events, logs};
 use crate::front::{self, Bound};
 use crate::hub::snapshot::{Server, Snapshot};
-use crate::hub::{Hub, Phase};
+use crate::hub::{Hub, Phase, Room};
 use crate::{kernel, sys};
 
 /// From the order to close until flows that have not ended are dropped, which resets them.
@@ -29,20 +29,19 @@ pub(crate) fn run(snapshot: Snapshot) -> Result<(), Failure> {
 }
 
 async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
-    if let Err(error) = sys::raise_open_file_limit() {
-        tracing::warn!(%error, "cannot raise the limit on open files");
-    }
+    let files = open_files();
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
     let sockets = bind(&snapshot)?;
     let endpoint = admin::open(&snapshot.admin).map_err(|error| {
         let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
         Failure::new(bind_exit(code), error)
     })?;
-    let hub = Arc::new(Hub::new(Arc::clone(&snapshot)));
+    let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
+    let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
     let kernel = Arc::new(probe(&hub));
     let workers = start(&hub, sockets, &kernel)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
-    tokio::spawn(events::sweep(Arc::clone(&hub), Arc::clone(&kernel)));
+    tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel));
     tokio::spawn(async move {
         if let Err(error) = admin::serve(endpoint, admin).await {
@@ -60,6 +59,19 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
         return Err(Failure::new(Exit::System, "a worker has failed; the log says why"));
     }
     Ok(())
+}
+
+/// Raises the limit on open files as far as it goes, and says what it is then. None: unlimited.
+fn open_files() -> Option<u64> {
+    let (before, _) = sys::open_file_limit();
+    if let Err(error) = sys::raise_open_file_limit() {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
+    let (now, _) = sys::open_file_limit();
+    if now != before {
+        tracing::info!(before, now, "raised the limit on open files to the hard limit");
+    }
+    now
 }
 
 /// Every address once for each worker, so that the kernel spreads connections over them.

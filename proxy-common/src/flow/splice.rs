@@ -41,10 +41,12 @@ pub struct Reading {
     pub received: u64,
     /// `SIOCOUTQ`: bytes written and not yet acknowledged.
     pub queued: u64,
+    /// Time since the peer was last heard of, while it owes us an answer. Else zero.
+    pub silent: Duration,
 }
 
 impl Reading {
-    const fn closed(&self) -> bool {
+    pub(super) const fn closed(&self) -> bool {
         self.state == CLOSE
     }
 
@@ -250,7 +252,7 @@ impl Splice {
 
     /// All that `source` has received, and what went past it, is written to the other socket.
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn drained(&self, source: Side, look: &Look) -> bool {
+    pub(super) fn drained(&self, source: Side, look: &Look) -> bool {
         let i = source.index();
         let target = source.other();
         self.written(target, &look.legs[target.index()])

@@ -44,7 +44,7 @@ impl Kernel {
             1
         };
         let received = source.sent - source.beside + u64::from(source.fin_in);
-        Reading { state, acked, received, queued: total - acked }
+        Reading { state, acked, received, queued: total - acked, silent: Duration::ZERO }
     }
 
     fn look(&self) -> Look {

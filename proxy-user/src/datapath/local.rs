@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use proxy_common::abi::local::Answer;
 use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::Side;
+use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
 use super::ending::{Ending, readings};
@@ -51,14 +52,14 @@ impl<'a> Bypass<'a> {
         handle: &'a Handle,
         client: &TcpStream,
         upstream: &TcpStream,
-    ) -> Result<Self, &'static str> {
-        let reach = handle.reach().ok_or("unavailable")?;
-        let ends = ends(upstream).map_err(|_| "socket_error")?;
-        let answer = reach.look(&ends).map_err(|_| "kernel_refused")?;
+    ) -> Result<Self, Fallback> {
+        let reach = handle.reach().ok_or(Fallback::Unavailable)?;
+        let ends = ends(upstream).map_err(|_| Fallback::SocketError)?;
+        let answer = reach.look(&ends).map_err(|_| Fallback::KernelRefused)?;
         if answer != Answer::Yes {
-            return Err("not_captured");
+            return Err(Fallback::NotCaptured);
         }
-        let client = sys::cookie(client).map_err(|_| "socket_error")?;
+        let client = sys::cookie(client).map_err(|_| Fallback::SocketError)?;
         Ok(Self { reach, ends, client, captured: None, step: LONG, next: LONG, counted: 0 })
     }
 

@@ -15,11 +15,12 @@ mod watch;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use local::Bypass;
 use proxy_common::flow::{Bounds, End, Reason};
-use proxy_common::plan::{self, Choice, Datapath, Host, Skip};
+use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip};
 use tokio::net::TcpStream;
 use watch::Watch;
 
@@ -56,6 +57,10 @@ impl Carriers {
         Ok(Self { hub, sockmap, host })
     }
 
+    fn host(&self) -> Host {
+        if self.hub.sockmap_lost.load(Ordering::Relaxed) { Host::default() } else { self.host }
+    }
+
     fn bounds(&self) -> Bounds {
         Bounds { half_close: self.hub.snapshot.timeouts.half_close, flush: FLUSH }
     }
@@ -65,7 +70,7 @@ impl Carriers {
         flow.facts().stage = Stage::Carry;
         let mut trace = None;
         let near = is_near(&pair);
-        for datapath in plan::plan(choice, self.host, near) {
+        for datapath in plan::plan(choice, self.host(), near) {
             let Some((handle, watch)) = self.sockmap.as_ref().filter(|_| datapath != Datapath::Copy) else {
                 break;
             };
@@ -92,8 +97,8 @@ impl Carriers {
             }
         }
         for datapath in [Datapath::Local, Datapath::Sockmap] {
-            if plan::skip(choice, self.host, near, datapath) == Some(Skip::Unavailable) {
-                self.hub.meters.fell_back(datapath, "unavailable");
+            if plan::skip(choice, self.host(), near, datapath) == Some(Skip::Unavailable) {
+                self.hub.meters.fell_back(datapath, Fallback::Unavailable);
             }
         }
         let _active = self.begin(flow, Datapath::Copy);
@@ -107,16 +112,16 @@ impl Carriers {
         datapath: Datapath,
         handle: &'a SockmapHandle,
         pair: &Pair,
-    ) -> Result<Option<Bypass<'a>>, &'static str> {
+    ) -> Result<Option<Bypass<'a>>, Fallback> {
         match datapath {
             Datapath::Local => Bypass::find(handle, &pair.client, &pair.upstream).map(Some),
             Datapath::Sockmap | Datapath::Copy => Ok(None),
         }
     }
 
-    fn fall_back(&self, flow: &Flow, from: Datapath, reason: &'static str) {
+    fn fall_back(&self, flow: &Flow, from: Datapath, reason: Fallback) {
         self.hub.meters.fell_back(from, reason);
-        tracing::debug!(flow = flow.id, from = from.name(), reason, "not taken");
+        tracing::debug!(flow = flow.id, datapath = from.name(), reason = reason.label(), "not taken");
     }
 
     fn begin(&self, flow: &Flow, datapath: Datapath) -> Active {

@@ -6,10 +6,11 @@ use std::net::TcpStream as Socket;
 use std::time::Duration;
 
 use proxy_common::abi::sockmap::{Direction, Place};
-use proxy_common::flow::{Bounds, Leg, Seen};
+use proxy_common::flow::{Bounds, Leg, Reason, Seen, Vigil};
+use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
-use super::ending::{Ending, Next, readings};
+use super::ending::{Ending, Next, earlier, readings};
 use super::leftover::Leftover;
 use super::local::Bypass;
 use super::{Carried, Pair, Watch, internal};
@@ -32,8 +33,7 @@ const SEND_BUFFER: usize = 2 * CREDIT;
 /// A pair that was not spliced. Nothing of it is consumed.
 pub(super) struct Refused<'a> {
     pub(super) pair: Pair,
-    /// Metric label.
-    pub(super) reason: &'static str,
+    pub(super) reason: Fallback,
     /// What the kernel still knows of the pair: to be dropped after it is closed.
     pub(super) trace: Option<[Track<'a>; 2]>,
 }
@@ -76,7 +76,7 @@ pub(super) fn take_over<'a>(
 type Enrolled<'a> = ([Track<'a>; 2], [Leg; 2]);
 
 /// Why not, and what is left behind.
-type NotEnrolled<'a> = (&'static str, Option<[Track<'a>; 2]>);
+type NotEnrolled<'a> = (Fallback, Option<[Track<'a>; 2]>);
 
 /// Puts both sockets under the verdict. The upstream socket goes first: bytes of the client may be queued already, and find
 /// their target from the first moment on.
@@ -85,10 +85,10 @@ type NotEnrolled<'a> = (&'static str, Option<[Track<'a>; 2]>);
 /// verdict has just passed. Its target is unknown to the map, so the verdict passes everything, and userspace reads it.
 fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled<'a>, NotEnrolled<'a>> {
     let prepared = prepare([&pair.client, &pair.upstream]);
-    let ([client, upstream], legs, open) = prepared.map_err(|_| ("socket_error", None))?;
+    let ([client, upstream], legs, open) = prepared.map_err(|_| (Fallback::SocketError, None))?;
     if !open {
         // The kernel takes established sockets only: one whose peer has ended already is carried by userspace.
-        return Err(("half_closed", None));
+        return Err((Fallback::HalfClosed, None));
     }
     let track = |source, target| {
         handle.track(Direction::new(source, target)).map_err(|error| (refusal(&error), None))
@@ -101,11 +101,11 @@ fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled<'a>, NotEnroll
     }
 }
 
-fn refusal(error: &io::Error) -> &'static str {
+fn refusal(error: &io::Error) -> Fallback {
     match error.raw_os_error() {
-        Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC) => "map_full",
-        Some(libc::EOPNOTSUPP) => "half_closed",
-        _ => "kernel_refused",
+        Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC) => Fallback::MapFull,
+        Some(libc::EOPNOTSUPP) => Fallback::HalfClosed,
+        _ => Fallback::KernelRefused,
     }
 }
 
@@ -128,9 +128,17 @@ impl Spliced<'_> {
 
     /// Carries the flow to its end.
     pub(super) async fn carry(mut self, hub: &Hub, bounds: Bounds, flow: &Flow) -> Carried {
-        let mut ending = Ending::new(self.legs, bounds);
+        let mut ending = Ending::new(self.legs, bounds, Vigil::new(hub.snapshot.timeouts.keepalive, true));
         match self.try_carry(hub, flow, &mut ending).await {
-            Ok(carried) => carried,
+            Ok(carried) => {
+                if carried.end.reason == Reason::KernelLost {
+                    tracing::warn!(
+                        flow = flow.id,
+                        "flow reset: something else has taken it out of our BPF map"
+                    );
+                }
+                carried
+            }
             Err(error) => internal(flow, ending.bytes(), &error),
         }
     }
@@ -201,12 +209,5 @@ async fn sleep(limit: Option<Duration>) {
         Some(Duration::ZERO) => tokio::task::yield_now().await,
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
-    }
-}
-
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, None) | (None, one) => one,
     }
 }

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::hub::Hub;
-use crate::hub::snapshot::{Server, Upstream};
+use crate::hub::snapshot::{Server, Timeouts, Upstream};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
@@ -73,7 +73,7 @@ async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailu
     let mut failure = (ConnectFailure::Other, "no server".to_owned());
     for server in &upstream.servers {
         let attempt = Instant::now();
-        match one(server, hub.snapshot.timeouts.connect).await {
+        match one(server, &hub.snapshot.timeouts).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
@@ -88,7 +88,8 @@ async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailu
     Err(failure)
 }
 
-async fn one(server: &Server, limit: Duration) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+    let tuned = |stream: TcpStream| sys::tune(&stream, timeouts.keepalive).map(|()| stream);
     let attempt = async {
         let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
         for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
@@ -99,7 +100,7 @@ async fn one(server: &Server, limit: Duration) -> Result<TcpStream, (ConnectFail
         }
         Err(last)
     };
-    match tokio::time::timeout(limit, attempt).await {
+    match tokio::time::timeout(timeouts.connect, attempt).await {
         Ok(result) => result,
         Err(_) => Err((ConnectFailure::Timeout, io::ErrorKind::TimedOut.into())),
     }
@@ -110,11 +111,6 @@ async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
         Server::Address(address) => Ok(vec![*address]),
         Server::Name { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
     }
-}
-
-fn tuned(stream: TcpStream) -> io::Result<TcpStream> {
-    sys::tune(&stream)?;
-    Ok(stream)
 }
 
 fn classify(error: &io::Error) -> ConnectFailure {

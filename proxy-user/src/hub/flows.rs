@@ -143,6 +143,15 @@ impl Flows {
         }
     }
 
+    /// Rings those flows whose turn it is in `round`, if each has its turn once in `rounds`.
+    pub(crate) fn wake_some(&self, round: u64, rounds: u64) {
+        let rounds = rounds.max(1);
+        let live = self.live();
+        for flow in live.by_id.values().filter(|flow| flow.id % rounds == round % rounds) {
+            flow.wake.notify_one();
+        }
+    }
+
     /// Rings the flow that the socket with this cookie belongs to, if it is still alive.
     pub(crate) fn wake_cookie(&self, cookie: u64) {
         let live = self.live();

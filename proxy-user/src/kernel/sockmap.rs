@@ -32,6 +32,8 @@ pub(crate) struct Sockmap {
     /// What the self-test did, so that it is not taken for traffic.
     zero: KernelCounters,
     handle: Handle,
+    /// Id of the program.
+    program: u32,
 }
 
 /// What a worker needs to splice flows. Each worker has its own, so that workers do not wait for each other.
@@ -83,7 +85,7 @@ impl Sockmap {
             .load(object)
             .map_err(|error| Unavailable::explain("the BPF maps cannot be made", &error))?;
         let sockets: SockHash<MapData, u64> = take(&mut ebpf, SOCKETS)?;
-        attach(&mut ebpf, &sockets)?;
+        let program = attach(&mut ebpf, &sockets)?;
         let directions: Array<MapData, [u64; DIRECTION_WORDS]> = take(&mut ebpf, DIRECTIONS)?;
         let handle = Handle {
             sockets: Mutex::new(sockets),
@@ -92,7 +94,7 @@ impl Sockmap {
             reach: local.then(|| Reach::load(&mut ebpf)).transpose()?,
         };
         let counters = take(&mut ebpf, COUNTERS)?;
-        Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle })
+        Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle, program })
     }
 
     /// Cookies of sockets whose bytes userspace must carry from now on. None: taken before.
@@ -103,6 +105,13 @@ impl Sockmap {
     /// What the programs log. None: taken before.
     pub(crate) fn take_log(&mut self) -> Option<EbpfLogger<&'static dyn Log>> {
         EbpfLogger::init(&mut self.ebpf).ok()
+    }
+
+    /// Whether the program is still where it was attached. Sockets that are inserted without it would carry nothing. A
+    /// kernel that does not tell is taken at its word.
+    pub(crate) fn is_attached(&self) -> bool {
+        let attached = sys::attached_verdict(&lock(&self.handle.sockets).fd().as_fd());
+        attached.map_or(true, |id| id == Some(self.program))
     }
 
     /// A further handle on the same maps.
@@ -241,7 +250,7 @@ fn offsets<'a>(
     fields.map(offset).collect()
 }
 
-fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), Unavailable> {
+fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<u32, Unavailable> {
     let program: &mut SkSkb = ebpf
         .program_mut(PROGRAM)
         .ok_or_else(|| missing(PROGRAM))?
@@ -251,7 +260,8 @@ fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), Unava
     program
         .attach(sockets.fd())
         .map_err(|error| Unavailable::explain("the BPF program cannot be attached", &error))?;
-    Ok(())
+    let info = program.info().map_err(|error| Unavailable::explain("the BPF program has no id", &error))?;
+    Ok(info.id())
 }
 
 pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Unavailable> {

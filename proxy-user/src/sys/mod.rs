@@ -1,6 +1,7 @@
 //! The room of system calls: the only place in the daemon with `unsafe`, and the only one that knows socket
 //! options by name.
 
+mod bpf;
 mod epoll;
 mod listener;
 mod process;
@@ -9,9 +10,10 @@ mod readable;
 mod shared;
 mod tcp;
 
+pub(crate) use bpf::attached_verdict;
 pub(crate) use epoll::Poller;
 pub(crate) use listener::{bind, check_free, is_own_address};
-pub(crate) use process::{Capabilities, capabilities, open_file_limit, raise_open_file_limit};
+pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use program::run_program;
 pub(crate) use readable::readable;
 pub(crate) use shared::SharedWords;

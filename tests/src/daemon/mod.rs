@@ -2,6 +2,7 @@
 
 mod api;
 mod config;
+mod foreign;
 mod launch;
 mod metrics;
 

@@ -1,12 +1,14 @@
 //! What the endpoint says, as data.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use proxy_common::plan::{self, Datapath, Host};
 use serde::Serialize;
 
 use super::Admin;
-use crate::hub::{Bytes, Flow, Phase};
+use crate::control::events::LOST;
+use crate::hub::{Bytes, Flow, Hub, Phase};
 use crate::kernel::{KernelCounters, Local, Sockmap, Unavailable};
 
 /// What the kernel does for this daemon.
@@ -36,6 +38,16 @@ impl Kernel {
             None => Some("no upstream of the configuration is on this host".to_owned()),
         };
         Availability { available: matches!(self.local, Some(Ok(_))), reason }
+    }
+}
+
+impl Kernel {
+    /// Why flows are not spliced. None: they are.
+    pub(super) fn unavailable(&self, hub: &Hub) -> Option<String> {
+        match &self.sockmap {
+            Err(reason) => Some(reason.to_string()),
+            Ok(_) => hub.sockmap_lost.load(Ordering::Relaxed).then(|| LOST.to_owned()),
+        }
     }
 }
 
@@ -85,6 +97,7 @@ struct Connections {
 pub(super) fn status(admin: &Admin) -> Status {
     let hub = &admin.hub;
     let sockmap = admin.kernel.sockmap.as_ref();
+    let unavailable = admin.kernel.unavailable(hub);
     let listeners = hub.snapshot.listeners.iter().map(|listener| ListenerStatus {
         name: listener.name.to_string(),
         addresses: listener.addresses.iter().map(ToString::to_string).collect(),
@@ -96,10 +109,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         phase: if hub.phases.now() == Phase::Running { "running" } else { "draining" },
         datapaths: Datapaths {
             local: admin.kernel.local_status(),
-            sockmap: Availability {
-                available: sockmap.is_ok(),
-                reason: sockmap.err().map(ToString::to_string),
-            },
+            sockmap: Availability { available: unavailable.is_none(), reason: unavailable },
             copy: Availability { available: true, reason: None },
         },
         listeners: listeners.collect(),
