@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use proxy_common::plan::{Choice, Datapath};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, events, logs};
 use crate::front::{self, Bound};
-use crate::hub::snapshot::Snapshot;
+use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room};
 use crate::{kernel, sys};
 
@@ -116,10 +117,10 @@ fn bind_exit(kind: Option<io::ErrorKind>) -> Exit {
 
 /// Must run inside the runtime: it starts to listen to what the BPF programs tell.
 fn probe(hub: &Arc<Hub>) -> Kernel {
-    let (mut sockmap, took) = kernel::probe(logs::debug_enabled());
-    match &mut sockmap {
+    let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.snapshot));
+    match &mut probed.sockmap {
         Ok(sockmap) => {
-            tracing::info!(took_ms = millis(took), "sockmap datapath passed its self-test");
+            tracing::info!(took_ms = millis(probed.took), "sockmap datapath passed its self-test");
             if let Some(ring) = sockmap.take_events() {
                 tokio::spawn(essential(
                     "the BPF events",
@@ -133,7 +134,30 @@ fn probe(hub: &Arc<Hub>) -> Kernel {
         }
         Err(reason) => tracing::warn!(%reason, "no sockmap datapath: flows are copied by userspace"),
     }
-    Kernel { sockmap }
+    match &probed.local {
+        Some(Ok(kernel::Local { noticed: None })) => tracing::info!("local datapath passed its self-test"),
+        Some(Ok(kernel::Local { noticed: Some(noticed) })) => {
+            tracing::info!(reason = noticed, "local datapath only for upstreams that name it");
+        }
+        Some(Err(reason)) => {
+            tracing::warn!(%reason, "no local datapath: such flows are spliced by sockmap or copied");
+        }
+        None => {}
+    }
+    Kernel { sockmap: probed.sockmap, local: probed.local }
+}
+
+/// Whether a server may be on this host, and its upstream may be carried as such.
+fn wants_local(snapshot: &Snapshot) -> bool {
+    let here = |server: &Server| match server {
+        Server::Address(address) => sys::is_own_address(address.ip()),
+        Server::Name { .. } => true,
+    };
+    snapshot.upstreams.iter().any(|upstream| match upstream.datapath {
+        Choice::Only(Datapath::Local) => true,
+        Choice::Auto => upstream.servers.iter().any(here),
+        Choice::Only(_) => false,
+    })
 }
 
 /// Runs what flows depend on: without it they would hang, so that the daemon stops.
@@ -148,7 +172,7 @@ fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Resul
     let mut workers = Vec::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
         let handle = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
-        workers.push(front::start_worker(index, Arc::clone(hub), sockets, handle)?);
+        workers.push(front::start_worker(index, Arc::clone(hub), sockets, handle, kernel.host())?);
     }
     Ok(workers)
 }

@@ -55,7 +55,8 @@ impl Pace {
 
 /// Sequence numbers are 32 bits wide, and differences of byte counts wrap with them (RFC 9293 section 3.4).
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
-pub(super) const fn low(value: u64) -> u32 {
+#[must_use]
+pub const fn low(value: u64) -> u32 {
     value as u32
 }
 

@@ -4,4 +4,5 @@
 //! without `unsafe`.
 
 pub mod credit;
+pub mod local;
 pub mod sockmap;

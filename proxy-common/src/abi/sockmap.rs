@@ -31,7 +31,8 @@ pub const OFFSETS: [(&str, &str); 3] =
 /// The bytes that one socket receives while it is spliced, and where they go.
 ///
 /// Written whole by the daemon before the verdict can find it. From then on the first half is the verdict's, which runs under
-/// the socket's lock, and the second half the daemon's: each word has one writer, so that no update needs an atomic.
+/// the socket's lock, and the second half the daemon's, but for the last word: each word has one writer, so that no update
+/// needs an atomic.
 /// Each half is one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -61,8 +62,14 @@ pub struct Direction {
     pub floor: u64,
     /// and at most these.
     pub ceiling: u64,
-    /// Room for more, 0.
-    pub spare: [u64; 3],
+    /// Userspace wants to be told once so many bytes were seen.
+    pub call_at: u64,
+    /// Other than 0: bytes are left for userspace, whatever the credit.
+    pub hold: u64,
+
+    /// Bytes that the target was given past the source ([`super::local`]). Written under the lock of the socket that sends
+    /// them.
+    pub beside: u64,
 }
 
 /// Words of a [`Direction`].
@@ -89,10 +96,16 @@ pub enum Word {
     Taken = 10,
     /// [`Direction::ceiling`].
     Ceiling = 12,
+    /// [`Direction::call_at`].
+    CallAt = 13,
+    /// [`Direction::hold`].
+    Hold = 14,
 }
 
 const _: () = assert!(core::mem::offset_of!(Direction, taken) == Word::Taken as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, ceiling) == Word::Ceiling as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, hold) == Word::Hold as usize * 8);
 
 /// See [`Direction::base`].
 pub const BASE_KNOWN: u64 = 1 << 32;
@@ -130,7 +143,9 @@ impl Direction {
             taken: 0,
             floor,
             ceiling,
-            spare: [0; 3],
+            call_at: u64::MAX,
+            hold: 0,
+            beside: 0,
         }
     }
 
@@ -138,7 +153,6 @@ impl Direction {
     #[must_use]
     pub const fn to_words(self) -> [u64; DIRECTION_WORDS] {
         let Pace { begun_ns, begun_una, before } = self.pace;
-        let [spare, more, most] = self.spare;
         [
             self.redirected,
             self.passed,
@@ -153,9 +167,9 @@ impl Direction {
             self.taken,
             self.floor,
             self.ceiling,
-            spare,
-            more,
-            most,
+            self.call_at,
+            self.hold,
+            self.beside,
         ]
     }
 
@@ -176,9 +190,9 @@ impl Direction {
             taken,
             floor,
             ceiling,
-            spare,
-            more,
-            most,
+            call_at,
+            hold,
+            beside,
         ] = words;
         Self {
             redirected,
@@ -192,7 +206,9 @@ impl Direction {
             taken,
             floor,
             ceiling,
-            spare: [spare, more, most],
+            call_at,
+            hold,
+            beside,
         }
     }
 
@@ -219,12 +235,12 @@ impl Direction {
         }
     }
 
-    /// Bytes that were seen and that the target's peer, who has acknowledged up to `snd_una`, has not acknowledged yet. An
+    /// Bytes that were seen, or given to the target beside, and that the target's peer, who has acknowledged up to `snd_una`, has not acknowledged yet. An
     /// acknowledged FIN or SYN can make this -1: then nothing is on its way.
     #[must_use]
     pub const fn unacknowledged(&self, snd_una: u32) -> i64 {
         let acknowledged = snd_una.wrapping_sub(low(self.base));
-        low(self.seen()).wrapping_sub(acknowledged).cast_signed() as i64
+        low(self.seen().wrapping_add(self.beside)).wrapping_sub(acknowledged).cast_signed() as i64
     }
 }
 

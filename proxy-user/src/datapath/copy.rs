@@ -58,7 +58,7 @@ async fn try_carry(hub: &Hub, bounds: Bounds, flow: &Flow, pair: &Pair) -> io::R
         }
         let taken = || {
             let [up, down] = flow.copied();
-            [seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)]
+            ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
         };
         match ending.turn(sockets, taken)? {
             Next::Wait(next) => limit = next,

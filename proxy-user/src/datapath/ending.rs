@@ -49,14 +49,16 @@ impl Ending {
         self.machine.written(side, reading)
     }
 
-    /// One turn. `seen` as in [`Look::seen`], asked for after the sockets were.
+    /// One turn. `counts`: [`Look::seen`] and [`Look::beside`], asked for after the sockets were.
     pub(super) fn turn<S: AsFd>(
         &mut self,
         sockets: [&S; 2],
-        seen: impl Fn() -> [Seen; 2],
+        counts: impl Fn() -> ([Seen; 2], [u64; 2]),
     ) -> io::Result<Next> {
         loop {
-            let look = Look { legs: readings(sockets)?, seen: seen() };
+            let legs = readings(sockets)?;
+            let (seen, beside) = counts();
+            let look = Look { legs, seen, beside };
             self.last = look;
             match self.machine.step(self.begun.elapsed(), &look) {
                 Step::Wait(limit) => match self.vigil.check(self.begun.elapsed(), &look, &self.machine) {

@@ -125,7 +125,8 @@ impl<'a> Leftover<'a> {
         // Bytes wait, so that the verdict redirects no more: only a look that is taken now shows all that it did.
         let direction = self.track(side).read();
         let target = of(self.sockets, side.other());
-        let before = direction.redirected.saturating_add(self.share(side).read);
+        let before = direction.redirected.saturating_add(direction.beside);
+        let before = before.saturating_add(self.share(side).read);
         if ending.written(side.other(), &sys::reading(target)?) < before {
             return Ok(false);
         }

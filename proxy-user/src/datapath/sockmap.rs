@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::ending::{Ending, Next, earlier, readings};
 use super::leftover::Leftover;
+use super::local::Bypass;
 use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Flow, Hub, Phase};
 use crate::kernel::{Handle, Track};
@@ -39,6 +40,8 @@ pub(super) struct Spliced<'a> {
     /// Client first. None: closed already. Dropped before the tracks, since the verdict may hold a direction until then.
     sockets: Option<[Socket; 2]>,
     tracks: [Track<'a>; 2],
+    /// The server is on this host.
+    bypass: Option<Bypass<'a>>,
 }
 
 /// Tries to hand `pair` over.
@@ -47,6 +50,7 @@ pub(super) fn take_over<'a>(
     watch: &'a Watch,
     flow: &Flow,
     pair: Pair,
+    bypass: Option<Bypass<'a>>,
 ) -> Result<Spliced<'a>, Refused<'a>> {
     let (tracks, legs) = match enroll(handle, &pair) {
         Ok(enrolled) => enrolled,
@@ -58,10 +62,10 @@ pub(super) fn take_over<'a>(
         (Err(error), _) | (_, Err(error)) => {
             // Cannot happen short of a broken runtime; the sockets are closed with a reset.
             tracing::error!(flow = flow.id, %error, "a socket cannot leave the runtime");
-            return Ok(Spliced { watch, legs, sockets: None, tracks });
+            return Ok(Spliced { watch, legs, sockets: None, tracks, bypass });
         }
     };
-    Ok(Spliced { watch, legs, sockets: Some(sockets), tracks })
+    Ok(Spliced { watch, legs, sockets: Some(sockets), tracks, bypass })
 }
 
 type Enrolled<'a> = ([Track<'a>; 2], [Leg; 2]);
@@ -148,14 +152,20 @@ impl Spliced<'_> {
             // Sets bytes going that were queued before; it also undoes what the peek asked for.
             sys::wake_when_readable(socket, 1)?;
         }
+        if let Some(bypass) = &self.bypass {
+            bypass.begin(&self.tracks);
+        }
         let mut leftover = Leftover::new(&self.tracks, sockets, self.watch, flow.id);
         let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
         let mut stopped = false;
         loop {
-            let again = leftover.carry(ending)?;
-            let limit = match ending
-                .turn(sockets, || self.tracks.each_ref().map(|track| Seen::Bytes(track.read().seen())))?
-            {
+            // First of all: a captured server is let go before it is sent anything.
+            let look = match &mut self.bypass {
+                Some(bypass) => bypass.turn(&self.tracks, sockets, ending)?,
+                None => None,
+            };
+            let again = earlier(look, leftover.carry(ending)?);
+            let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
             };
@@ -169,6 +179,22 @@ impl Spliced<'_> {
             }
         }
     }
+}
+
+impl Drop for Spliced<'_> {
+    fn drop(&mut self) {
+        if let Some(bypass) = &mut self.bypass {
+            bypass.end(&self.tracks);
+        }
+    }
+}
+
+fn counts(tracks: &[Track<'_>; 2]) -> ([Seen; 2], [u64; 2]) {
+    let directions = tracks.each_ref().map(Track::read);
+    (
+        directions.each_ref().map(|direction| Seen::Bytes(direction.seen())),
+        directions.each_ref().map(|direction| direction.beside),
+    )
 }
 
 async fn sleep(limit: Option<Duration>) {

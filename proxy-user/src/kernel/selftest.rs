@@ -12,7 +12,7 @@ use super::{Sockmap, Track};
 use crate::sys;
 
 /// Nothing on loopback takes this long, so what does is stuck.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A sender that cannot write for this long is stopped.
 const QUIET: Duration = Duration::from_millis(20);
 /// Bytes that wait in the socket when it is spliced.
@@ -22,9 +22,9 @@ const LATER: usize = 1024 * 1024;
 /// A send buffer that is full at once.
 const SMALL: usize = 32 * 1024;
 /// Credit where the sender is to be stopped.
-const CREDIT: usize = 64 * 1024;
+pub(super) const CREDIT: usize = 64 * 1024;
 /// What may be taken from a sender whose receiver does not read: credit, and the buffers of four sockets.
-const STALLED: usize = 64 * 1024 * 1024;
+pub(super) const STALLED: usize = 64 * 1024 * 1024;
 
 /// All of it.
 pub(super) fn run(sockmap: &Sockmap) -> anyhow::Result<()> {
@@ -109,7 +109,7 @@ fn stops_a_sender(sockmap: &Sockmap) -> anyhow::Result<()> {
 }
 
 /// Does what the datapath does with bytes that the verdict passed, until `all` that were sent are on their way.
-fn carry_passed(
+pub(super) fn carry_passed(
     track: &Track<'_>,
     (mut source, mut target): (&TcpStream, &TcpStream),
     zero: u64,
@@ -122,7 +122,7 @@ fn carry_passed(
         ensure!(begun.elapsed() < PATIENCE, "it takes too long");
         let direction = track.read();
         let queue = sys::reading(target)?;
-        let in_order = queue.acked + queue.queued - zero >= direction.redirected + written;
+        let in_order = queue.acked + queue.queued - zero >= direction.redirected + direction.beside + written;
         if direction.seen() == all && direction.passed == written {
             return Ok(());
         }
@@ -143,11 +143,11 @@ fn carry_passed(
 }
 
 /// `len` bytes of a stream, from position `from` on: lost, repeated and swapped bytes show.
-fn pattern(from: usize, len: usize) -> Vec<u8> {
+pub(super) fn pattern(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|position| u8::try_from(position % 251).unwrap_or(0)).collect()
 }
 
-fn splice<'a>(
+pub(super) fn splice<'a>(
     sockmap: &'a Sockmap,
     client: &TcpStream,
     upstream: &TcpStream,
@@ -167,7 +167,7 @@ fn splice<'a>(
     Ok(tracks)
 }
 
-fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
+pub(super) fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let near = TcpStream::connect_timeout(&address, PATIENCE)?;

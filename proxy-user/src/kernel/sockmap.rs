@@ -10,6 +10,7 @@ use aya::programs::SkSkb;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
+use proxy_common::abi::local as abi;
 use proxy_common::abi::sockmap::{
     COUNTERS, Counter, DIRECTION_WORDS, DIRECTIONS, Direction, EVENTS, MAX_SOCKETS, OFFSETS, PROGRAM, Place,
     SLOTS, SOCKETS, Word,
@@ -18,6 +19,7 @@ use proxy_common::btf::field_offset;
 
 use super::Unavailable;
 use super::failure::os_error;
+use super::local::{self, Reach};
 use super::slots::{Slot, Slots};
 use crate::sys;
 
@@ -39,6 +41,7 @@ pub(crate) struct Handle {
     sockets: Mutex<SockHash<MapData, u64>>,
     index: Mutex<HashMap<MapData, u64, u32>>,
     slots: Arc<Slots>,
+    reach: Option<Reach>,
 }
 
 /// One direction of a flow that the verdict knows. To be dropped after its socket is closed: only then has the verdict
@@ -59,23 +62,27 @@ pub(crate) struct KernelCounters {
     pub(crate) unknown_sockets: u64,
     pub(crate) credit_stops: u64,
     pub(crate) lost_events: u64,
+    pub(crate) bypassed_bytes: u64,
 }
 
 impl Sockmap {
-    /// Loads and attaches. `debug` lets the programs log, which costs a little for each rare event that they tell.
-    pub(crate) fn load(debug: bool) -> Result<Self, Unavailable> {
+    /// Loads and attaches. `debug` lets the programs log, which costs a little for each rare event that they tell. `local`: also
+    /// what servers on this host need.
+    pub(super) fn load(debug: bool, local: bool) -> Result<Self, Unavailable> {
         let level = if debug { aya_log::Level::Trace as u8 } else { 0 };
-        let (offsets, capacity) = (offsets()?, capacity());
+        let object = if local { local::OBJECT } else { OBJECT };
+        let further = if local { abi::OFFSETS.as_slice() } else { &[] };
+        let (offsets, capacity) = (offsets(OFFSETS.iter().chain(further))?, capacity());
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, false);
         for (constant, offset) in &offsets {
             loader.override_global(constant, offset, true);
         }
-        for map in [SOCKETS, SLOTS, DIRECTIONS] {
+        for map in [SOCKETS, SLOTS, DIRECTIONS, abi::BACKENDS, abi::BYPASSES, abi::CAPTURED] {
             loader.map_max_entries(map, capacity);
         }
         let mut ebpf = loader
-            .load(OBJECT)
+            .load(object)
             .map_err(|error| Unavailable::explain("the BPF maps cannot be made", &error))?;
         let sockets: SockHash<MapData, u64> = take(&mut ebpf, SOCKETS)?;
         let program = attach(&mut ebpf, &sockets)?;
@@ -84,6 +91,7 @@ impl Sockmap {
             sockets: Mutex::new(sockets),
             index: Mutex::new(take(&mut ebpf, SLOTS)?),
             slots: map_slots(&directions, capacity)?,
+            reach: local.then(|| Reach::load(&mut ebpf)).transpose()?,
         };
         let counters = take(&mut ebpf, COUNTERS)?;
         Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle, program })
@@ -141,6 +149,7 @@ impl Sockmap {
             unknown_sockets: sum(Counter::UnknownSockets, self.zero.unknown_sockets),
             credit_stops: sum(Counter::CreditStops, self.zero.credit_stops),
             lost_events: sum(Counter::LostEvents, self.zero.lost_events),
+            bypassed_bytes: self.handle.reach.as_ref().map_or(0, Reach::bypassed),
         }
     }
 }
@@ -153,7 +162,13 @@ impl Handle {
             sockets: Mutex::new(Map::SockHash(sockets).try_into().map_err(io::Error::other)?),
             index: Mutex::new(Map::HashMap(index).try_into().map_err(io::Error::other)?),
             slots: Arc::clone(&self.slots),
+            reach: self.reach.clone(),
         })
+    }
+
+    /// Captures servers of this host. None: not loaded.
+    pub(crate) fn reach(&self) -> Option<&Reach> {
+        self.reach.as_ref()
     }
 
     /// Lets the verdict know where bytes of a socket go, before the socket is inserted. `E2BIG`: there is no room for more.
@@ -184,6 +199,16 @@ impl Track<'_> {
     pub(crate) fn set_taken(&self, bytes: u64) {
         self.slot.set(Word::Taken, bytes);
     }
+
+    /// Leaves all bytes to userspace from now on, or no longer.
+    pub(crate) fn hold(&self, held: bool) {
+        self.slot.set(Word::Hold, u64::from(held));
+    }
+
+    /// Asks for an event when so many bytes were seen.
+    pub(crate) fn call_at(&self, bytes: u64) {
+        self.slot.set(Word::CallAt, bytes);
+    }
 }
 
 impl Drop for Track<'_> {
@@ -209,18 +234,20 @@ fn map_slots(
 }
 
 /// Where the verdict finds what a target's peer has acknowledged: the kernel describes its own structures.
-fn offsets() -> Result<Vec<(&'static str, u32)>, Unavailable> {
+fn offsets<'a>(
+    fields: impl Iterator<Item = &'a (&'static str, &'static str)>,
+) -> Result<Vec<(&'static str, u32)>, Unavailable> {
     const SOURCE: &str = "/sys/kernel/btf/vmlinux";
     let btf = std::fs::read(SOURCE)
         .map_err(|error| Unavailable::explain(&format!("cannot read {SOURCE}"), &error))?;
-    let offset = |(constant, field)| {
+    let offset = |&(constant, field): &(&'static str, &'static str)| {
         let offset = field_offset(&btf, "tcp_sock", field).ok_or_else(|| Unavailable {
             what: format!("{SOURCE} does not say where tcp_sock.{field} is"),
             remedy: "use a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
         })?;
         Ok((constant, offset))
     };
-    OFFSETS.into_iter().map(offset).collect()
+    fields.map(offset).collect()
 }
 
 fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<u32, Unavailable> {
@@ -237,12 +264,12 @@ fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<u32, Unav
     Ok(info.id())
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Unavailable> {
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Unavailable> {
     let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
     map.try_into().map_err(|error| Unavailable::explain("a BPF map has another type", &error))
 }
 
-fn missing(name: &str) -> Unavailable {
+pub(super) fn missing(name: &str) -> Unavailable {
     Unavailable {
         what: format!("the BPF object has no {name}"),
         remedy: "build again with `cargo xtask build`".to_owned(),

@@ -5,14 +5,16 @@ mod bpf;
 mod epoll;
 mod listener;
 mod process;
+mod program;
 mod readable;
 mod shared;
 mod tcp;
 
 pub(crate) use bpf::attached_verdict;
 pub(crate) use epoll::Poller;
-pub(crate) use listener::{bind, check_free};
+pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
+pub(crate) use program::run_program;
 pub(crate) use readable::readable;
 pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{

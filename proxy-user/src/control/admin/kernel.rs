@@ -26,8 +26,10 @@ impl Collector for Readings {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let room = &self.hub.room;
         let available = self.kernel.unavailable(&self.hub).is_none();
+        let local = available && matches!(self.kernel.local, Some(Ok(_)));
         let gauges = [
             ("sockmap_available", "1 where splicing by sockmap works here", i64::from(available)),
+            ("local_available", "1 where servers on this host can be captured", i64::from(local)),
             (
                 "connections_limit",
                 "Most connections at a time",
@@ -46,6 +48,7 @@ impl Collector for Readings {
             ("kernel_redirected_bytes", "Bytes that the kernel carried", counters.redirected_bytes),
             ("kernel_redirected_segments", "Segments that the kernel carried", counters.redirected_segments),
             ("kernel_passed_bytes", "Bytes of spliced sockets left to userspace", counters.passed_bytes),
+            ("kernel_bypassed_bytes", "Bytes past a loopback connection", counters.bypassed_bytes),
             ("kernel_redirect_failures", "Redirects that found no target", counters.redirect_failures),
             ("kernel_unknown_sockets", "Segments of sockets without a direction", counters.unknown_sockets),
             ("kernel_credit_stops", "Times that a target had no room for more", counters.credit_stops),

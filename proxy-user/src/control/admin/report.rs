@@ -3,17 +3,42 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use proxy_common::plan::Datapath;
+use proxy_common::plan::{self, Datapath, Host};
 use serde::Serialize;
 
 use super::Admin;
 use crate::control::events::LOST;
 use crate::hub::{Bytes, Flow, Hub, Phase};
-use crate::kernel::{KernelCounters, Sockmap, Unavailable};
+use crate::kernel::{KernelCounters, Local, Sockmap, Unavailable};
 
 /// What the kernel does for this daemon.
 pub(crate) struct Kernel {
     pub(crate) sockmap: Result<Sockmap, Unavailable>,
+    /// None: no upstream of the configuration is on this host.
+    pub(crate) local: Option<Result<Local, Unavailable>>,
+}
+
+impl Kernel {
+    /// What flows may be carried by.
+    pub(crate) fn host(&self) -> Host {
+        let local = match &self.local {
+            Some(Ok(Local { noticed: None })) => plan::Local::Always,
+            Some(Ok(Local { noticed: Some(_) })) => plan::Local::ByName,
+            Some(Err(_)) | None => plan::Local::Unavailable,
+        };
+        Host { sockmap: self.sockmap.is_ok(), local }
+    }
+
+    fn local_status(&self) -> Availability {
+        let reason = match &self.local {
+            Some(Ok(local)) => {
+                local.noticed.as_ref().map(|noticed| format!("only where it is named: {noticed}"))
+            }
+            Some(Err(reason)) => Some(reason.to_string()),
+            None => Some("no upstream of the configuration is on this host".to_owned()),
+        };
+        Availability { available: matches!(self.local, Some(Ok(_))), reason }
+    }
 }
 
 impl Kernel {
@@ -46,6 +71,7 @@ pub(super) struct Status {
 
 #[derive(Serialize)]
 struct Datapaths {
+    local: Availability,
     sockmap: Availability,
     copy: Availability,
 }
@@ -82,6 +108,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         uptime_seconds: hub.started.elapsed().as_secs(),
         phase: if hub.phases.now() == Phase::Running { "running" } else { "draining" },
         datapaths: Datapaths {
+            local: admin.kernel.local_status(),
             sockmap: Availability { available: unavailable.is_none(), reason: unavailable },
             copy: Availability { available: true, reason: None },
         },
@@ -151,7 +178,7 @@ fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
         // A direction that has just gone belongs to a flow that is settling its bytes itself.
         (Some(places), Ok(sockmap)) => places.map(|place| {
             let direction = sockmap.direction(place).unwrap_or_default();
-            direction.redirected.saturating_add(direction.taken)
+            direction.redirected.saturating_add(direction.taken).saturating_add(direction.beside)
         }),
         _ => flow.copied(),
     }
