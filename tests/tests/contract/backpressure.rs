@@ -77,6 +77,31 @@ fn law_4_a_download_waits_for_its_reader() -> Result<()> {
     a_stopped_reader_holds_up_its_sender_only(false)
 }
 
+/// What waits for one reader must not make room for what waits for the other: both directions of a flow share the queues
+/// of its two sockets.
+#[test]
+fn law_4_both_directions_of_a_flow_can_wait_at_the_same_time() -> Result<()> {
+    let site = site()?;
+    let (mut client, mut server) = site.flow()?;
+    let (mut second_client, mut second_server) = (client.try_clone()?, server.try_clone()?);
+    let sent = thread::scope(|scope| {
+        let fillers = [scope.spawn(|| fill(&mut client, OFFER)), scope.spawn(|| fill(&mut server, OFFER))];
+        fillers.map(|filler| filler.join().map_err(|_| anyhow!("a sender panicked"))?)
+    });
+    let [up, down] = sent;
+    let (up, down) = (up?, down?);
+    assert!(up < OFFER && down < OFFER, "{up} and {down} bytes could be sent to readers that do not read");
+    let held = [parked(up, &client, &server)?, parked(down, &server, &client)?];
+    assert!(held.iter().all(|held| *held <= PARKED), "{held:?} of {up} and {down} bytes are held");
+    thread::scope(|scope| {
+        let upload = scope.spawn(|| keyed::receive(&mut second_server, 1, up));
+        keyed::receive(&mut second_client, 1, down)?;
+        upload.join().map_err(|_| anyhow!("a reader panicked"))?
+    })?;
+    drop((client, server, second_client, second_server));
+    site.daemon.stop()
+}
+
 /// A sender that resets while its bytes wait for a reader ends the flow: the reader is told by a reset, too.
 fn a_reset_of_a_held_up_sender_ends_the_flow(upload: bool) -> Result<()> {
     let site = site()?;
