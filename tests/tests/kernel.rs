@@ -137,37 +137,6 @@ fn the_metrics_agree_with_the_status() -> Result<()> {
 }
 
 #[test]
-fn by_copy_the_kernel_carries_nothing() -> Result<()> {
-    let site = RawSite::start(&config().datapath(Datapath::Copy))?;
-    // The daemon has tried the kernel at its start.
-    let before = site.daemon.status()?.kernel;
-    let (mut client, mut server) = site.flow()?;
-    transfer(&mut server, &mut client, 1, BULK)?;
-    transfer(&mut client, &mut server, 2, BULK)?;
-    let access = settle(&site.daemon, client, server)?;
-    let sent = BULK + polling_hello().len() as u64;
-    assert_eq!((access.bytes_in, access.bytes_out), (sent, BULK), "{access:?}");
-    assert_eq!(access.datapath.as_deref(), Some("copy"), "{access:?}");
-    assert_eq!(site.daemon.status()?.kernel, before);
-    site.daemon.stop()
-}
-
-#[test]
-fn raw_bytes_of_the_legacy_listener_are_counted_exactly() -> Result<()> {
-    let site = RawSite::start(&config())?;
-    // 0 and 1 byte, a record's edge, and an odd number above the socket buffers.
-    for (bytes_in, bytes_out) in [(1, 0), (1, 1), (16_384, 16_385), (9_000_001, 7)] {
-        let (mut client, mut server) = site.legacy_flow()?;
-        transfer(&mut client, &mut server, 1, bytes_in)?;
-        transfer(&mut server, &mut client, 2, bytes_out)?;
-        let access = settle(&site.daemon, client, server)?;
-        assert_eq!((access.bytes_in, access.bytes_out), (bytes_in, bytes_out), "{access:?}");
-        assert_eq!((access.listener.as_str(), access.sni), ("legacy", None));
-    }
-    site.daemon.stop()
-}
-
-#[test]
 fn the_daemon_counts_what_tls_peers_count_on_the_wire() -> Result<()> {
     let site = Site::start(&config())?;
     site.queues.queue_package("poll://one/", BULK);
