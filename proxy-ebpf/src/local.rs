@@ -27,7 +27,7 @@ use proxy_common::abi::local::{
     Answer, CEILING, REQUEST_BYTES, Request, TUPLE_BYTES, TUPLE_BYTES_IPV4, Task,
 };
 use proxy_common::abi::sockmap::{Direction, MAX_SOCKETS};
-use verdict::{DIRECTIONS, SOCKETS, look_at, others, read};
+use verdict::{COPIED_SEQ_OFFSET, DIRECTIONS, SOCKETS, look_at, others, read};
 
 #[map]
 static BACKENDS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
@@ -38,8 +38,6 @@ static BYPASSES: HashMap<u64, Bypass> = HashMap::with_max_entries(MAX_SOCKETS, B
 #[map]
 static CAPTURED: HashMap<u64, u64> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
 
-#[unsafe(no_mangle)]
-static COPIED_SEQ_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static RCV_NXT_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -201,7 +199,7 @@ fn examine(socket: *mut bpf_sock, request: &Request) -> Answer {
     if tcp.is_null() {
         return Answer::NotEstablished;
     }
-    let unread = match (read(tcp, COPIED_SEQ_OFFSET.load()), read(tcp, RCV_NXT_OFFSET.load())) {
+    let unread = match (read::<u32>(tcp, COPIED_SEQ_OFFSET.load()), read::<u32>(tcp, RCV_NXT_OFFSET.load())) {
         (Some(copied), Some(received)) => copied != received,
         _ => true,
     };

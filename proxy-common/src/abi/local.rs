@@ -15,12 +15,9 @@ pub const BYPASS: &str = "bypass";
 /// Name of the program that the daemon runs with a [`Request`].
 pub const REACH: &str = "reach";
 
-/// Names of the further constants that hold offsets of fields of `struct tcp_sock`, and of the fields.
-pub const OFFSETS: [(&str, &str); 3] = [
-    ("COPIED_SEQ_OFFSET", "copied_seq"),
-    ("RCV_NXT_OFFSET", "rcv_nxt"),
-    ("BYTES_ACKED_OFFSET", "bytes_acked"),
-];
+/// Names of the further constants that hold offsets of fields, and of the structures and fields.
+pub const OFFSETS: [(&str, &str, &str); 2] =
+    [("RCV_NXT_OFFSET", "tcp_sock", "rcv_nxt"), ("BYTES_ACKED_OFFSET", "tcp_sock", "bytes_acked")];
 
 /// The most that may be unacknowledged by the client when the server sends past the loopback connection, in bytes. One call
 /// may add half a MiB. The client's send buffer must be much larger: where it is full, the server's call fails, and a

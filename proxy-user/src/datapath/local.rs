@@ -153,9 +153,9 @@ fn all_is_delivered(tracks: &[Track<'_>; 2], sockets: [&Socket; 2], ending: &End
     let up = tracks[0].read();
     Ok(sys::is_established(&client)
         && sys::is_established(&upstream)
-        && up.passed == up.taken
-        && up.seen() == client.received
-        && ending.written(Side::Upstream, &upstream) == client.received
+        && up.is_clean()
+        && up.seen() == ending.received(Side::Client, &client)
+        && up.seen() == ending.written(Side::Upstream, &upstream)
         && upstream.queued == 0)
 }
 
