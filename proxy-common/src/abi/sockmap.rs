@@ -99,12 +99,15 @@ pub enum Word {
     CallAt = 13,
     /// [`Direction::hold`].
     Hold = 14,
+    /// [`Direction::beside`], which the daemon writes while nothing else does.
+    Beside = 15,
 }
 
 const _: () = assert!(core::mem::offset_of!(Direction, taken) == Word::Taken as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, ceiling) == Word::Ceiling as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, hold) == Word::Hold as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, beside) == Word::Beside as usize * 8);
 
 /// Bytes go to the target inside the kernel.
 pub const REDIRECT: u64 = 0;

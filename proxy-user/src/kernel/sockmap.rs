@@ -149,7 +149,7 @@ impl Sockmap {
             unknown_sockets: sum(Counter::UnknownSockets, self.zero.unknown_sockets),
             credit_stops: sum(Counter::CreditStops, self.zero.credit_stops),
             lost_events: sum(Counter::LostEvents, self.zero.lost_events),
-            bypassed_bytes: self.handle.reach.as_ref().map_or(0, Reach::bypassed),
+            bypassed_bytes: self.handle.slots.beside().saturating_sub(self.zero.bypassed_bytes),
         }
     }
 }

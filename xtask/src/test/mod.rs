@@ -35,6 +35,8 @@ pub(crate) struct Options {
 enum Datapath {
     /// What the daemon itself thinks best
     Auto,
+    /// In the kernel, past the loopback connection of a server on the same host
+    Local,
     /// In the kernel
     Sockmap,
     /// In userspace
