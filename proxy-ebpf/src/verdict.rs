@@ -16,9 +16,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
-use proxy_common::abi::sockmap::{
-    COUNTER_COUNT, Counter, Direction, EVENTS_BYTES, MAX_SOCKETS, PASS, REDIRECT, Target,
-};
+use proxy_common::abi::sockmap::{COUNTER_COUNT, Counter, Direction, EVENTS_BYTES, MAX_SOCKETS, Target};
 
 /// Every spliced socket.
 #[map]
@@ -78,7 +76,7 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
         tell(cookie);
     }
     let taken = others(&raw const direction.taken);
-    if direction.mode == PASS && direction.passed != taken {
+    if direction.passed != taken {
         let reminded = direction.passed / REMIND_EVERY;
         pass(direction, len);
         if direction.passed / REMIND_EVERY != reminded {
@@ -87,7 +85,6 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
         return SK_PASS;
     }
     // Whatever was passed is written to the target: redirected bytes cannot overtake it any more.
-    direction.mode = PASS;
     if others(&raw const direction.hold) != 0 {
         pass(direction, len);
         tell(cookie);
@@ -96,7 +93,6 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
     match credit(direction, taken, now) {
         Credit::Some => {
             if SOCKETS.redirect_skb(ctx, direction.target, 0) == i64::from(SK_PASS) {
-                direction.mode = REDIRECT;
                 direction.redirected += len;
                 count(Counter::RedirectedBytes, len);
                 count(Counter::RedirectedSegments, 1);

@@ -15,8 +15,8 @@ const EPOCH_US: u64 = 100_000;
 const ROUND_TRIP_MAX_US: u64 = 4_000_000;
 
 /// Credit of a flow of which nothing is known yet, and the least of any, in bytes: one that takes 256 kbit/s drains it in
-/// 4 seconds.
-pub const FLOOR: u64 = 128 * 1024;
+/// 2 seconds.
+pub const FLOOR: u64 = 64 * 1024;
 
 /// The most that one direction gets, in bytes: more does not make a flow faster, only colder in the caches.
 pub const CEILING: u64 = 16 << 20;

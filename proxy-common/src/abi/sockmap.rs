@@ -39,10 +39,11 @@ pub const OFFSETS: [(&str, &str); 3] =
 pub struct Direction {
     /// Bytes handed to the target inside the kernel.
     pub redirected: u64,
-    /// Bytes left on this socket for userspace to read, in bytes; [`Self::mode`] says whether that goes on.
+    /// Bytes left on this socket for userspace to carry. While that has [`taken`](Self::taken) fewer, the others follow: they
+    /// stay on the socket, whose receive window closes unless userspace goes on.
     pub passed: u64,
-    /// [`REDIRECT`] or [`PASS`].
-    pub mode: u64,
+    /// The credit that the target had when it was last asked, in bytes.
+    pub credit: u64,
     /// Sequence number of the first byte that the target is given, with [`BASE_KNOWN`] once it is known.
     pub base: u64,
     /// When the last segment came, in nanoseconds of the monotonic clock. 0: none yet.
@@ -109,12 +110,6 @@ const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt 
 const _: () = assert!(core::mem::offset_of!(Direction, hold) == Word::Hold as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, beside) == Word::Beside as usize * 8);
 
-/// Bytes go to the target inside the kernel.
-pub const REDIRECT: u64 = 0;
-/// Bytes stay on the socket, whose receive window closes unless userspace carries them on. Ends by itself as soon as
-/// userspace has carried all of them.
-pub const PASS: u64 = 1;
-
 /// See [`Direction::base`].
 pub const BASE_KNOWN: u64 = 1 << 32;
 
@@ -142,7 +137,7 @@ impl Direction {
         Self {
             redirected: 0,
             passed: 0,
-            mode: REDIRECT,
+            credit: 0,
             base: 0,
             active_ns: 0,
             pace: Pace { begun_ns: 0, begun_una: 0, before: 0 },
@@ -164,7 +159,7 @@ impl Direction {
         [
             self.redirected,
             self.passed,
-            self.mode,
+            self.credit,
             self.base,
             self.active_ns,
             begun_ns,
@@ -187,7 +182,7 @@ impl Direction {
         let [
             redirected,
             passed,
-            mode,
+            credit,
             base,
             active_ns,
             begun_ns,
@@ -205,7 +200,7 @@ impl Direction {
         Self {
             redirected,
             passed,
-            mode,
+            credit,
             base,
             active_ns,
             pace: Pace { begun_ns, begun_una, before },
@@ -230,8 +225,9 @@ impl Direction {
     /// unacknowledged by its peer. Without a base nothing is known, so that there is none.
     pub fn has_credit(&mut self, target: &Target, taken: u64, now_ns: u64) -> bool {
         self.learn_base(target.write_seq, taken);
-        let limit = self.pace.credit(now_ns, target.snd_una, target.round_trip_us).max(self.floor);
-        self.base != 0 && self.unacknowledged(target.snd_una) <= limit.min(self.ceiling).cast_signed()
+        let pace = self.pace.credit(now_ns, target.snd_una, target.round_trip_us);
+        self.credit = pace.max(self.floor).min(self.ceiling);
+        self.base != 0 && self.unacknowledged(target.snd_una) <= self.credit.cast_signed()
     }
 
     /// Learns the base from the target's `write_seq`, if that can be done: nothing may stand between what was seen and
@@ -286,7 +282,7 @@ mod tests {
         assert_eq!(Direction::from_words(words).to_words(), words);
         let direction = Direction::from_words(words);
         assert_eq!((direction.source, direction.taken), (Word::Source as u64, Word::Taken as u64));
-        assert_eq!((direction.ceiling, direction.call_at), (Word::Ceiling as u64, Word::CallAt as u64));
+        assert_eq!(direction.ceiling, Word::Ceiling as u64);
         assert_eq!(direction.seen(), 1);
     }
 

@@ -5,17 +5,30 @@ use std::time::Duration;
 
 use super::{Look, Reason, Side, Splice};
 
-/// Bytes may stand between two sockets for this long though the target's queue is empty: the kernel's worker runs within
-/// milliseconds, on a host that is not starved.
-const STUCK: Duration = Duration::from_secs(3);
+/// A direction is stuck when it was found so at first, and then so many times again, each this long after the one before. The
+/// kernel's worker runs within milliseconds. Several looks, because a host that was stopped for a while (a virtual machine
+/// that moves) makes one gap long, but leaves the worker no time.
+const LOOKS: u32 = 3;
+const APART: Duration = Duration::from_secs(1);
 
 /// Looks after one flow.
 #[derive(Debug)]
 pub struct Vigil {
     silence: Duration,
     in_kernel: bool,
-    /// Of each source: bytes written to its target when it was first found stuck, and when that was.
-    stuck: [Option<(u64, Duration)>; 2],
+    /// Of each source.
+    stuck: [Option<Stuck>; 2],
+}
+
+/// A direction in which nothing moves, though something could.
+#[derive(Debug, Clone, Copy)]
+struct Stuck {
+    /// Bytes written to the target.
+    written: u64,
+    /// How often it was found so again.
+    looks: u32,
+    /// When the next look counts.
+    next: Duration,
 }
 
 /// What a look has found.
@@ -44,11 +57,11 @@ impl Vigil {
         }
         let mut again = None;
         for source in Side::BOTH {
-            let Some(since) = self.stuck_since(source, now, look, splice) else { continue };
-            let left = STUCK.saturating_sub(now.saturating_sub(since));
-            if left.is_zero() {
+            let Some(stuck) = self.stuck(source, now, look, splice) else { continue };
+            if stuck.looks >= LOOKS {
                 return Alarm::End(Reason::KernelLost);
             }
+            let left = stuck.next.saturating_sub(now);
             again = Some(again.map_or(left, |other: Duration| other.min(left)));
         }
         Alarm::None(again)
@@ -57,22 +70,22 @@ impl Vigil {
     /// Stuck: bytes have been received that are not written to the target, and its queue is empty, so that nothing keeps
     /// the kernel from writing them, nor us those that it left to us.
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn stuck_since(&mut self, source: Side, now: Duration, look: &Look, splice: &Splice) -> Option<Duration> {
+    fn stuck(&mut self, source: Side, now: Duration, look: &Look, splice: &Splice) -> Option<Stuck> {
         let target = source.other();
         let leg = &look.legs[target.index()];
-        let stuck = &mut self.stuck[source.index()];
+        let known = &mut self.stuck[source.index()];
         if !self.in_kernel || leg.queued > 0 || splice.drained(source, look) {
-            *stuck = None;
+            *known = None;
             return None;
         }
         let written = splice.written(target, leg);
-        match stuck {
-            Some((before, since)) if *before == written => Some(*since),
-            _ => {
-                *stuck = Some((written, now));
-                Some(now)
-            }
-        }
+        let next = now + APART;
+        *known = Some(match *known {
+            Some(before) if before.written == written && now < before.next => before,
+            Some(before) if before.written == written => Stuck { looks: before.looks + 1, next, ..before },
+            _ => Stuck { written, looks: 0, next },
+        });
+        *known
     }
 }
 
@@ -122,8 +135,9 @@ mod tests {
     fn bytes_that_go_nowhere_while_nothing_is_in_their_way_are_lost() {
         let mut flow = flow(true);
         let look = look(leg(10, 0, 0), leg(0, 4, 0));
-        assert_eq!(check_at(7, &look, &mut flow), Alarm::None(Some(STUCK)));
-        assert_eq!(check_at(9, &look, &mut flow), Alarm::None(Some(Duration::from_secs(1))));
+        for seconds in [7, 7, 7, 7, 8, 9, 9] {
+            assert_eq!(check_at(seconds, &look, &mut flow), Alarm::None(Some(APART)));
+        }
         assert_eq!(check_at(10, &look, &mut flow), Alarm::End(Reason::KernelLost));
     }
 
@@ -131,8 +145,19 @@ mod tests {
     fn one_direction_is_found_lost_however_busy_the_other_is() {
         let mut flow = flow(true);
         let busy = |bytes| look(leg(10, bytes, 0), leg(bytes, 4, 0));
-        assert_eq!(check_at(0, &busy(1), &mut flow), Alarm::None(Some(STUCK)));
+        for seconds in 0..3 {
+            assert_eq!(check_at(seconds, &busy(seconds), &mut flow), Alarm::None(Some(APART)));
+        }
         assert_eq!(check_at(3, &busy(9), &mut flow), Alarm::End(Reason::KernelLost));
+    }
+
+    #[test]
+    fn a_host_that_was_stopped_for_long_gets_time_to_go_on() {
+        let mut flow = flow(true);
+        let waiting = look(leg(10, 0, 0), leg(0, 4, 0));
+        assert_eq!(check_at(0, &waiting, &mut flow), Alarm::None(Some(APART)));
+        assert_eq!(check_at(1000, &waiting, &mut flow), Alarm::None(Some(APART)));
+        assert_eq!(check_at(1001, &look(leg(10, 0, 0), leg(0, 10, 0)), &mut flow), Alarm::None(None));
     }
 
     #[test]
@@ -143,7 +168,7 @@ mod tests {
         assert_eq!(check_at(100, &stalled, &mut flow), Alarm::None(None));
         for written in 1..100 {
             let slow = look(leg(1000, 0, 0), leg(0, written, 0));
-            assert_eq!(check_at(100 + 10 * written, &slow, &mut flow), Alarm::None(Some(STUCK)));
+            assert_eq!(check_at(100 + 10 * written, &slow, &mut flow), Alarm::None(Some(APART)));
         }
     }
 

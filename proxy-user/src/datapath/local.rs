@@ -10,7 +10,6 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::local::Answer;
-use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::Side;
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
@@ -66,15 +65,14 @@ impl<'a> Bypass<'a> {
         tracks[1].call_at(self.next);
     }
 
-    /// Captures or lets go, as it is time to. `directions` as they were before. Some: come back after that time.
+    /// Captures or lets go, as it is time to. Some: come back after that time.
     pub(super) fn turn(
         &mut self,
         tracks: &[Track<'_>; 2],
-        directions: &[Direction; 2],
         sockets: [&Socket; 2],
         ending: &Ending,
     ) -> io::Result<Option<Duration>> {
-        let [up, down] = directions;
+        let [up, down] = tracks.each_ref().map(Track::read);
         let Some(captured) = &mut self.captured else {
             if down.seen() >= self.next {
                 self.try_capture(tracks, sockets, ending)?;
@@ -93,6 +91,11 @@ impl<'a> Bypass<'a> {
             return Ok(None);
         }
         Ok(Some(left))
+    }
+
+    /// Whose bytes have to wait: the server is captured, and is not to be sent anything.
+    pub(super) fn holds(&self) -> Option<Side> {
+        self.captured.as_ref().map(|_| Side::Client)
     }
 
     fn try_capture(

@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpStream as Socket;
 use std::time::Duration;
 
+use proxy_common::abi::credit::CEILING;
 use proxy_common::abi::sockmap::{Direction, Place};
 use proxy_common::flow::{Bounds, Leg, Reason, Seen, Vigil};
 use proxy_common::plan::Fallback;
@@ -18,17 +19,11 @@ use crate::hub::{Flow, Hub, Phase};
 use crate::kernel::{Handle, Track};
 use crate::sys;
 
-/// Bytes of one direction that may be on their way unacknowledged before the kernel stops redirecting.
-pub(super) const CREDIT: usize = 4 << 20;
-
-/// Bytes that a source may have sent beyond that, before its closed window stops it: its receive buffer. Fixed, because the
-/// kernel tunes the receive buffer of a socket only while userspace reads from it. CREDIT + WINDOW is what one direction can
-/// hold in the kernel.
-pub(super) const WINDOW: usize = 1 << 20;
-
 /// Room in the send buffer for what is redirected within the credit: with four times as much the kernel's worker never
 /// finds it full. It would sleep for a whole tick (4 ms at HZ=250) each time. Half of it, because the kernel doubles.
-const SEND_BUFFER: usize = 2 * CREDIT;
+const SEND_BUFFER: usize = 32 << 20;
+
+const _: () = assert!(2 * SEND_BUFFER as u64 == 4 * CEILING);
 
 /// A pair that was not spliced. Nothing of it is consumed.
 pub(super) struct Refused<'a> {
@@ -151,7 +146,7 @@ impl Spliced<'_> {
         }
         for socket in sockets {
             sys::force_send_buffer(socket, SEND_BUFFER)?;
-            sys::force_receive_buffer(socket, WINDOW / 2)?;
+            sys::limit_unsent(socket, u64::MAX)?;
         }
         for socket in sockets {
             // Sets bytes going that were queued before; it also undoes what the peek asked for.
@@ -160,17 +155,17 @@ impl Spliced<'_> {
         if let Some(bypass) = &self.bypass {
             bypass.begin(&self.tracks);
         }
-        let mut leftover = Leftover::new(&self.tracks, sockets);
+        let mut leftover = Leftover::new(&self.tracks, sockets, self.watch, flow.id);
         let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
         let mut stopped = false;
         loop {
-            let directions = self.tracks.each_ref().map(Track::read);
             // First of all: a captured server is let go before it is sent anything.
             let look = match &mut self.bypass {
-                Some(bypass) => bypass.turn(&self.tracks, &directions, sockets, ending)?,
+                Some(bypass) => bypass.turn(&self.tracks, sockets, ending)?,
                 None => None,
             };
-            let again = earlier(look, leftover.carry(&directions, ending)?);
+            let held = self.bypass.as_ref().and_then(Bypass::holds);
+            let again = earlier(look, leftover.carry(ending, held)?);
             let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),

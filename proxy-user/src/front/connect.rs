@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::hub::Hub;
 use crate::hub::snapshot::{Server, Timeouts, Upstream};
@@ -93,7 +93,7 @@ async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (Connect
     let attempt = async {
         let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
         for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
-            match TcpStream::connect(address).await.and_then(tuned) {
+            match open(address).await.and_then(tuned) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = (classify(&error), error),
             }
@@ -104,6 +104,14 @@ async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (Connect
         Ok(result) => result,
         Err(_) => Err((ConnectFailure::Timeout, io::ErrorKind::TimedOut.into())),
     }
+}
+
+/// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
+/// empty stream.
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    sys::reset_on_close(&socket, true)?;
+    socket.connect(address).await
 }
 
 async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {

@@ -167,6 +167,13 @@ impl Daemon {
         self.log().iter().filter_map(|line| Access::parse(line)).collect()
     }
 
+    /// The access records in the log from line `from` on, and the line that comes next.
+    pub fn access_after(&self, from: usize) -> (Vec<Access>, usize) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = log.get(from..).unwrap_or_default();
+        (fresh.iter().filter_map(|line| Access::parse(line)).collect(), log.len())
+    }
+
     /// Waits for a line of the log that contains `text`.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use crate::deadline::PATIENCE;
 use crate::workdir;
 pub use sys::{
-    BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, send_signal, wait_for_interrupt,
+    BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
+    wait_for_interrupt,
 };
 pub use topology::{
     BACKEND_IPV4, BACKEND_IPV6, CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6, Topology, backend, edge,

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::mem;
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 use std::ptr;
 
@@ -64,6 +65,17 @@ fn interrupt_set() -> libc::sigset_t {
     set
 }
 
+/// Bytes that a socket has taken and whose receipt its peer has not acknowledged (`SIOCOUTQ`).
+///
+/// # Errors
+/// What ioctl(2) reports.
+pub fn unsent(socket: &TcpStream) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed; SIOCOUTQ (= TIOCOUTQ) writes one int.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    u64::try_from(bytes).map_err(io::Error::other)
+}
+
 /// A kind of BPF object that has system-wide ids, as its command number in bpf(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -97,6 +109,52 @@ pub fn bpf_ids(kind: BpfKind) -> io::Result<Vec<u32>> {
         }
         ids.push(attr.next);
         attr.start = attr.next;
+    }
+}
+
+/// How many entries the BPF map with this id has, whose keys have `key_size` bytes.
+///
+/// # Errors
+/// What bpf(2) reports, such as ENOENT for a map that is gone.
+pub fn map_entries(id: u32, key_size: u32) -> io::Result<usize> {
+    /// BPF_MAP_GET_NEXT_KEY and BPF_MAP_GET_FD_BY_ID
+    const NEXT_KEY: i32 = 4;
+    const OPEN: i32 = 14;
+    /// The parts of `union bpf_attr` that the two commands use.
+    #[repr(C)]
+    struct Open {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct NextKey {
+        map: i32,
+        padding: u32,
+        key: u64,
+        next: u64,
+    }
+    let mut attr = Open { id, next: 0, flags: 0 };
+    // SAFETY: `attr` is a live value of the size that is passed, and the kernel only reads it.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, OPEN, &raw mut attr, size_of::<Open>()) };
+    let map = i32::try_from(answer).map_err(io::Error::other)?;
+    check(map.min(0))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+    let _open = unsafe { OwnedFd::from_raw_fd(map) };
+    let mut key = vec![0_u8; usize::try_from(key_size).map_err(io::Error::other)?];
+    let mut next = key.clone();
+    let mut count = 0;
+    loop {
+        let from = if count == 0 { 0 } else { key.as_ptr() as u64 };
+        let mut attr = NextKey { map, padding: 0, key: from, next: next.as_mut_ptr() as u64 };
+        // SAFETY: both keys are live and have the size that the map's keys have; no key asks for the first one.
+        let answer = unsafe { libc::syscall(libc::SYS_bpf, NEXT_KEY, &raw mut attr, size_of::<NextKey>()) };
+        if answer != 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::NotFound { Ok(count) } else { Err(error) };
+        }
+        count += 1;
+        mem::swap(&mut key, &mut next);
     }
 }
 

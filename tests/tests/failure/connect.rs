@@ -13,10 +13,11 @@ use harness::site::{RawSite, config, polling_hello};
 /// An address in the backend's network that nobody has: requests for it are never answered.
 const NOBODY: &str = "10.2.0.99:443";
 
-/// A site with a listener on port 4430 that leads to `server`.
+/// A site with a listener on port 4430 that leads to `server`. Clients are held for a moment: a reset could else be faster
+/// than the client's own connect call.
 fn site(server: &str) -> Result<RawSite> {
     let to = config().listen_to("far", "[::]:4430", "far").upstream("far", server);
-    RawSite::start(&to.hold("0s").timeout("connect", "500ms"))
+    RawSite::start(&to.hold("100ms").timeout("connect", "500ms"))
 }
 
 /// A client of that listener gets a reset, and all that is said of it is that the server failed it for `failure`.
