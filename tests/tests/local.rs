@@ -1,9 +1,9 @@
 //! Servers on the daemon's host: what they send goes past the loopback connection, and they do not notice.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use harness::daemon::{Access, Config, Daemon, Datapath};
@@ -182,6 +182,22 @@ fn a_reset_passes_either_way() -> Result<()> {
     here.daemon.stop()
 }
 
+/// A thread that waits in a read while another one waits in a write may be told to try again for nothing: that is what the
+/// self-test finds, and why auto leaves such servers alone.
+struct TriesAgain<'a>(&'a TcpStream);
+
+impl Read for TriesAgain<'_> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let begun = Instant::now();
+        loop {
+            match (&*self.0).read(room) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {}
+                answer => return answer,
+            }
+        }
+    }
+}
+
 /// Upload and download at the same time: the server is captured and let go again and again.
 #[test]
 fn both_directions_at_once_lose_nothing() -> Result<()> {
@@ -189,12 +205,13 @@ fn both_directions_at_once_lose_nothing() -> Result<()> {
     let (client, server) = here.flow()?;
     let address = client.local_addr()?;
     let copies = |stream: &TcpStream| stream.try_clone();
-    let (mut up_to, mut up_from) = (copies(&server)?, copies(&client)?);
+    let (up_to, mut up_from) = (copies(&server)?, copies(&client)?);
     let (mut down_to, mut down_from) = (copies(&client)?, copies(&server)?);
     thread::scope(|scope| {
         let up = scope.spawn(move || -> Result<()> {
             for part in 0..40 {
-                transfer(&mut up_from, &mut up_to, part, 1000 + part * 4096)?;
+                keyed::send(&mut up_from, part, 1000 + part * 4096)?;
+                keyed::receive(&mut TriesAgain(&up_to), part, 1000 + part * 4096)?;
                 dawdle(Duration::from_millis(3));
             }
             Ok(())
