@@ -104,17 +104,21 @@ fn is_clear(server: *const u8, bypass: &mut Bypass, direction: *mut Direction) -
     let Some(looped) = sent(server) else { return false };
     let Some(client) = look_at(bypass.client as *const u8) else { return false };
     // SAFETY: `direction` is an element of a map.
-    let [source, base, beside, floor, ceiling] = unsafe {
+    let [source, base, beside, floor, ceiling, passed, taken] = unsafe {
         [
             others(&raw const (*direction).source),
             others(&raw const (*direction).base),
             others(&raw const (*direction).beside),
             others(&raw const (*direction).floor),
             others(&raw const (*direction).ceiling),
+            others(&raw const (*direction).passed),
+            others(&raw const (*direction).taken),
         ]
     };
+    // While userspace carries some, the client's socket takes less at a time than the credit.
     if source != bypass.upstream
         || base == 0
+        || passed != taken
         || client.write_seq.wrapping_sub(low(base)) != looped.wrapping_add(low(beside))
     {
         return false;

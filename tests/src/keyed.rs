@@ -120,9 +120,15 @@ pub(crate) fn read_some(from: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> i
 /// # Errors
 /// When a byte differs, or when the reader ends or fails before.
 pub fn receive(from: &mut (impl Read + ?Sized), stream: u64, bytes: u64) -> Result<()> {
-    let mut keyed = Keyed::new(stream);
-    let mut chunk = vec![0; CHUNK];
-    let mut left = bytes;
+    receive_on(from, &mut Keyed::new(stream), bytes)
+}
+
+/// Reads the next `bytes` bytes of a stream and checks them. Reads not one byte more.
+///
+/// # Errors
+/// When a byte differs, or when the reader ends or fails before.
+pub fn receive_on(from: &mut (impl Read + ?Sized), keyed: &mut Keyed, bytes: u64) -> Result<()> {
+    let (stream, mut chunk, mut left) = (keyed.stream, vec![0; CHUNK], bytes);
     while left > 0 {
         let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         let count = read_some(from, chunk.split_at_mut(want).0)

@@ -117,6 +117,8 @@ pub enum Word {
     CallAt = 14,
     /// [`Direction::hold`].
     Hold = 15,
+    /// [`Direction::beside`], which the daemon writes while nothing else does.
+    Beside = 16,
 }
 
 const _: () = assert!(core::mem::offset_of!(Direction, back) == Word::Back as usize * 8);
@@ -124,6 +126,7 @@ const _: () = assert!(core::mem::offset_of!(Direction, taken) == Word::Taken as 
 const _: () = assert!(core::mem::offset_of!(Direction, ceiling) == Word::Ceiling as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, hold) == Word::Hold as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, beside) == Word::Beside as usize * 8);
 
 /// See [`Direction::base`].
 pub const BASE_KNOWN: u64 = 1 << 32;

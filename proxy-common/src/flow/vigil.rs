@@ -105,6 +105,7 @@ mod tests {
         Look {
             legs: [client, upstream],
             seen: [Seen::Bytes(client.received), Seen::Bytes(upstream.received)],
+            beside: [0; 2],
         }
     }
 

@@ -79,10 +79,10 @@ impl<'a> Leftover<'a> {
         Self { tracks, sockets, watch, flow, shares: Default::default(), last_look: None }
     }
 
-    /// Moves what can be moved now. Some: come back after that time even if nothing happens.
-    pub(super) fn carry(&mut self, ending: &Ending) -> io::Result<Option<Duration>> {
+    /// Moves what can be moved now, but for bytes of `held`. Some: come back after that time even if nothing happens.
+    pub(super) fn carry(&mut self, ending: &Ending, held: Option<Side>) -> io::Result<Option<Duration>> {
         let mut again = None;
-        for side in Side::BOTH {
+        for side in Side::BOTH.into_iter().filter(|&side| held != Some(side)) {
             let direction = self.track(side).read();
             if !self.share(side).waits(&direction) {
                 continue;

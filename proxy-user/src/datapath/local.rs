@@ -36,8 +36,6 @@ pub(super) struct Bypass<'a> {
     /// How far the download has to come before the next try.
     step: u64,
     next: u64,
-    /// Bytes that were counted.
-    counted: u64,
 }
 
 struct Captured {
@@ -59,7 +57,7 @@ impl<'a> Bypass<'a> {
             return Err(Fallback::NotCaptured);
         }
         let client = sys::cookie(client).map_err(|_| Fallback::SocketError)?;
-        Ok(Self { reach, ends, client, captured: None, step: LONG, next: LONG, counted: 0 })
+        Ok(Self { reach, ends, client, captured: None, step: LONG, next: LONG })
     }
 
     /// Asks to be called when the download has become a long one.
@@ -75,7 +73,6 @@ impl<'a> Bypass<'a> {
         ending: &Ending,
     ) -> io::Result<Option<Duration>> {
         let [up, down] = tracks.each_ref().map(Track::read);
-        self.count(down.beside);
         let Some(captured) = &mut self.captured else {
             if down.seen() >= self.next {
                 self.try_capture(tracks, sockets, ending)?;
@@ -94,6 +91,11 @@ impl<'a> Bypass<'a> {
             return Ok(None);
         }
         Ok(Some(left))
+    }
+
+    /// Whose bytes have to wait: the server is captured, and is not to be sent anything.
+    pub(super) fn holds(&self) -> Option<Side> {
+        self.captured.as_ref().map(|_| Side::Client)
     }
 
     fn try_capture(
@@ -133,17 +135,11 @@ impl<'a> Bypass<'a> {
         tracks[1].call_at(self.next);
     }
 
-    fn count(&mut self, beside: u64) {
-        self.reach.count(beside.saturating_sub(self.counted));
-        self.counted = beside;
-    }
-
     /// To be called once the flow has ended, while its sockets are open.
     pub(super) fn end(&mut self, tracks: &[Track<'_>; 2]) {
         if let Err(error) = self.let_go(tracks) {
             tracing::warn!(%error, "a server's socket is not let go before it is closed");
         }
-        self.count(tracks[1].read().beside);
     }
 }
 

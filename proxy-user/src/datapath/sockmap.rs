@@ -168,7 +168,8 @@ impl Spliced<'_> {
                 Some(bypass) => bypass.turn(&self.tracks, sockets, ending)?,
                 None => None,
             };
-            let again = earlier(look, leftover.carry(ending)?);
+            let held = self.bypass.as_ref().and_then(Bypass::holds);
+            let again = earlier(look, leftover.carry(ending, held)?);
             let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),

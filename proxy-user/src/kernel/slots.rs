@@ -20,11 +20,13 @@ pub(super) struct Slots {
 struct Free {
     returned: Vec<u32>,
     fresh: std::ops::Range<u32>,
+    /// [`Direction::beside`] of all that were returned.
+    beside: u64,
 }
 
 impl Slots {
     pub(super) fn new(memory: SharedWords, count: u32) -> Arc<Self> {
-        Arc::new(Self { memory, free: Mutex::new(Free { returned: Vec::new(), fresh: 0..count }) })
+        Arc::new(Self { memory, free: Mutex::new(Free { returned: Vec::new(), fresh: 0..count, beside: 0 }) })
     }
 
     /// Takes a slot for `direction`. `E2BIG`: there is none left.
@@ -65,6 +67,13 @@ impl Slots {
         {
             word.store(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// The sum of [`Direction::beside`] over all directions that are or were.
+    pub(super) fn beside(&self) -> u64 {
+        let free = self.free();
+        let live = (0..free.fresh.start).filter_map(|number| self.words(number));
+        live.fold(free.beside, |sum, words| sum.wrapping_add(snapshot(words).beside))
     }
 
     fn words(&self, number: u32) -> Option<&[AtomicU64; DIRECTION_WORDS]> {
@@ -110,6 +119,9 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.set(Word::Source, 0);
-        self.slots.free().returned.push(self.number);
+        let mut free = self.slots.free();
+        free.beside = free.beside.wrapping_add(self.read().beside);
+        self.set(Word::Beside, 0);
+        free.returned.push(self.number);
     }
 }

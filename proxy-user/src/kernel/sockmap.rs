@@ -155,7 +155,7 @@ impl Sockmap {
             repeated_bytes: sum(Counter::RepeatedBytes, self.zero.repeated_bytes),
             misfit_segments: sum(Counter::MisfitSegments, self.zero.misfit_segments),
             overdrawn_bytes: sum(Counter::OverdrawnBytes, self.zero.overdrawn_bytes),
-            bypassed_bytes: self.handle.reach.as_ref().map_or(0, Reach::bypassed),
+            bypassed_bytes: self.handle.slots.beside().saturating_sub(self.zero.bypassed_bytes),
         }
     }
 }

@@ -19,6 +19,7 @@ pub struct Status {
 /// The datapaths of the status.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Datapaths {
+    pub local: DatapathState,
     pub sockmap: DatapathState,
     pub copy: DatapathState,
 }
@@ -51,6 +52,7 @@ pub struct Kernel {
     pub redirected_segments: u64,
     pub passed_bytes: u64,
     pub redirect_failures: u64,
+    pub bypassed_bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]

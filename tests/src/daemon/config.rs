@@ -12,6 +12,8 @@ pub const ADMIN_PORT: u16 = 10944;
 pub enum Datapath {
     /// The best that the host can do.
     Auto,
+    /// In the kernel, past the loopback connection of a server on the daemon's host.
+    Local,
     /// In the kernel.
     Sockmap,
     /// Through the daemon.
@@ -23,6 +25,7 @@ impl Datapath {
     fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Local => "local",
             Self::Sockmap => "sockmap",
             Self::Copy => "copy",
         }
