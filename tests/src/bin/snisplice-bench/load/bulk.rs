@@ -1,0 +1,184 @@
+//! Bulk: flows that send as fast as they can, or at a given pace.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use harness::deadline::{PATIENCE, dawdle, wait_for};
+use serde::{Deserialize, Serialize};
+
+use super::{WARM_UP, hello, listen, open, settle};
+use crate::meter::Clock;
+use crate::network::{Path, Service, check_congestion};
+use crate::values::{Metric, Values};
+
+/// Bytes per call of write and read.
+const CHUNK: usize = 256 * 1024;
+
+/// How often a paced sender sends.
+const BEAT: Duration = Duration::from_millis(1);
+
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Direction {
+    /// The clients.
+    Up,
+    /// The servers.
+    Down,
+    /// Both at once.
+    Both,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) flows: usize,
+    pub(crate) direction: Direction,
+    /// Bytes per second of each sender; as fast as it can without.
+    pub(crate) pace: Option<f64>,
+}
+
+/// Flows that are set up: both ends of each.
+pub(crate) struct Flows(Vec<(TcpStream, TcpStream)>);
+
+impl Flows {
+    /// Opens `count` flows. The server has swallowed the hello of each.
+    pub(crate) fn open(path: &Path, count: usize) -> Result<Self> {
+        let listener = listen(&path.server, Service::Bulk)?;
+        let hello = hello(Service::Bulk);
+        let open = |number| -> Result<_> {
+            let client = open(path.target(Service::Bulk), &hello)?;
+            let (mut server, _) = listener.accept().with_context(|| format!("waiting for flow {number}"))?;
+            settle(&server)?;
+            [&client, &server].into_iter().try_for_each(check_congestion)?;
+            let mut seen = vec![0; hello.len()];
+            server.read_exact(&mut seen).context("waiting for the hello")?;
+            ensure!(seen == hello, "the hello arrived as another");
+            Ok((client, server))
+        };
+        path.client.enter(|| Ok(Self((0..count).map(open).collect::<Result<_>>()?)))
+    }
+
+    /// Runs `load` on the flows, and does `during` meanwhile; what is sent must arrive. The figures are those of the
+    /// time that `during` takes.
+    pub(crate) fn run<T>(&self, load: Load, during: impl FnOnce() -> Result<T>) -> Result<(T, Values)> {
+        let line = &Line::default();
+        thread::scope(|scope| {
+            let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+            for (client, server) in &self.0 {
+                let mut add = |from, to| {
+                    senders.push(scope.spawn(move || line.send(from, load.pace)));
+                    receivers.push(scope.spawn(move || line.receive(to)));
+                };
+                if load.direction != Direction::Down {
+                    add(client, server);
+                }
+                if load.direction != Direction::Up {
+                    add(server, client);
+                }
+            }
+            let measured = line.measure(during);
+            line.stop.store(true, Ordering::Relaxed);
+            let sent = join(senders).and_then(|()| line.settle());
+            // Not before all has arrived: not every proxy knows half-closed connections.
+            self.close();
+            join(receivers)?;
+            sent?;
+            measured
+        })
+    }
+
+    fn close(&self) {
+        for (client, server) in &self.0 {
+            // One that has failed is no longer connected.
+            drop((client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both)));
+        }
+    }
+}
+
+fn join(threads: Vec<ScopedJoinHandle<'_, Result<()>>>) -> Result<()> {
+    let ended: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
+    ended.into_iter().try_for_each(|ended| ended.map_err(|_| anyhow!("a peer panicked"))?)
+}
+
+/// Runs `load` for `window`.
+pub(crate) fn run(path: &Path, load: Load, window: Duration) -> Result<Values> {
+    let flows = Flows::open(path, load.flows)?;
+    let (_, values) = flows.run(load, || {
+        dawdle(window);
+        Ok(())
+    })?;
+    Ok(values)
+}
+
+/// What all senders and receivers of one run share.
+#[derive(Default)]
+struct Line {
+    stop: AtomicBool,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Line {
+    fn measure<T>(&self, during: impl FnOnce() -> Result<T>) -> Result<(T, Values)> {
+        dawdle(WARM_UP);
+        let before = self.received.load(Ordering::Relaxed);
+        let clock = Clock::start()?;
+        let done = during()?;
+        let bytes = (self.received.load(Ordering::Relaxed) - before) as f64;
+        let used = clock.stop()?;
+        ensure!(bytes > 0.0, "no byte arrived");
+        let mut values = Values::default();
+        values.set(Metric::Rate, bytes * 8.0 / 1e9 / used.elapsed.as_secs_f64());
+        values.set(Metric::CpuPerGigabyte, used.busy.as_secs_f64() / (bytes / 1e9));
+        Ok((done, values))
+    }
+
+    /// Waits until all that was sent has arrived.
+    fn settle(&self) -> Result<()> {
+        let (sent, received) =
+            (|| self.sent.load(Ordering::Relaxed), || self.received.load(Ordering::Relaxed));
+        let arrived = wait_for("all bytes to arrive", PATIENCE, || (sent() == received()).then_some(()));
+        arrived.with_context(|| format!("{} bytes were sent and {} arrived", sent(), received()))
+    }
+
+    /// Sends until it is time to stop.
+    fn send(&self, mut to: &TcpStream, pace: Option<f64>) -> Result<()> {
+        let chunk = vec![0x5a; CHUNK];
+        let (start, mut sent) = (Instant::now(), 0_u64);
+        while !self.stop.load(Ordering::Relaxed) {
+            if pace.is_some_and(|pace| sent as f64 > pace * start.elapsed().as_secs_f64()) {
+                thread::sleep(BEAT); // poll interval: none, the pace of the sender
+                continue;
+            }
+            let piece = if pace.is_some() { chunk.split_at(CHUNK / 4).0 } else { &chunk };
+            match to.write(piece) {
+                Ok(count) => {
+                    sent += count as u64;
+                    self.sent.fetch_add(count as u64, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("sending"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives to the end.
+    fn receive(&self, mut from: &TcpStream) -> Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => drop(self.received.fetch_add(count as u64, Ordering::Relaxed)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) if self.stop.load(Ordering::Relaxed) => return Ok(()),
+                Err(error) => return Err(error).context("receiving"),
+            }
+        }
+    }
+}

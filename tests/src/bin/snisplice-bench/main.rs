@@ -1,0 +1,108 @@
+//! `snisplice-bench`: compares ways by which a client's bytes can reach a server, in one run on one machine.
+//!
+//! No proxy, snisplice with each of its datapaths, and other proxies, in network namespaces. In each round each system
+//! is measured once, and each round begins with another system. What is reported is the median of the rounds and
+//! their range.
+
+mod load;
+mod meter;
+mod network;
+mod plan;
+mod report;
+mod results;
+mod run;
+mod stats;
+mod system;
+mod values;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use harness::{command, netns};
+
+use crate::plan::Plan;
+use crate::system::Places;
+
+/// Compares snisplice with no proxy and with other proxies.
+///
+/// Needs root. Makes three network namespaces and removes them in the end.
+#[derive(Debug, Parser)]
+#[command(name = "snisplice-bench", version)]
+struct Arguments {
+    /// The snisplice binary to measure; without it SNISPLICE_BIN, else the release build of this workspace.
+    #[arg(long, value_name = "PATH")]
+    snisplice: Option<PathBuf>,
+    /// A directory with unpacked packages of other proxies.
+    #[arg(long, value_name = "DIR")]
+    rivals: Option<PathBuf>,
+    /// Fewer scenarios, rounds and seconds: under three minutes, and no basis for claims.
+    #[arg(long)]
+    quick: bool,
+    /// Only scenarios whose id begins with this.
+    #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these systems.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    system: Vec<String>,
+    /// Rounds, each of which measures every system once [default: 5, with --quick 2].
+    #[arg(long, value_name = "COUNT")]
+    rounds: Option<usize>,
+    /// Seconds of each measurement [default: 1.5, with --quick 1].
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
+    /// Writes all figures of all rounds to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match bench(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("snisplice-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures and reports; true when no measurement failed.
+fn bench(arguments: &Arguments) -> Result<bool> {
+    let (rounds, seconds) = if arguments.quick { (2, 1.0) } else { (5, 1.5) };
+    let seconds = arguments.seconds.unwrap_or(seconds);
+    ensure!((0.05..=600.0).contains(&seconds), "--seconds: from 0.05 to 600");
+    let rounds = arguments.rounds.unwrap_or(rounds);
+    ensure!(rounds > 0, "--rounds: at least 1");
+    let (scenarios, systems) = Plan::choose(arguments.quick, &arguments.only, &arguments.system)?;
+    let snisplice = arguments.snisplice.clone().map_or_else(command::snisplice, Ok)?;
+    let places = Places { snisplice, rivals: arguments.rivals.clone() };
+
+    clean_up_on_interrupt()?;
+    let plan =
+        Plan { scenarios: scenarios.clone(), systems, rounds, window: Duration::from_secs_f64(seconds) };
+    let mut results = run::run(plan, &places)?;
+    results.quick = arguments.quick;
+    if let Some(file) = &arguments.json {
+        fs::write(file, serde_json::to_string_pretty(&results)?)
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+    println!("{}", report::table::render(&results, &scenarios));
+    Ok(results.failures().next().is_none())
+}
+
+/// Removes the namespaces on Ctrl-C. Daemon and rivals end with this process.
+fn clean_up_on_interrupt() -> Result<()> {
+    netns::block_interrupt()?;
+    thread::spawn(|| {
+        if netns::wait_for_interrupt().is_ok() {
+            drop(netns::remove_own());
+            process::exit(130);
+        }
+    });
+    Ok(())
+}

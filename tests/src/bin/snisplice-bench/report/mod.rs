@@ -1,0 +1,3 @@
+//! What people and programs read of the results.
+
+pub(crate) mod table;
