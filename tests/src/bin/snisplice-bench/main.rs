@@ -4,19 +4,24 @@
 //! is measured once, and each round begins with another system. What is reported is the median of the rounds and
 //! their range.
 
+mod compare;
+mod facts;
 mod load;
+mod memory;
 mod meter;
 mod network;
+mod others;
 mod plan;
 mod report;
 mod results;
 mod run;
 mod stats;
 mod system;
+mod targets;
 mod values;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -24,8 +29,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use harness::{command, netns};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::plan::Plan;
+use crate::results::Results;
 use crate::system::Places;
 
 /// Compares snisplice with no proxy and with other proxies.
@@ -52,12 +59,21 @@ struct Arguments {
     /// Rounds, each of which measures every system once [default: 5, with --quick 2].
     #[arg(long, value_name = "COUNT")]
     rounds: Option<usize>,
-    /// Seconds of each measurement [default: 1.5, with --quick 1].
+    /// Seconds of each measurement [default: 1, with --quick 0.4].
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// Writes all figures of all rounds to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Writes the pictures, the table and all figures into this directory.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Writes docs/benchmarks.md and its pictures anew; not with --quick.
+    #[arg(long, conflicts_with = "quick")]
+    docs: bool,
+    /// Measures nothing, and reports what earlier runs have written with --json; several are put together.
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    from: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -71,9 +87,30 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures and reports; true when no measurement failed.
+/// Measures and reports; true when nothing failed.
 fn bench(arguments: &Arguments) -> Result<bool> {
-    let (rounds, seconds) = if arguments.quick { (2, 1.0) } else { (5, 1.5) };
+    let results = if arguments.from.is_empty() { measure(arguments)? } else { read(&arguments.from)? };
+    ensure!(!(arguments.docs && results.quick), "a quick run is no basis for docs/benchmarks.md");
+    let table = report::table::render(&results);
+    let json = serde_json::to_string_pretty(&results)?;
+    println!("{table}");
+    if let Some(file) = &arguments.json {
+        fs::write(file, &json).with_context(|| format!("writing {}", file.display()))?;
+    }
+    if let Some(folder) = &arguments.out {
+        report::docs::write_pictures(&report::plots::pictures(&results), folder)?;
+        for (name, text) in [("table.txt", &table), ("results.json", &json)] {
+            fs::write(folder.join(name), text).with_context(|| format!("writing {name}"))?;
+        }
+    }
+    if arguments.docs {
+        report::docs::write(&results, &FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../docs"))?;
+    }
+    Ok(results.failures().next().is_none() && results.complaints.is_empty())
+}
+
+fn measure(arguments: &Arguments) -> Result<Results> {
+    let (rounds, seconds) = if arguments.quick { (2, 0.4) } else { (5, 1.0) };
     let seconds = arguments.seconds.unwrap_or(seconds);
     ensure!((0.05..=600.0).contains(&seconds), "--seconds: from 0.05 to 600");
     let rounds = arguments.rounds.unwrap_or(rounds);
@@ -83,16 +120,21 @@ fn bench(arguments: &Arguments) -> Result<bool> {
     let places = Places { snisplice, rivals: arguments.rivals.clone() };
 
     clean_up_on_interrupt()?;
-    let plan =
-        Plan { scenarios: scenarios.clone(), systems, rounds, window: Duration::from_secs_f64(seconds) };
+    allow_descriptors()?;
+    let plan = Plan { scenarios, systems, rounds, window: Duration::from_secs_f64(seconds) };
     let mut results = run::run(plan, &places)?;
     results.quick = arguments.quick;
-    if let Some(file) = &arguments.json {
-        fs::write(file, serde_json::to_string_pretty(&results)?)
-            .with_context(|| format!("writing {}", file.display()))?;
+    Ok(results)
+}
+
+/// Puts earlier runs together.
+fn read(files: &[PathBuf]) -> Result<Results> {
+    let mut all = Results::default();
+    for file in files {
+        let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        all.add(serde_json::from_str(&text).with_context(|| format!("reading {}", file.display()))?);
     }
-    println!("{}", report::table::render(&results, &scenarios));
-    Ok(results.failures().next().is_none())
+    Ok(all)
 }
 
 /// Removes the namespaces on Ctrl-C. Daemon and rivals end with this process.
@@ -105,4 +147,11 @@ fn clean_up_on_interrupt() -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Lets this process and what it starts open as many descriptors as the host lets root have.
+fn allow_descriptors() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .context("raising the limit of descriptors")
 }

@@ -30,6 +30,17 @@ pub(crate) enum Placement {
     Loopback,
 }
 
+impl Placement {
+    /// For the heads of tables.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Routed => "three hosts",
+            Self::SameHost => "same host",
+            Self::Loopback => "loopback",
+        }
+    }
+}
+
 /// A kind of backend, with a name and a port of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rustix::process::Resource;
 
 use crate::load::bulk::{self, Direction, Load};
-use crate::load::echo::Echo;
-use crate::load::{connects, ping};
-use crate::network::{Path, Placement};
+use crate::load::{Stage, connects, idle, ping, storm, tls};
+use crate::network::Placement;
 use crate::system::{SYSTEMS, System};
 use crate::values::Values;
 
 /// The pace of flows that are compared at equal load, in bytes per second: 2 Gbit/s.
 const PACE: f64 = 250e6;
+
+/// Descriptors that this process has besides those of the flows, at most.
+const OWN_DESCRIPTORS: usize = 500;
 
 /// What is done in a scenario.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +28,12 @@ enum Work {
     },
     /// Short connections of so many clients.
     Connects(usize),
+    TlsBulk,
+    TlsHandshakes,
+    /// So many flows that do nothing.
+    Idle(usize),
+    /// So many clients that come back at once.
+    Storm(usize),
 }
 
 /// One thing to measure of each system.
@@ -65,7 +74,7 @@ const fn scenario(
 }
 
 /// All scenarios, in the order of the tables. Neighbours with the same placement share one start of each system.
-pub(crate) const SCENARIOS: [Scenario; 19] = [
+pub(crate) const SCENARIOS: [Scenario; 23] = [
     scenario("bulk-up-1", "Upload, 1 flow", Routed, true, bulk(1, Up)),
     scenario("bulk-down-1", "Download, 1 flow", Routed, true, bulk(1, Down)),
     scenario("bulk-both-1", "Both ways at once, 1 flow", Routed, false, bulk(1, Both)),
@@ -85,6 +94,10 @@ pub(crate) const SCENARIOS: [Scenario; 19] = [
         ping(64, true),
     ),
     scenario("connects", "New connections, 32 clients", Routed, true, Work::Connects(32)),
+    scenario("tls-down", "Download over TLS, 1 flow", Routed, false, Work::TlsBulk),
+    scenario("tls-handshake", "TLS handshakes, one after the other", Routed, false, Work::TlsHandshakes),
+    scenario("storm", "4000 clients come back at once", Routed, true, Work::Storm(4000)),
+    scenario("idle", "9000 idle flows", Routed, true, Work::Idle(9000)),
     scenario("samehost-up", "Backend on the proxy's host: upload, 1 flow", SameHost, false, bulk(1, Up)),
     scenario("samehost-down", "Backend on the proxy's host: download, 1 flow", SameHost, true, bulk(1, Down)),
     scenario(
@@ -100,19 +113,34 @@ pub(crate) const SCENARIOS: [Scenario; 19] = [
 ];
 
 impl Scenario {
+    pub(crate) fn with_id(id: &str) -> Option<Self> {
+        SCENARIOS.into_iter().find(|scenario| scenario.id == id)
+    }
+
     /// Measures one system.
-    pub(crate) fn run(&self, path: &Path, echo: &Echo, window: Duration) -> Result<Values> {
+    pub(crate) fn run(&self, stage: &Stage<'_>) -> Result<Values> {
         match self.work {
-            Work::Bulk(load) => bulk::run(path, load, window),
-            Work::Ping { flows, beside_bulk: false } => ping::run(path, echo, flows, window),
+            Work::Bulk(load) => bulk::run(stage, load),
+            Work::Ping { flows, beside_bulk: false } => ping::run(stage, flows),
             Work::Ping { flows, beside_bulk: true } => {
                 let load = Load { flows: 1, direction: Down, pace: Some(PACE) };
-                let beside = bulk::Flows::open(path, 1)?;
-                Ok(beside.run(load, || ping::run(path, echo, flows, window))?.0)
+                let beside = bulk::Flows::open(stage.path, 1)?;
+                Ok(beside.run(load, || ping::run(stage, flows))?.0)
             }
-            Work::Connects(clients) => connects::run(path, echo, clients, window),
+            Work::Connects(clients) => connects::run(stage, clients),
+            Work::TlsBulk => tls::bulk(stage),
+            Work::TlsHandshakes => tls::handshakes(stage),
+            Work::Idle(flows) => idle::run(stage, at_most(flows)),
+            Work::Storm(clients) => storm::run(stage, at_most(clients)),
         }
     }
+}
+
+/// So many flows, or as many as this process may have descriptors for: it has both ends of each.
+fn at_most(flows: usize) -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    flows.min(limit.saturating_sub(OWN_DESCRIPTORS) / 2)
 }
 
 /// What a run measures.

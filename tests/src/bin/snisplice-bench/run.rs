@@ -4,11 +4,18 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use crate::facts;
+use crate::load::Stage;
 use crate::load::echo::Echo;
-use crate::network::Network;
+use crate::network::{Network, Placement};
+use crate::others::Others;
 use crate::plan::{Plan, Scenario};
-use crate::results::{Outcome, Results, Sample};
-use crate::system::{Places, System};
+use crate::results::{DISTURBED, Outcome, Results, Sample};
+use crate::system::{Places, Running, System};
+use crate::values::{Metric, Values};
+
+/// How often a disturbed measurement is made at most.
+const TRIES: usize = 3;
 
 /// Measures all of `plan`.
 pub(crate) fn run(mut plan: Plan, places: &Places) -> Result<Results> {
@@ -25,6 +32,7 @@ pub(crate) fn run(mut plan: Plan, places: &Places) -> Result<Results> {
             false
         }
     });
+    results.facts = facts::gather(&network, &plan)?;
     let mut progress = Progress::new(&plan);
     for round in 0..plan.rounds {
         for group in plan.groups() {
@@ -34,6 +42,7 @@ pub(crate) fn run(mut plan: Plan, places: &Places) -> Result<Results> {
             }
         }
     }
+    results.settle_kernel_memory();
     Ok(results)
 }
 
@@ -55,12 +64,11 @@ impl Turn<'_> {
             return;
         }
         let mut outcomes = Vec::new();
-        let taken = self.measure(scenarios, &mut outcomes, progress);
+        let taken = self.measure(placement, scenarios, &mut outcomes, progress, results);
         for (at, scenario) in scenarios.iter().enumerate() {
             let outcome = match (outcomes.get(at), &taken) {
-                (Some(Ok(values)), _) => Outcome::Measured(values.clone()),
-                (Some(Err(error)), _) => Outcome::Failed(format!("{error:#}")),
-                (None, Err(error)) => Outcome::Failed(format!("{error:#}")),
+                (Some(Ok(values)), _) => Outcome::Measured(Values::clone(values)),
+                (Some(Err(error)), _) | (None, Err(error)) => Outcome::Failed(format!("{error:#}")),
                 (None, Ok(())) => Outcome::Failed("not reached".to_owned()),
             };
             if let Outcome::Failed(why) = &outcome {
@@ -69,28 +77,57 @@ impl Turn<'_> {
             let (scenario, system) = (scenario.id.to_owned(), self.system.name.to_owned());
             results.samples.push(Sample { scenario, system, round: self.round, outcome });
         }
-        if let Err(error) = taken {
-            eprintln!("FAILED {} in round {}: {error:#}", self.system.name, self.round);
+        if let (Err(error), Some(_)) = (&taken, outcomes.last()) {
+            eprintln!(
+                "FAILED {} at the end of its turn in round {}: {error:#}",
+                self.system.name, self.round
+            );
+            results.complaints.push(format!("{} in round {}: {error:#}", self.system.name, self.round));
         }
     }
 
     fn measure(
         &self,
+        placement: Placement,
         scenarios: &[Scenario],
-        outcomes: &mut Vec<Result<crate::values::Values>>,
+        outcomes: &mut Vec<Result<Values>>,
         progress: &mut Progress,
+        results: &mut Results,
     ) -> Result<()> {
-        let Some(placement) = scenarios.first().map(|scenario| scenario.placement) else { return Ok(()) };
         let mut running =
             self.system.start(self.network, placement, self.places).context("starting the system")?;
+        if let Some(configuration) = running.configuration() {
+            results.configurations.entry(self.system.name.to_owned()).or_insert(configuration);
+        }
         let echo = Echo::start(&running.path)?;
         running.probe()?;
         for scenario in scenarios {
             progress.begin(self.round, scenario, self.system);
-            outcomes.push(running.measure(|path| scenario.run(path, &echo, self.plan.window)));
+            outcomes.push(self.undisturbed(&running, &echo, scenario));
         }
         echo.stop()?;
         running.stop().context("stopping the system")
+    }
+
+    /// Measures again, and once more, while others use the machine.
+    fn undisturbed(&self, running: &Running, echo: &Echo, scenario: &Scenario) -> Result<Values> {
+        let processes = running.processes();
+        let mut tries = 1..=TRIES;
+        loop {
+            let others = Others::watch()?;
+            let measured = running.measure(|path| {
+                scenario.run(&Stage { path, echo, processes: &processes, window: self.plan.window })
+            });
+            let share = others.share()?;
+            let last = tries.next().is_none_or(|this| this == TRIES);
+            if share <= DISTURBED || last {
+                return measured.map(|mut values| {
+                    values.set(Metric::Disturbance, share);
+                    values
+                });
+            }
+            eprintln!("       again: other processes used {:.0} % of the machine", share * 100.0);
+        }
     }
 }
 

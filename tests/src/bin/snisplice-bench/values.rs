@@ -19,7 +19,17 @@ pub(crate) enum Metric {
     FirstByteP50,
     FirstByteP99,
     MicrosPerConnect,
+    HandshakeP50,
+    HandshakeP99,
+    UserPerFlow,
+    KernelOverDirect,
+    KernelPerFlow,
+    DescriptorsPerFlow,
+    Flows,
+    StormMillis,
+    Retries,
     KernelShare,
+    Disturbance,
 }
 
 /// Which of two figures is the better one.
@@ -46,21 +56,38 @@ impl Metric {
             Self::FirstByteP50 => "p50 ms",
             Self::FirstByteP99 => "p99 ms",
             Self::MicrosPerConnect => "CPU us/conn",
+            Self::HandshakeP50 => "p50 ms",
+            Self::HandshakeP99 => "p99 ms",
+            Self::UserPerFlow => "user KiB/flow",
+            Self::KernelOverDirect => "kernel KiB/flow",
+            Self::KernelPerFlow => "kernel, all ends",
+            Self::DescriptorsPerFlow => "fds/flow",
+            Self::Flows => "flows",
+            Self::StormMillis => "all back ms",
+            Self::Retries => "retries",
             Self::KernelShare => "kernel share",
+            Self::Disturbance => "disturbance",
         }
     }
 
     pub(crate) fn better(self) -> Better {
         match self {
             Self::Rate | Self::RoundTrips | Self::Connects => Better::More,
-            Self::KernelShare => Better::Neither,
+            Self::KernelShare | Self::Retries | Self::Flows | Self::KernelPerFlow | Self::Disturbance => {
+                Better::Neither
+            }
             _ => Better::Less,
         }
     }
 
+    /// False for what is kept in the file only.
+    pub(crate) fn is_shown(self) -> bool {
+        self != Self::Disturbance
+    }
+
     /// A figure for people: three significant digits.
     pub(crate) fn show(self, value: f64) -> String {
-        if self == Self::KernelShare {
+        if matches!(self, Self::KernelShare | Self::Disturbance) {
             return format!("{:.1} %", value * 100.0);
         }
         match value.abs() {

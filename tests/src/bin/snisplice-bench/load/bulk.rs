@@ -1,6 +1,6 @@
 //! Bulk: flows that send as fast as they can, or at a given pace.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::deadline::{PATIENCE, dawdle, wait_for};
 use serde::{Deserialize, Serialize};
 
-use super::{WARM_UP, hello, listen, open, settle};
+use super::{Stage, WARM_UP, hello, listen, open, settle};
 use crate::meter::Clock;
 use crate::network::{Path, Service, check_congestion};
 use crate::values::{Metric, Values};
@@ -65,14 +65,18 @@ impl Flows {
 
     /// Runs `load` on the flows, and does `during` meanwhile; what is sent must arrive. The figures are those of the
     /// time that `during` takes.
-    pub(crate) fn run<T>(&self, load: Load, during: impl FnOnce() -> Result<T>) -> Result<(T, Values)> {
+    pub(crate) fn run<'a, T>(
+        &'a self,
+        load: Load,
+        during: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Values)> {
         let line = &Line::default();
         thread::scope(|scope| {
             let (mut senders, mut receivers) = (Vec::new(), Vec::new());
             for (client, server) in &self.0 {
-                let mut add = |from, to| {
-                    senders.push(scope.spawn(move || line.send(from, load.pace)));
-                    receivers.push(scope.spawn(move || line.receive(to)));
+                let mut add = |mut from: &'a TcpStream, mut to: &'a TcpStream| {
+                    senders.push(scope.spawn(move || line.send(&mut from, load.pace)));
+                    receivers.push(scope.spawn(move || line.receive(&mut to)));
                 };
                 if load.direction != Direction::Down {
                     add(client, server);
@@ -82,7 +86,7 @@ impl Flows {
                 }
             }
             let measured = line.measure(during);
-            line.stop.store(true, Ordering::Relaxed);
+            line.stop();
             let sent = join(senders).and_then(|()| line.settle());
             // Not before all has arrived: not every proxy knows half-closed connections.
             self.close();
@@ -106,10 +110,10 @@ fn join(threads: Vec<ScopedJoinHandle<'_, Result<()>>>) -> Result<()> {
 }
 
 /// Runs `load` for `window`.
-pub(crate) fn run(path: &Path, load: Load, window: Duration) -> Result<Values> {
-    let flows = Flows::open(path, load.flows)?;
+pub(crate) fn run(stage: &Stage<'_>, load: Load) -> Result<Values> {
+    let flows = Flows::open(stage.path, load.flows)?;
     let (_, values) = flows.run(load, || {
-        dawdle(window);
+        dawdle(stage.window);
         Ok(())
     })?;
     Ok(values)
@@ -117,14 +121,14 @@ pub(crate) fn run(path: &Path, load: Load, window: Duration) -> Result<Values> {
 
 /// What all senders and receivers of one run share.
 #[derive(Default)]
-struct Line {
+pub(super) struct Line {
     stop: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
 }
 
 impl Line {
-    fn measure<T>(&self, during: impl FnOnce() -> Result<T>) -> Result<(T, Values)> {
+    pub(super) fn measure<T>(&self, during: impl FnOnce() -> Result<T>) -> Result<(T, Values)> {
         dawdle(WARM_UP);
         let before = self.received.load(Ordering::Relaxed);
         let clock = Clock::start()?;
@@ -138,8 +142,13 @@ impl Line {
         Ok((done, values))
     }
 
+    /// Tells the senders to end.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until all that was sent has arrived.
-    fn settle(&self) -> Result<()> {
+    pub(super) fn settle(&self) -> Result<()> {
         let (sent, received) =
             (|| self.sent.load(Ordering::Relaxed), || self.received.load(Ordering::Relaxed));
         let arrived = wait_for("all bytes to arrive", PATIENCE, || (sent() == received()).then_some(()));
@@ -147,7 +156,7 @@ impl Line {
     }
 
     /// Sends until it is time to stop.
-    fn send(&self, mut to: &TcpStream, pace: Option<f64>) -> Result<()> {
+    pub(super) fn send(&self, to: &mut impl Write, pace: Option<f64>) -> Result<()> {
         let chunk = vec![0x5a; CHUNK];
         let (start, mut sent) = (Instant::now(), 0_u64);
         while !self.stop.load(Ordering::Relaxed) {
@@ -165,11 +174,11 @@ impl Line {
                 Err(error) => return Err(error).context("sending"),
             }
         }
-        Ok(())
+        to.flush().context("sending the rest")
     }
 
     /// Receives to the end.
-    fn receive(&self, mut from: &TcpStream) -> Result<()> {
+    pub(super) fn receive(&self, from: &mut impl Read) -> Result<()> {
         let mut buffer = vec![0; CHUNK];
         loop {
             match from.read(&mut buffer) {

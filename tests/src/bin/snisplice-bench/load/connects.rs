@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::echo::Echo;
-use super::{GREETING, WARM_UP, hello, open};
+use super::{GREETING, Stage, WARM_UP, hello, open};
 use crate::meter::Clock;
 use crate::network::{Path, Service};
 use crate::stats;
 use crate::values::{Metric, Values};
 
-/// Connects in a closed loop with `clients` clients for `window`.
-pub(crate) fn run(path: &Path, echo: &Echo, clients: usize, window: Duration) -> Result<Values> {
-    let greeted = || echo.counts().greeted.load(Ordering::Relaxed);
+/// Connects in a closed loop with `clients` clients.
+pub(crate) fn run(stage: &Stage<'_>, clients: usize) -> Result<Values> {
+    let (path, window) = (stage.path, stage.window);
+    let greeted = || stage.echo.counts().greeted.load(Ordering::Relaxed);
     let before = greeted();
     let clock = Clock::start()?;
     let results = path.client.enter(|| {

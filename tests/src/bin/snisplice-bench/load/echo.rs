@@ -26,6 +26,7 @@ const BURST: usize = 64;
 const LONG: Duration = Duration::from_secs(5);
 
 const QUIT: u8 = b'q';
+const CLOSE_ALL: u8 = b'c';
 
 /// A running server: one thread for each processor, each with a listening socket of its own.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct Counts {
     pub(crate) greeted: AtomicU64,
     /// Bytes after the hello.
     pub(crate) echoed: AtomicU64,
+    /// Connections that ended.
+    pub(crate) ended: AtomicU64,
 }
 
 impl Echo {
@@ -58,6 +61,11 @@ impl Echo {
 
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close_all(&self) -> Result<()> {
+        self.order(CLOSE_ALL)
     }
 
     /// Ends the server.
@@ -86,8 +94,7 @@ impl Drop for Echo {
 struct Server {
     poller: Poller,
     listener: TcpListener,
-    /// Readable when the server is to end.
-    _orders: UnixStream,
+    orders: UnixStream,
     flows: HashMap<u64, Flow>,
     next: u64,
     hello: Vec<u8>,
@@ -107,7 +114,7 @@ impl Server {
         poller.add(&listener, LISTENER)?;
         poller.add(&orders, ORDERS)?;
         let hello = hello(Service::Echo);
-        Ok(Self { poller, listener, _orders: orders, flows: HashMap::new(), next: FIRST_FLOW, hello, counts })
+        Ok(Self { poller, listener, orders, flows: HashMap::new(), next: FIRST_FLOW, hello, counts })
     }
 
     fn run(mut self) -> Result<()> {
@@ -118,7 +125,15 @@ impl Server {
             for token in ready.drain(..) {
                 match token {
                     LISTENER => self.accept()?,
-                    ORDERS => return Ok(()),
+                    ORDERS => {
+                        let mut order = [QUIT];
+                        self.orders.read_exact(&mut order)?;
+                        if order == [QUIT] {
+                            return Ok(());
+                        }
+                        self.counts.ended.fetch_add(self.flows.len() as u64, Ordering::Relaxed);
+                        self.flows.clear();
+                    }
                     flow => self.serve(flow, &mut buffer),
                 }
             }
@@ -150,6 +165,7 @@ impl Server {
             Ok(count @ 1..) if flow.answer(buffer.split_at(count).0, &self.counts).is_ok() => {}
             _ => {
                 self.flows.remove(&token);
+                self.counts.ended.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

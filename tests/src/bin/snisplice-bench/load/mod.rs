@@ -3,8 +3,11 @@
 pub(crate) mod bulk;
 pub(crate) mod connects;
 pub(crate) mod echo;
+pub(crate) mod idle;
 pub(crate) mod ping;
 mod poll;
+pub(crate) mod storm;
+pub(crate) mod tls;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -16,7 +19,18 @@ use harness::hello::Hello;
 use harness::netns::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::echo::Echo;
 use crate::network::{Path, Service};
+
+/// Where one measurement happens.
+pub(crate) struct Stage<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) echo: &'a Echo,
+    /// The processes of the system that is measured.
+    pub(crate) processes: &'a [u32],
+    /// How long it is measured.
+    pub(crate) window: Duration,
+}
 
 /// Connections that may wait to be accepted: more than a storm has.
 const BACKLOG: i32 = 8192;
@@ -25,7 +39,7 @@ const BACKLOG: i32 = 8192;
 pub(crate) const GREETING: u8 = b'!';
 
 /// How long before the first figure is taken a load runs.
-pub(crate) const WARM_UP: Duration = Duration::from_millis(400);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
 
 /// The hello of a client that wants `service`.
 pub(crate) fn hello(service: Service) -> Vec<u8> {

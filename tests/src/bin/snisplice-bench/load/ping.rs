@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use harness::deadline::PATIENCE;
 
-use super::echo::Echo;
 use super::poll::Poller;
-use super::{WARM_UP, open_greeted};
+use super::{Stage, WARM_UP, open_greeted};
 use crate::meter::Clock;
-use crate::network::{Path, Service};
+use crate::network::Service;
 use crate::stats;
 use crate::values::{Metric, Values};
 
 const REQUEST: [u8; 64] = [0x2a; 64];
 
-/// Plays ping-pong on `flows` flows for `window`.
-pub(crate) fn run(path: &Path, echo: &Echo, flows: usize, window: Duration) -> Result<Values> {
-    let mut streams = open_greeted(path, Service::Echo, flows)?;
-    let echoed = || echo.counts().echoed.load(Ordering::Relaxed);
+/// Plays ping-pong on `flows` flows.
+pub(crate) fn run(stage: &Stage<'_>, flows: usize) -> Result<Values> {
+    let window = stage.window;
+    let mut streams = open_greeted(stage.path, Service::Echo, flows)?;
+    let echoed = || stage.echo.counts().echoed.load(Ordering::Relaxed);
     let before = echoed();
     let share = flows.div_ceil(thread::available_parallelism()?.get());
     let clock = Clock::start()?;

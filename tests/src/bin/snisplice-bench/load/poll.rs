@@ -1,5 +1,6 @@
 //! Waiting for many sockets at once.
 
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -28,6 +29,11 @@ impl Poller {
     /// Reports `token` as long as one of `flags` holds for `source`.
     pub(super) fn add_for(&self, source: impl AsFd, token: u64, flags: epoll::EventFlags) -> Result<()> {
         epoll::add(&self.0, source, epoll::EventData::new_u64(token), flags).context("epoll_ctl")
+    }
+
+    /// Reports `token` for other events from now on.
+    pub(super) fn change(&self, source: impl AsFd, token: u64, flags: epoll::EventFlags) -> io::Result<()> {
+        Ok(epoll::modify(&self.0, source, epoll::EventData::new_u64(token), flags)?)
     }
 
     /// Waits for at least one event, for `limit` at most, and appends the numbers of the sockets that have one.

@@ -26,10 +26,10 @@ pub(crate) enum Kind {
     Direct,
     /// Our daemon, with this word for the datapath.
     Ours(&'static str),
-    /// HAProxy, with or without splice(2).
-    HaProxy { splice: bool },
-    /// nginx with its stream and ssl_preread modules.
-    Nginx,
+    /// HAProxy, with or without splice(2) and larger buffers than its own.
+    HaProxy { splice: bool, large: bool },
+    /// nginx with its stream and ssl_preread modules, with or without larger buffers than its own.
+    Nginx { large: bool },
     /// sniproxy.
     SniProxy,
 }
@@ -42,15 +42,17 @@ pub(crate) struct System {
 }
 
 /// All systems, in the order of the tables.
-pub(crate) const SYSTEMS: [System; 9] = [
+pub(crate) const SYSTEMS: [System; 11] = [
     System { name: "direct", kind: Kind::Direct },
     System { name: "snisplice-auto", kind: Kind::Ours("auto") },
     System { name: "snisplice-local", kind: Kind::Ours("local") },
     System { name: "snisplice-sockmap", kind: Kind::Ours("sockmap") },
     System { name: "snisplice-copy", kind: Kind::Ours("copy") },
-    System { name: "haproxy", kind: Kind::HaProxy { splice: false } },
-    System { name: "haproxy-splice", kind: Kind::HaProxy { splice: true } },
-    System { name: "nginx", kind: Kind::Nginx },
+    System { name: "haproxy", kind: Kind::HaProxy { splice: false, large: false } },
+    System { name: "haproxy-large", kind: Kind::HaProxy { splice: false, large: true } },
+    System { name: "haproxy-splice", kind: Kind::HaProxy { splice: true, large: true } },
+    System { name: "nginx", kind: Kind::Nginx { large: false } },
+    System { name: "nginx-large", kind: Kind::Nginx { large: true } },
     System { name: "sniproxy", kind: Kind::SniProxy },
 ];
 
@@ -134,6 +136,25 @@ impl Running {
         ready.and_then(|relayed| relayed)
     }
 
+    /// How it is set up.
+    pub(crate) fn configuration(&self) -> Option<String> {
+        match &self.process {
+            None => None,
+            Some(Process::Ours(daemon)) => fs::read_to_string(daemon.config_file()).ok(),
+            Some(Process::Rival(rival)) => Some(rival.configuration.clone()),
+        }
+    }
+
+    /// The ids of its processes.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        match &self.process {
+            None => Vec::new(),
+            Some(Process::Ours(daemon)) => descendants(daemon.pid()),
+            // The first one only contains the others.
+            Some(Process::Rival(rival)) => descendants(rival.child.id()).split_off(1),
+        }
+    }
+
     /// Measures with `work`, and adds how much of what it moved was carried by the kernel.
     pub(crate) fn measure(&self, work: impl FnOnce(&Path) -> Result<Values>) -> Result<Values> {
         let Some(Process::Ours(daemon)) = &self.process else { return work(&self.path) };
@@ -161,6 +182,7 @@ impl Running {
 struct Rival {
     name: String,
     child: Child,
+    configuration: String,
     /// Holds its files.
     work: WorkDir,
 }
@@ -170,7 +192,7 @@ const CONTAINED: [&str; 8] =
     ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "--"];
 
 impl Rival {
-    fn spawn(edge: &Namespace, work: WorkDir, program: &Command) -> Result<Self> {
+    fn spawn(edge: &Namespace, work: WorkDir, program: &Command, configuration: String) -> Result<Self> {
         let name = program.get_program().to_string_lossy().into_owned();
         let [first, rest @ ..] = &CONTAINED;
         let mut command = edge.command(first);
@@ -184,7 +206,7 @@ impl Rival {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        Ok(Self { name, child, work })
+        Ok(Self { name, child, configuration, work })
     }
 
     /// What it said when it ended early; `None` while it runs.

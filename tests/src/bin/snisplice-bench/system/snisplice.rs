@@ -34,9 +34,11 @@ fn config(path: &Path, datapath: &str) -> Config {
     })
 }
 
+/// Ends the daemon, which has no more flows once all peers have gone.
 pub(super) fn stop(daemon: Daemon) -> Result<()> {
+    let idle = daemon.wait_for_idle();
     let log = daemon.log();
-    daemon.stop().with_context(|| format!("its log: {}", log.join(" | ")))
+    idle.and_then(|()| daemon.stop()).with_context(|| format!("its log: {}", log.join(" | ")))
 }
 
 /// Bytes that went through the daemon, and those of them that its kernel programs moved.
