@@ -56,8 +56,9 @@ enum Task {
         args: Vec<OsString>,
     },
     /// Build, then compare with other proxies on this machine (as root, or with sudo)
+    #[command(disable_help_flag = true)]
     Bench {
-        /// Arguments of the benchmark: --help lists them
+        /// Arguments of the benchmark; --help lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

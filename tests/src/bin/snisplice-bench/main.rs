@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use harness::{command, netns};
+use harness::{command, netns, workdir};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::plan::Plan;
@@ -117,7 +117,10 @@ fn measure(arguments: &Arguments) -> Result<Results> {
     ensure!(rounds > 0, "--rounds: at least 1");
     let (scenarios, systems) = Plan::choose(arguments.quick, &arguments.only, &arguments.system)?;
     let snisplice = arguments.snisplice.clone().map_or_else(command::snisplice, Ok)?;
-    let places = Places { snisplice, rivals: arguments.rivals.clone() };
+    // nginx looks for what is relative somewhere else.
+    let rivals =
+        arguments.rivals.as_ref().map(fs::canonicalize).transpose().context("looking for --rivals")?;
+    let places = Places { snisplice, rivals };
 
     clean_up_on_interrupt()?;
     allow_descriptors()?;
@@ -142,7 +145,7 @@ fn clean_up_on_interrupt() -> Result<()> {
     netns::block_interrupt()?;
     thread::spawn(|| {
         if netns::wait_for_interrupt().is_ok() {
-            drop(netns::remove_own());
+            drop((netns::remove_own(), workdir::remove_own()));
             process::exit(130);
         }
     });

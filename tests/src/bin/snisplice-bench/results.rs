@@ -116,6 +116,19 @@ impl Results {
         self.quick |= other.quick;
     }
 
+    /// What failed, and why: a system that did not start fails in all scenarios for one reason.
+    pub(crate) fn failures_by_reason(&self) -> Vec<(String, String)> {
+        let mut reasons: BTreeMap<(&str, usize, &str), Vec<&str>> = BTreeMap::new();
+        for (sample, why) in self.failures() {
+            let key = (sample.system.as_str(), sample.round, why);
+            reasons.entry(key).or_default().push(&sample.scenario);
+        }
+        let words = |((system, round, why), scenarios): ((&str, usize, &str), Vec<&str>)| {
+            (format!("{system} in round {round}, {}", scenarios.join(", ")), why.to_owned())
+        };
+        reasons.into_iter().map(words).collect()
+    }
+
     /// Measurements during which others used the machine.
     pub(crate) fn disturbed(&self) -> usize {
         let shares =
@@ -164,7 +177,7 @@ pub(crate) mod tests {
         let text = serde_json::to_string(&before).unwrap();
         let after: Results = serde_json::from_str(&text).unwrap();
         assert_eq!(after.spread("bulk-up-1", "haproxy", Metric::Rate).unwrap().median, 1.75);
-        assert_eq!(after.failures().map(|(_, why)| why).collect::<Vec<_>>(), ["why"]);
+        assert_eq!(after.failures_by_reason(), [("nginx in round 1, idle".to_owned(), "why".to_owned())]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Metric {
     Rate,
+    /// That of a load with a pace.
+    PacedRate,
     CpuPerGigabyte,
     P50,
     P99,
@@ -45,17 +47,17 @@ impl Metric {
     /// What a column is called.
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::Rate => "Gbit/s",
+            Self::Rate | Self::PacedRate => "Gbit/s",
             Self::CpuPerGigabyte => "CPU s/GB",
-            Self::P50 => "p50 us",
-            Self::P99 => "p99 us",
-            Self::P999 => "p99.9 us",
+            Self::P50 => "p50 µs",
+            Self::P99 => "p99 µs",
+            Self::P999 => "p99.9 µs",
             Self::RoundTrips => "trips/s",
-            Self::MicrosPerTrip => "CPU us/trip",
+            Self::MicrosPerTrip => "CPU µs/trip",
             Self::Connects => "conn/s",
             Self::FirstByteP50 => "p50 ms",
             Self::FirstByteP99 => "p99 ms",
-            Self::MicrosPerConnect => "CPU us/conn",
+            Self::MicrosPerConnect => "CPU µs/conn",
             Self::HandshakeP50 => "p50 ms",
             Self::HandshakeP99 => "p99 ms",
             Self::UserPerFlow => "user KiB/flow",
@@ -73,9 +75,12 @@ impl Metric {
     pub(crate) fn better(self) -> Better {
         match self {
             Self::Rate | Self::RoundTrips | Self::Connects => Better::More,
-            Self::KernelShare | Self::Retries | Self::Flows | Self::KernelPerFlow | Self::Disturbance => {
-                Better::Neither
-            }
+            Self::PacedRate
+            | Self::KernelShare
+            | Self::Retries
+            | Self::Flows
+            | Self::KernelPerFlow
+            | Self::Disturbance => Better::Neither,
             _ => Better::Less,
         }
     }

@@ -70,7 +70,7 @@ impl Flows {
         load: Load,
         during: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Values)> {
-        let line = &Line::default();
+        let line = &Line { paced: load.pace.is_some(), ..Line::default() };
         thread::scope(|scope| {
             let (mut senders, mut receivers) = (Vec::new(), Vec::new());
             for (client, server) in &self.0 {
@@ -122,6 +122,7 @@ pub(crate) fn run(stage: &Stage<'_>, load: Load) -> Result<Values> {
 /// What all senders and receivers of one run share.
 #[derive(Default)]
 pub(super) struct Line {
+    paced: bool,
     stop: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
@@ -135,10 +136,13 @@ impl Line {
         let done = during()?;
         let bytes = (self.received.load(Ordering::Relaxed) - before) as f64;
         let used = clock.stop()?;
-        ensure!(bytes > 0.0, "no byte arrived");
         let mut values = Values::default();
-        values.set(Metric::Rate, bytes * 8.0 / 1e9 / used.elapsed.as_secs_f64());
-        values.set(Metric::CpuPerGigabyte, used.busy.as_secs_f64() / (bytes / 1e9));
+        let rate = if self.paced { Metric::PacedRate } else { Metric::Rate };
+        values.set(rate, bytes * 8.0 / 1e9 / used.elapsed.as_secs_f64());
+        // A flow that stood still all the time has a rate, but no price.
+        if bytes > 0.0 {
+            values.set(Metric::CpuPerGigabyte, used.busy.as_secs_f64() / (bytes / 1e9));
+        }
         Ok((done, values))
     }
 

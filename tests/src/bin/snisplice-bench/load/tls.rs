@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::deadline::dawdle;
 use harness::peers::tls::{self, Identity, TlsClient, TlsServer};
 use rustls::ServerConfig;
+use socket2::SockRef;
 
 use super::bulk::Line;
 use super::{Stage, WARM_UP, listen, settle};
@@ -79,7 +80,6 @@ pub(crate) fn handshakes(stage: &Stage<'_>) -> Result<Values> {
     let mut times = thread::scope(|scope| {
         let accepting = scope.spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                // The client's last connection ends before its handshake: it only ends this wait.
                 if let Err(error) = server.accept()
                     && !over.load(Ordering::Relaxed)
                 {
@@ -88,12 +88,10 @@ pub(crate) fn handshakes(stage: &Stage<'_>) -> Result<Values> {
             }
             Ok(())
         });
-        let times = stage.path.client.enter(|| {
-            let times = shake_hands(server, stage);
-            over.store(true, Ordering::Relaxed);
-            drop(super::open(stage.path.target(Service::Tls), &super::hello(Service::Tls))?);
-            times
-        });
+        let times = stage.path.client.enter(|| shake_hands(server, stage));
+        over.store(true, Ordering::Relaxed);
+        // Ends the wait for the next client.
+        SockRef::from(&server.listener).shutdown(Shutdown::Both)?;
         accepting.join().map_err(|_| anyhow!("the server panicked"))??;
         times
     })?;

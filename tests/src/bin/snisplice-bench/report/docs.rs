@@ -108,14 +108,8 @@ fn gaps(results: &Results) -> String {
     for (system, why) in &results.not_measured {
         text += &format!("- {system}: {}\n", one_line(why));
     }
-    for (sample, why) in results.failures() {
-        text += &format!(
-            "- {} of {} in round {}: {}\n",
-            sample.scenario,
-            sample.system,
-            sample.round,
-            one_line(why)
-        );
+    for (what, why) in results.failures_by_reason() {
+        text += &format!("- {what}: {}\n", one_line(&why));
     }
     text += &results
         .complaints
@@ -171,7 +165,7 @@ mod tests {
             "In 3 of 4 comparisons",
             "| bulk-up-1 | Gbit/s | snisplice-copy | 9.10 | 10.2 (haproxy) | 0.89 |\n",
             "| bulk-up-1 | Gbit/s | snisplice-sockmap | 10.2 | 10.2 (haproxy) | 1.00, ranges overlap |\n",
-            "| ping-1 | p99 us | snisplice-copy | 60.0 | 30.0 (nginx) | 2.00 |\n",
+            "| ping-1 | p99 µs | snisplice-copy | 60.0 | 30.0 (nginx) | 2.00 |\n",
             "- sniproxy: no such program\n",
             "- cores: 2\n",
         ] {

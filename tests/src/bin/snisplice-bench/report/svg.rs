@@ -46,7 +46,7 @@ const HEAD: f64 = 62.0;
 const PANEL_HEAD: f64 = 44.0;
 const PANEL_GAP: f64 = 26.0;
 const COLUMN: f64 = 560.0;
-const NAMES: f64 = 138.0;
+const NAMES: f64 = 152.0;
 const FIGURES: f64 = 58.0;
 const ROW: f64 = 22.0;
 const THICK: f64 = 15.0;
@@ -164,7 +164,7 @@ mod tests {
         let svg = render(&Chart { title: "A & B".to_owned(), note: String::new(), panels: vec![panel] });
         let full = COLUMN - NAMES - FIGURES;
         for part in [
-            format!("class=\"bar-ours\" x=\"154.0\" y=\"109.5\" width=\"{full:.1}\""),
+            format!("class=\"bar-ours\" x=\"168.0\" y=\"109.5\" width=\"{full:.1}\""),
             format!("width=\"{:.1}\"", full / 4.0),
             "class=\"bar-direct\"".to_owned(),
             "A &amp; B".to_owned(),

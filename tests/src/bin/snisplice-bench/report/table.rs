@@ -8,7 +8,8 @@ use crate::targets;
 use crate::values::Metric;
 
 /// What the marks mean.
-pub(crate) const LEGEND: &str = "median [least..most] of the rounds; * best rival; 1.20x: ours divided by the best rival's, ! where ours is worse";
+pub(crate) const LEGEND: &str = "median [least..most] of the rounds; * best rival; 1.20x: ours divided by the best rival's, ! where ours is worse, \
+     ~ where it is worse but the ranges overlap";
 
 /// Everything for the terminal.
 pub(crate) fn render(results: &Results) -> String {
@@ -35,8 +36,8 @@ fn findings(results: &Results) -> String {
     for (system, why) in &results.not_measured {
         text += &format!("NOT MEASURED {system}: {why}\n");
     }
-    for (sample, why) in results.failures() {
-        text += &format!("FAILED {} of {}, round {}: {why}\n", sample.scenario, sample.system, sample.round);
+    for (what, why) in results.failures_by_reason() {
+        text += &format!("FAILED {what}: {why}\n");
     }
     text += &results.complaints.iter().map(|complaint| format!("FAILED {complaint}\n")).collect::<String>();
     let (missing, failed) = (results.not_measured.len(), results.failures().count());
@@ -75,7 +76,14 @@ fn cell(results: &Results, scenario: Scenario, system: System, metric: Metric) -
     }
     let duel = if system.is_ours() { Duel::of(results, scenario, metric, system) } else { None };
     Some(match duel {
-        Some(duel) => format!("{range} {:.2}x{}", duel.ratio(), if duel.is_lost() { " !" } else { "" }),
+        Some(duel) => {
+            let mark = match (duel.is_lost(), duel.is_close()) {
+                (true, false) => " !",
+                (true, true) => " ~",
+                (false, _) => "",
+            };
+            format!("{range} {:.2}x{mark}", duel.ratio())
+        }
         None => range,
     })
 }
@@ -105,16 +113,18 @@ mod tests {
             ("bulk-up-1", "direct", Metric::Rate, &[30.0]),
             ("bulk-up-1", "snisplice-copy", Metric::Rate, &[8.0, 9.0, 10.0]),
             ("bulk-up-1", "snisplice-auto", Metric::Rate, &[20.0]),
+            ("bulk-up-1", "snisplice-sockmap", Metric::Rate, &[3.0]),
             ("bulk-up-1", "haproxy", Metric::Rate, &[10.0]),
             ("bulk-up-1", "nginx", Metric::Rate, &[9.5]),
         ]);
         results.not_measured.insert("sniproxy".to_owned(), "it is not here".to_owned());
         let text = render(&results);
         for line in [
-            "  snisplice-copy  9.00 [8.00..10.0] 0.90x !\n",
-            "  snisplice-auto  20.0 2.00x\n",
-            "  haproxy         10.0 *\n",
-            "  nginx           9.50\n",
+            "  snisplice-copy     9.00 [8.00..10.0] 0.90x ~\n",
+            "  snisplice-sockmap  3.00 0.30x !\n",
+            "  snisplice-auto     20.0 2.00x\n",
+            "  haproxy            10.0 *\n",
+            "  nginx              9.50\n",
             "NOT MEASURED sniproxy: it is not here\n",
             "1 systems not measured, 0 measurements failed, 0 disturbed by other processes\n",
         ] {

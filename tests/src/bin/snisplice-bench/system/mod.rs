@@ -26,8 +26,8 @@ pub(crate) enum Kind {
     Direct,
     /// Our daemon, with this word for the datapath.
     Ours(&'static str),
-    /// HAProxy, with or without splice(2) and larger buffers than its own.
-    HaProxy { splice: bool, large: bool },
+    /// HAProxy, with or without larger buffers than its own, and splice(2).
+    HaProxy { large: bool, splice: bool },
     /// nginx with its stream and ssl_preread modules, with or without larger buffers than its own.
     Nginx { large: bool },
     /// sniproxy.
@@ -39,21 +39,23 @@ pub(crate) enum Kind {
 pub(crate) struct System {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
+    /// True for those of `--quick`.
+    pub(crate) quick: bool,
 }
 
 /// All systems, in the order of the tables.
 pub(crate) const SYSTEMS: [System; 11] = [
-    System { name: "direct", kind: Kind::Direct },
-    System { name: "snisplice-auto", kind: Kind::Ours("auto") },
-    System { name: "snisplice-local", kind: Kind::Ours("local") },
-    System { name: "snisplice-sockmap", kind: Kind::Ours("sockmap") },
-    System { name: "snisplice-copy", kind: Kind::Ours("copy") },
-    System { name: "haproxy", kind: Kind::HaProxy { splice: false, large: false } },
-    System { name: "haproxy-large", kind: Kind::HaProxy { splice: false, large: true } },
-    System { name: "haproxy-splice", kind: Kind::HaProxy { splice: true, large: true } },
-    System { name: "nginx", kind: Kind::Nginx { large: false } },
-    System { name: "nginx-large", kind: Kind::Nginx { large: true } },
-    System { name: "sniproxy", kind: Kind::SniProxy },
+    System { name: "direct", kind: Kind::Direct, quick: true },
+    System { name: "snisplice-auto", kind: Kind::Ours("auto"), quick: false },
+    System { name: "snisplice-local", kind: Kind::Ours("local"), quick: true },
+    System { name: "snisplice-sockmap", kind: Kind::Ours("sockmap"), quick: true },
+    System { name: "snisplice-copy", kind: Kind::Ours("copy"), quick: true },
+    System { name: "haproxy", kind: Kind::HaProxy { large: false, splice: false }, quick: false },
+    System { name: "haproxy-large", kind: Kind::HaProxy { large: true, splice: false }, quick: true },
+    System { name: "haproxy-splice", kind: Kind::HaProxy { large: true, splice: true }, quick: true },
+    System { name: "nginx", kind: Kind::Nginx { large: false }, quick: false },
+    System { name: "nginx-large", kind: Kind::Nginx { large: true }, quick: true },
+    System { name: "sniproxy", kind: Kind::SniProxy, quick: false },
 ];
 
 impl System {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use harness::command;
 use harness::daemon::{Config, Daemon, Launch};
 use harness::netns::Namespace;
@@ -15,7 +15,12 @@ use crate::network::{FRONT_PORT, Path, Service};
 pub(super) fn version(path: &Path, datapath: &str, places: &Places) -> Result<String> {
     let work = WorkDir::create()?;
     let file = work.write("snisplice.toml", config(path, datapath).render(&work.file("admin.sock")))?;
-    command::run(Command::new(&places.snisplice).args(["check", "--config"]).arg(file), &[])?.success()?;
+    let check = command::run(Command::new(&places.snisplice).args(["check", "--config"]).arg(&file), &[])?;
+    if check.code != Some(0) {
+        // One mistake says it: they are the same for each service.
+        let said = check.stderr.lines().chain(check.stdout.lines()).next().unwrap_or_default();
+        bail!("{}", said.trim_start_matches(&*file.to_string_lossy()).trim_start_matches([':', ' ']));
+    }
     let version = command::run(Command::new(&places.snisplice).arg("--version"), &[])?.success()?;
     Ok(version.trim().to_owned())
 }
