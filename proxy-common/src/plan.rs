@@ -7,11 +7,13 @@ pub enum Datapath {
     Copy,
     /// The kernel redirects received segments into the peer's socket.
     Sockmap,
+    /// The same, and what a server on this host sends goes straight into the client's socket.
+    Local,
 }
 
 impl Datapath {
     /// Every datapath, best first.
-    pub const ALL: [Self; 2] = [Self::Sockmap, Self::Copy];
+    pub const ALL: [Self; 3] = [Self::Local, Self::Sockmap, Self::Copy];
 
     /// The name in configuration, logs and metric labels.
     #[must_use]
@@ -19,6 +21,7 @@ impl Datapath {
         match self {
             Self::Copy => "copy",
             Self::Sockmap => "sockmap",
+            Self::Local => "local",
         }
     }
 }
@@ -29,7 +32,7 @@ pub enum Choice {
     /// The best datapath that works.
     #[default]
     Auto,
-    /// This one where it works, else copy.
+    /// This one where it works, else what it builds on.
     Only(Datapath),
 }
 
@@ -40,28 +43,112 @@ pub enum Skip {
     NotChosen,
     /// The start-up check found that this kernel or these privileges do not carry it.
     Unavailable,
+    /// The server is on another host.
+    Remote,
+    /// Some servers would notice it here, so that the configuration has to name it.
+    ByNameOnly,
+}
+
+/// Why a datapath did not carry a flow that it was meant to carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    /// It does not work on this host, or no longer.
+    Unavailable,
+    /// A peer had ended its stream already.
+    HalfClosed,
+    /// The kernel's map has no room.
+    MapFull,
+    /// A socket refused an option or a question.
+    SocketError,
+    /// The kernel refused for another reason: another program has the socket, for one.
+    KernelRefused,
+    /// The other end of the connection to the server is no socket of this host and network namespace.
+    NotCaptured,
+}
+
+impl Fallback {
+    /// Metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::HalfClosed => "half_closed",
+            Self::MapFull => "map_full",
+            Self::SocketError => "socket_error",
+            Self::KernelRefused => "kernel_refused",
+            Self::NotCaptured => "not_captured",
+        }
+    }
 }
 
 /// What this host can do, as found at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Host {
     /// The sockmap programs are loaded and passed their self-test.
     pub sockmap: bool,
+    /// The same for those of local.
+    pub local: Local,
 }
 
-/// The datapaths to try, in order. The last one is always [`Datapath::Copy`], which refuses nothing.
+/// Whether servers on this host can be captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Local {
+    /// No.
+    #[default]
+    Unavailable,
+    /// Yes, but some would notice.
+    ByName,
+    /// Yes.
+    Always,
+}
+
+/// The datapaths to try, in order. The last one is always [`Datapath::Copy`], which refuses nothing. `near`: the server may
+/// be on this host.
 #[must_use]
-pub fn plan(choice: Choice, host: Host) -> Vec<Datapath> {
-    Datapath::ALL.into_iter().filter(|&datapath| skip(choice, host, datapath).is_none()).collect()
+pub fn plan(choice: Choice, host: Host, near: bool) -> Vec<Datapath> {
+    Datapath::ALL.into_iter().filter(|&datapath| skip(choice, host, near, datapath).is_none()).collect()
 }
 
 /// Why `datapath` is not in the plan, or None if it is.
 #[must_use]
-pub fn skip(choice: Choice, host: Host, datapath: Datapath) -> Option<Skip> {
+pub fn skip(choice: Choice, host: Host, near: bool, datapath: Datapath) -> Option<Skip> {
     match (choice, datapath) {
         (_, Datapath::Copy) => None,
-        (Choice::Only(other), _) if other != datapath => Some(Skip::NotChosen),
-        (_, Datapath::Sockmap) if !host.sockmap => Some(Skip::Unavailable),
-        (_, Datapath::Sockmap) => None,
+        (Choice::Only(Datapath::Copy), _) | (Choice::Only(Datapath::Sockmap), Datapath::Local) => {
+            Some(Skip::NotChosen)
+        }
+        (_, Datapath::Sockmap) => (!host.sockmap).then_some(Skip::Unavailable),
+        (Choice::Auto, Datapath::Local) if !near => Some(Skip::Remote),
+        (Choice::Auto, Datapath::Local) if host.local != Local::Always => Some(Skip::ByNameOnly),
+        (_, Datapath::Local) => (host.local == Local::Unavailable).then_some(Skip::Unavailable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn host(local: Local) -> Host {
+        Host { sockmap: true, local }
+    }
+
+    #[test]
+    fn auto_takes_local_only_for_near_servers_that_do_not_notice() {
+        use Datapath::{Copy, Local as L, Sockmap};
+        assert_eq!(plan(Choice::Auto, host(Local::Always), true), [L, Sockmap, Copy]);
+        assert_eq!(plan(Choice::Auto, host(Local::Always), false), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Auto, host(Local::ByName), true), [Sockmap, Copy]);
+    }
+
+    #[test]
+    fn what_is_named_falls_back_to_what_it_builds_on() {
+        use Datapath::{Copy, Local as L, Sockmap};
+        assert_eq!(plan(Choice::Only(L), host(Local::ByName), false), [L, Sockmap, Copy]);
+        assert_eq!(plan(Choice::Only(L), host(Local::Unavailable), true), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Only(Sockmap), host(Local::Always), true), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Only(Copy), host(Local::Always), true), [Copy]);
+        let none = Host { sockmap: false, local: Local::Unavailable };
+        assert_eq!(plan(Choice::Only(L), none, true), [Copy]);
+        assert_eq!(skip(Choice::Only(L), none, true, L), Some(Skip::Unavailable));
     }
 }

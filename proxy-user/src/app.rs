@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use proxy_common::plan::{Choice, Datapath};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, events, logs};
 use crate::front::{self, Bound};
-use crate::hub::snapshot::Snapshot;
-use crate::hub::{Hub, Phase};
+use crate::hub::snapshot::{Server, Snapshot};
+use crate::hub::{Hub, Phase, Room};
 use crate::{kernel, sys};
 
 /// From the order to close until flows that have not ended are dropped, which resets them.
@@ -28,20 +29,19 @@ pub(crate) fn run(snapshot: Snapshot) -> Result<(), Failure> {
 }
 
 async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
-    if let Err(error) = sys::raise_open_file_limit() {
-        tracing::warn!(%error, "cannot raise the limit on open files");
-    }
+    let files = open_files();
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
     let sockets = bind(&snapshot)?;
     let endpoint = admin::open(&snapshot.admin).map_err(|error| {
         let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
         Failure::new(bind_exit(code), error)
     })?;
-    let hub = Arc::new(Hub::new(Arc::clone(&snapshot)));
+    let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
+    let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
     let kernel = Arc::new(probe(&hub));
     let workers = start(&hub, sockets, &kernel)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
-    tokio::spawn(events::sweep(Arc::clone(&hub), Arc::clone(&kernel)));
+    tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel));
     tokio::spawn(async move {
         if let Err(error) = admin::serve(endpoint, admin).await {
@@ -59,6 +59,19 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
         return Err(Failure::new(Exit::System, "a worker has failed; the log says why"));
     }
     Ok(())
+}
+
+/// Raises the limit on open files as far as it goes, and says what it is then. None: unlimited.
+fn open_files() -> Option<u64> {
+    let (before, _) = sys::open_file_limit();
+    if let Err(error) = sys::raise_open_file_limit() {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
+    let (now, _) = sys::open_file_limit();
+    if now != before {
+        tracing::info!(before, now, "raised the limit on open files to the hard limit");
+    }
+    now
 }
 
 /// Every address once for each worker, so that the kernel spreads connections over them.
@@ -104,10 +117,10 @@ fn bind_exit(kind: Option<io::ErrorKind>) -> Exit {
 
 /// Must run inside the runtime: it starts to listen to what the BPF programs tell.
 fn probe(hub: &Arc<Hub>) -> Kernel {
-    let (mut sockmap, took) = kernel::probe(logs::debug_enabled());
-    match &mut sockmap {
+    let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.snapshot));
+    match &mut probed.sockmap {
         Ok(sockmap) => {
-            tracing::info!(took_ms = millis(took), "sockmap datapath passed its self-test");
+            tracing::info!(took_ms = millis(probed.took), "sockmap datapath passed its self-test");
             if let Some(ring) = sockmap.take_events() {
                 tokio::spawn(essential(
                     "the BPF events",
@@ -121,7 +134,30 @@ fn probe(hub: &Arc<Hub>) -> Kernel {
         }
         Err(reason) => tracing::warn!(%reason, "no sockmap datapath: flows are copied by userspace"),
     }
-    Kernel { sockmap }
+    match &probed.local {
+        Some(Ok(kernel::Local { noticed: None })) => tracing::info!("local datapath passed its self-test"),
+        Some(Ok(kernel::Local { noticed: Some(noticed) })) => {
+            tracing::info!(reason = noticed, "local datapath only for upstreams that name it");
+        }
+        Some(Err(reason)) => {
+            tracing::warn!(%reason, "no local datapath: such flows are spliced by sockmap or copied");
+        }
+        None => {}
+    }
+    Kernel { sockmap: probed.sockmap, local: probed.local }
+}
+
+/// Whether a server may be on this host, and its upstream may be carried as such.
+fn wants_local(snapshot: &Snapshot) -> bool {
+    let here = |server: &Server| match server {
+        Server::Address(address) => sys::is_own_address(address.ip()),
+        Server::Name { .. } => true,
+    };
+    snapshot.upstreams.iter().any(|upstream| match upstream.datapath {
+        Choice::Only(Datapath::Local) => true,
+        Choice::Auto => upstream.servers.iter().any(here),
+        Choice::Only(_) => false,
+    })
 }
 
 /// Runs what flows depend on: without it they would hang, so that the daemon stops.
@@ -136,7 +172,7 @@ fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Resul
     let mut workers = Vec::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
         let handle = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
-        workers.push(front::start_worker(index, Arc::clone(hub), sockets, handle)?);
+        workers.push(front::start_worker(index, Arc::clone(hub), sockets, handle, kernel.host())?);
     }
     Ok(workers)
 }

@@ -7,6 +7,7 @@
 //!
 //! Everything here needs root: namespaces are made with `ip` of iproute2.
 
+pub mod carrier;
 pub mod command;
 pub mod daemon;
 pub mod deadline;
@@ -14,5 +15,6 @@ pub mod hello;
 pub mod keyed;
 pub mod netns;
 pub mod peers;
+pub mod script;
 pub mod site;
 pub mod workdir;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::carrier::{Carrier, Place};
 use crate::daemon::{Config, Daemon, Launch};
 use crate::hello::Hello;
 use crate::netns::{Topology, backend, edge};
@@ -29,13 +30,22 @@ pub const WEB_PORT: u16 = 8443;
 
 /// The configuration of a site, without the parts that a test may want to change.
 pub fn config() -> Config {
+    config_at(Place::Backend)
+}
+
+/// The configuration of a site whose flows `carrier` carries.
+pub fn config_of(carrier: &Carrier) -> Config {
+    config_at(carrier.place).datapath(carrier.datapath)
+}
+
+fn config_at(place: Place) -> Config {
     Config::new()
         .listen("tls", "[::]:443")
         .listen_to("legacy", "[::]:10943", "octopus-polling")
         .route("polling", POLLING_NAME, "octopus-polling")
         .default_route("web", "octopus-web")
-        .upstream("octopus-polling", backend(POLLING_PORT))
-        .upstream("octopus-web", backend(WEB_PORT))
+        .upstream("octopus-polling", place.address(POLLING_PORT))
+        .upstream("octopus-web", place.address(WEB_PORT))
 }
 
 /// The hello of a client that wants the polling server.
@@ -138,9 +148,21 @@ impl RawSite {
     /// # Errors
     /// When a part of it does not start.
     pub fn launch(config: &Config, launch: &Launch) -> Result<Self> {
+        Self::build(config, launch, Place::Backend)
+    }
+
+    /// A site for `carrier`, with a configuration made of [`config_of`].
+    ///
+    /// # Errors
+    /// When a part of it does not start.
+    pub fn of(carrier: &Carrier, config: &Config) -> Result<Self> {
+        Self::build(config, &Launch::new()?, carrier.place)
+    }
+
+    fn build(config: &Config, launch: &Launch, place: Place) -> Result<Self> {
         let net = Topology::create()?;
-        let polling = RawListener::bind(&net.backend, backend(POLLING_PORT))?;
-        let web = RawListener::bind(&net.backend, backend(WEB_PORT))?;
+        let polling = RawListener::bind(place.of(&net), place.address(POLLING_PORT))?;
+        let web = RawListener::bind(place.of(&net), place.address(WEB_PORT))?;
         let daemon = launch.start(&net.edge, config)?;
         Ok(Self { daemon, polling, web, net })
     }

@@ -101,14 +101,22 @@ fn an_eof_before_or_within_the_hello_ends_the_connection() -> Result<()> {
 }
 
 #[test]
-fn a_reset_before_the_hello_ends_the_connection() -> Result<()> {
+fn a_reset_before_or_within_the_hello_ends_the_connection() -> Result<()> {
     let site = RawSite::start(&config())?;
-    let client = site.connect()?;
-    let address = client.local_addr()?;
-    // A connection that is reset before it is accepted may never be seen.
-    site.daemon.wait_for_metric("snisplice_connections_accepted_total", &[("listener", "tls")], 1.0)?;
-    reset(client)?;
-    expect_verdict(&site, address, "hello_reset", "reset")?;
+    for (number, bytes) in [(1.0, 0), (2.0, 100)] {
+        let mut client = site.connect()?;
+        let address = client.local_addr()?;
+        client.write_all(&polling_hello()[..bytes])?;
+        // A connection that is reset before it is accepted may never be seen.
+        site.daemon.wait_for_metric(
+            "snisplice_connections_accepted_total",
+            &[("listener", "tls")],
+            number,
+        )?;
+        reset(client)?;
+        expect_verdict(&site, address, "hello_reset", "reset")?;
+    }
+    site.daemon.wait_for_metric("snisplice_clienthello_total", &[("result", "reset")], 2.0)?;
     site.daemon.stop()
 }
 

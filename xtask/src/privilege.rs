@@ -12,7 +12,8 @@ use crate::console;
 use crate::workspace::which;
 
 /// What the test programs and the daemon may know of our environment when sudo starts them.
-const KEPT: &str = "--preserve-env=RUST_BACKTRACE,RUST_LOG,SNISPLICE_BIN,SNISPLICE_TEST_DATAPATH";
+const KEPT: &str =
+    "--preserve-env=RUST_BACKTRACE,RUST_LOG,SNISPLICE_BIN,SNISPLICE_TEST_DATAPATH,SNISPLICE_TEST_SEED";
 
 /// True when this process runs as root.
 pub(crate) fn is_root() -> bool {

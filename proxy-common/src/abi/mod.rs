@@ -3,4 +3,6 @@
 //! Every value is made of `u64` words, so that its layout has no padding and the daemon can read it as an array
 //! without `unsafe`.
 
+pub mod credit;
+pub mod local;
 pub mod sockmap;

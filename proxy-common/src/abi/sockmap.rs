@@ -1,13 +1,20 @@
-//! The maps of the sockmap datapath. The key of all of them is a socket cookie (`SO_COOKIE`), which the kernel
-//! never uses twice.
+//! The maps of the sockmap datapath.
+//!
+//! A spliced socket is known by its cookie (`SO_COOKIE`), which the kernel never uses twice. What the verdict and the
+//! daemon tell each other of it is one [`Direction`] in memory that both have mapped: neither needs a system call to read the
+//! other.
+
+use super::credit::{CEILING, FLOOR, Pace, low};
 
 /// Name of the map that holds the spliced sockets: cookie -> socket (`BPF_MAP_TYPE_SOCKHASH`).
 pub const SOCKETS: &str = "SOCKETS";
-/// Name of the map that holds one [`Direction`] for each spliced socket: cookie -> direction.
+/// Name of the map that says where the [`Direction`] of a socket is: cookie -> index into [`DIRECTIONS`].
+pub const SLOTS: &str = "SLOTS";
+/// Name of the mapped array of [`Direction`]s.
 pub const DIRECTIONS: &str = "DIRECTIONS";
 /// Name of the per-CPU array of counters, indexed by [`Counter`].
 pub const COUNTERS: &str = "COUNTERS";
-/// Name of the ring buffer of cookies whose direction began to pass bytes to userspace.
+/// Name of the ring buffer of cookies of sockets that userspace has to look at.
 pub const EVENTS: &str = "EVENTS";
 /// Name of the program.
 pub const PROGRAM: &str = "splice";
@@ -17,70 +24,192 @@ pub const MAX_SOCKETS: u32 = 1 << 17;
 /// Size of the ring buffer in bytes: 4,096 events of 8 bytes with their 8-byte headers.
 pub const EVENTS_BYTES: u32 = 1 << 16;
 
-/// Name of the map of bytes that userspace has carried on: cookie of the source -> bytes it read and wrote to the target.
-/// Userspace is its only writer.
-pub const TAKEN: &str = "TAKEN";
-/// Name of the constant that holds the offset of `snd_una` in `struct tcp_sock`.
-pub const SND_UNA_OFFSET: &str = "SND_UNA_OFFSET";
-/// Name of the constant that holds the offset of `write_seq` in `struct tcp_sock`.
-pub const WRITE_SEQ_OFFSET: &str = "WRITE_SEQ_OFFSET";
+/// Names of the constants that hold the offsets of fields of `struct tcp_sock`, and of the fields.
+pub const OFFSETS: [(&str, &str); 3] =
+    [("SND_UNA_OFFSET", "snd_una"), ("WRITE_SEQ_OFFSET", "write_seq"), ("SRTT_US_OFFSET", "srtt_us")];
 
-/// The bytes that one socket has received since it was spliced, and where they go.
+/// The bytes that one socket receives while it is spliced, and where they go.
 ///
-/// The daemon writes it once, before the socket is inserted. From then on the verdict program is the only writer:
-/// it runs under the socket's lock, so its updates need no atomics.
+/// Written whole by the daemon before the verdict can find it. From then on the first half is the verdict's, which runs under
+/// the socket's lock, and the second half the daemon's, but for the last word: each word has one writer, so that no update
+/// needs an atomic.
+/// Each half is one cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Direction {
-    /// Cookie of the socket that the bytes go to.
-    pub target: u64,
-    /// [`REDIRECT`] or [`PASS`].
-    pub mode: u64,
     /// Bytes handed to the target inside the kernel.
     pub redirected: u64,
-    /// Bytes left on this socket for userspace to read.
+    /// Bytes left on this socket for userspace to carry. While that has [`taken`](Self::taken) fewer, the others follow: they
+    /// stay on the socket, whose receive window closes unless userspace goes on.
     pub passed: u64,
-    /// Segments seen, however they went.
-    pub segments: u64,
-    /// Credit: bytes that may be on their way to the target's peer, unacknowledged, before the rest is passed.
-    pub limit: u64,
+    /// The credit that the target had when it was last asked, in bytes.
+    pub credit: u64,
     /// Sequence number of the first byte that the target is given, with [`BASE_KNOWN`] once it is known.
     pub base: u64,
+    /// When the last segment came, in nanoseconds of the monotonic clock. 0: none yet.
+    pub active_ns: u64,
+    /// How fast the target's peer acknowledges.
+    pub pace: Pace,
+
+    /// Cookie of the socket. 0: nobody's.
+    pub source: u64,
+    /// Cookie of the socket that the bytes go to.
+    pub target: u64,
+    /// Of the passed bytes, how many userspace has written to the target.
+    pub taken: u64,
+    /// Credit: bytes that may be on their way to the target's peer, unacknowledged, before the rest is passed: at least
+    /// these,
+    pub floor: u64,
+    /// and at most these.
+    pub ceiling: u64,
+    /// Userspace wants to be told once so many bytes were seen.
+    pub call_at: u64,
+    /// Other than 0: bytes are left for userspace, whatever the credit.
+    pub hold: u64,
+
+    /// Bytes that the target was given past the source ([`super::local`]). Written under the lock of the socket that sends
+    /// them.
+    pub beside: u64,
 }
 
-/// Bytes go to the target inside the kernel.
-pub const REDIRECT: u64 = 0;
-/// Bytes stay on the socket, whose receive window closes unless userspace carries them on. Ends by itself as soon as
-/// userspace has carried all of them.
-pub const PASS: u64 = 1;
+/// Words of a [`Direction`].
+pub const DIRECTION_WORDS: usize = size_of::<Direction>() / size_of::<u64>();
+
+const _: () = assert!(size_of::<Direction>() == 128);
+const _: () = assert!(core::mem::offset_of!(Direction, source) == 64);
+
+/// Where a direction is: its index in [`DIRECTIONS`], and the cookie that is its [`Direction::source`] as long as it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Index.
+    pub slot: u32,
+    /// Cookie.
+    pub cookie: u64,
+}
+
+/// Words that the daemon writes while the verdict reads: their index in a [`Direction`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// [`Direction::source`].
+    Source = 8,
+    /// [`Direction::taken`].
+    Taken = 10,
+    /// [`Direction::ceiling`].
+    Ceiling = 12,
+    /// [`Direction::call_at`].
+    CallAt = 13,
+    /// [`Direction::hold`].
+    Hold = 14,
+}
+
+const _: () = assert!(core::mem::offset_of!(Direction, taken) == Word::Taken as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, ceiling) == Word::Ceiling as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt as usize * 8);
+const _: () = assert!(core::mem::offset_of!(Direction, hold) == Word::Hold as usize * 8);
 
 /// See [`Direction::base`].
 pub const BASE_KNOWN: u64 = 1 << 32;
 
-/// [`Direction`] as the daemon reads and writes it.
-pub type DirectionWords = [u64; 7];
-
-const _: () = assert!(size_of::<Direction>() == size_of::<DirectionWords>());
-const _: () = assert!(align_of::<Direction>() == align_of::<DirectionWords>());
+/// What the verdict asks a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The first byte that its peer has not acknowledged.
+    pub snd_una: u32,
+    /// The byte after the last one that was written to it.
+    pub write_seq: u32,
+    /// Smoothed round trip, in microseconds.
+    pub round_trip_us: u32,
+}
 
 impl Direction {
-    /// A new direction towards `target`, with `limit` bytes of credit.
+    /// A new direction from the socket `source` to `target`, whose credit follows the pace of the target's peer.
     #[must_use]
-    pub const fn to(target: u64, limit: u64) -> Self {
-        Self { target, mode: REDIRECT, redirected: 0, passed: 0, segments: 0, limit, base: 0 }
+    pub const fn new(source: u64, target: u64) -> Self {
+        Self::with_credit(source, target, FLOOR, CEILING)
+    }
+
+    /// The same with other bounds of the credit.
+    #[must_use]
+    pub const fn with_credit(source: u64, target: u64, floor: u64, ceiling: u64) -> Self {
+        Self {
+            redirected: 0,
+            passed: 0,
+            credit: 0,
+            base: 0,
+            active_ns: 0,
+            pace: Pace { begun_ns: 0, begun_una: 0, before: 0 },
+            source,
+            target,
+            taken: 0,
+            floor,
+            ceiling,
+            call_at: u64::MAX,
+            hold: 0,
+            beside: 0,
+        }
     }
 
     /// In the order of the fields.
     #[must_use]
-    pub const fn to_words(self) -> DirectionWords {
-        [self.target, self.mode, self.redirected, self.passed, self.segments, self.limit, self.base]
+    pub const fn to_words(self) -> [u64; DIRECTION_WORDS] {
+        let Pace { begun_ns, begun_una, before } = self.pace;
+        [
+            self.redirected,
+            self.passed,
+            self.credit,
+            self.base,
+            self.active_ns,
+            begun_ns,
+            begun_una,
+            before,
+            self.source,
+            self.target,
+            self.taken,
+            self.floor,
+            self.ceiling,
+            self.call_at,
+            self.hold,
+            self.beside,
+        ]
     }
 
     /// The reverse of [`Self::to_words`].
     #[must_use]
-    pub const fn from_words(words: DirectionWords) -> Self {
-        let [target, mode, redirected, passed, segments, limit, base] = words;
-        Self { target, mode, redirected, passed, segments, limit, base }
+    pub const fn from_words(words: [u64; DIRECTION_WORDS]) -> Self {
+        let [
+            redirected,
+            passed,
+            credit,
+            base,
+            active_ns,
+            begun_ns,
+            begun_una,
+            before,
+            source,
+            target,
+            taken,
+            floor,
+            ceiling,
+            call_at,
+            hold,
+            beside,
+        ] = words;
+        Self {
+            redirected,
+            passed,
+            credit,
+            base,
+            active_ns,
+            pace: Pace { begun_ns, begun_una, before },
+            source,
+            target,
+            taken,
+            floor,
+            ceiling,
+            call_at,
+            hold,
+            beside,
+        }
     }
 
     /// Bytes that the verdict has seen: what TCP received, less what is on its way through the verdict.
@@ -89,32 +218,30 @@ impl Direction {
         self.redirected.wrapping_add(self.passed)
     }
 
+    /// Whether the target has room for more: no more than the credit of the bytes that were seen are still
+    /// unacknowledged by its peer. Without a base nothing is known, so that there is none.
+    pub fn has_credit(&mut self, target: &Target, taken: u64, now_ns: u64) -> bool {
+        self.learn_base(target.write_seq, taken);
+        let pace = self.pace.credit(now_ns, target.snd_una, target.round_trip_us);
+        self.credit = pace.max(self.floor).min(self.ceiling);
+        self.base != 0 && self.unacknowledged(target.snd_una) <= self.credit.cast_signed()
+    }
+
     /// Learns the base from the target's `write_seq`, if that can be done: nothing may stand between what was seen and
     /// what was written, so nothing redirected yet, and all that was passed `taken`.
-    pub const fn learn_base(&mut self, write_seq: u32, taken: u64) {
+    const fn learn_base(&mut self, write_seq: u32, taken: u64) {
         if self.base == 0 && self.redirected == 0 && self.passed == taken {
             self.base = BASE_KNOWN | write_seq.wrapping_sub(low(taken)) as u64;
         }
     }
 
-    /// Whether the target has room for more: fewer than `limit` of the bytes that were seen are still unacknowledged by
-    /// its peer, who has acknowledged up to `snd_una`. Without a base nothing is known, so that there is none.
+    /// Bytes that were seen, or given to the target beside, and that the target's peer, who has acknowledged up to `snd_una`, has not acknowledged yet. An
+    /// acknowledged FIN or SYN can make this -1: then nothing is on its way.
     #[must_use]
-    pub const fn has_credit(&self, snd_una: u32) -> bool {
-        if self.base == 0 {
-            return false;
-        }
+    pub const fn unacknowledged(&self, snd_una: u32) -> i64 {
         let acknowledged = snd_una.wrapping_sub(low(self.base));
-        // An acknowledged FIN or SYN can make this -1: then nothing is on its way.
-        let unacknowledged = low(self.seen()).wrapping_sub(acknowledged).cast_signed();
-        (unacknowledged as i64) <= self.limit.cast_signed()
+        low(self.seen().wrapping_add(self.beside)).wrapping_sub(acknowledged).cast_signed() as i64
     }
-}
-
-/// Sequence numbers are 32 bits wide, and differences of byte counts wrap with them (RFC 9293 section 3.4).
-#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
-const fn low(value: u64) -> u32 {
-    value as u32
 }
 
 /// Index into [`COUNTERS`].
@@ -144,45 +271,61 @@ pub const COUNTER_COUNT: u32 = 7;
 mod tests {
     use super::*;
 
+    const TARGET: Target = Target { snd_una: 0, write_seq: 0, round_trip_us: 100 };
+
     #[test]
     fn words_keep_every_field_in_its_place() {
-        let direction =
-            Direction { target: 1, mode: PASS, redirected: 3, passed: 4, segments: 5, limit: 6, base: 7 };
-        assert_eq!(direction.to_words(), [1, PASS, 3, 4, 5, 6, 7]);
-        assert_eq!(Direction::from_words(direction.to_words()), direction);
-        assert_eq!(direction.seen(), 7);
+        let words = core::array::from_fn(|n| n as u64);
+        assert_eq!(Direction::from_words(words).to_words(), words);
+        let direction = Direction::from_words(words);
+        assert_eq!((direction.source, direction.taken), (Word::Source as u64, Word::Taken as u64));
+        assert_eq!(direction.ceiling, Word::Ceiling as u64);
+        assert_eq!(direction.seen(), 1);
     }
 
     #[test]
     fn credit_counts_unacknowledged_bytes_across_the_wrap_of_sequence_numbers() {
         let start = u32::MAX - 100;
-        let mut direction = Direction::to(1, 1000);
-        assert!(!direction.has_credit(start), "nothing is known yet");
-        direction.learn_base(start, 0);
-        assert!(direction.has_credit(start));
+        let mut direction = Direction::with_credit(1, 2, 1000, 1000);
+        let has_credit = |direction: &mut Direction, snd_una| {
+            direction.has_credit(&Target { snd_una, write_seq: start, ..TARGET }, 0, 1)
+        };
+        assert!(has_credit(&mut direction, start));
         direction.redirected = 1000;
-        assert!(direction.has_credit(start));
+        assert!(has_credit(&mut direction, start));
         direction.passed = 1;
-        assert!(!direction.has_credit(start));
-        assert!(direction.has_credit(start.wrapping_add(1)));
+        assert!(!has_credit(&mut direction, start));
+        assert!(has_credit(&mut direction, start.wrapping_add(1)));
         // 5 GiB later the 32-bit difference still holds.
         direction.redirected = 5 << 30;
-        assert!(direction.has_credit(start.wrapping_add(low(direction.seen()))));
-        assert!(
-            direction.has_credit(start.wrapping_add(low(direction.seen())).wrapping_add(1)),
-            "an acknowledged FIN"
-        );
-        assert!(!direction.has_credit(start.wrapping_add(low(direction.seen())).wrapping_sub(1001)));
+        let seen = low(direction.seen());
+        assert!(has_credit(&mut direction, start.wrapping_add(seen)));
+        assert!(has_credit(&mut direction, start.wrapping_add(seen).wrapping_add(1)), "an acknowledged FIN");
+        assert!(!has_credit(&mut direction, start.wrapping_add(seen).wrapping_sub(1001)));
     }
 
     #[test]
     fn the_base_is_learnt_only_when_nothing_is_between_seen_and_written() {
-        let mut direction = Direction { passed: 10, ..Direction::to(1, 1000) };
+        let mut direction = Direction { passed: 10, ..Direction::new(1, 2) };
         direction.learn_base(500, 4);
         assert_eq!(direction.base, 0);
+        assert!(!direction.has_credit(&TARGET, 4, 1), "nothing is known yet");
         direction.learn_base(510, 10);
         assert_eq!(direction.base, BASE_KNOWN | 500);
         direction.learn_base(900, 10);
         assert_eq!(direction.base, BASE_KNOWN | 500, "learnt once");
+    }
+
+    #[test]
+    fn credit_follows_the_pace_between_its_bounds() {
+        let mut direction = Direction::new(1, 2);
+        assert!(direction.has_credit(&TARGET, 0, 1));
+        direction.redirected = FLOOR + 1;
+        assert!(!direction.has_credit(&TARGET, 0, 1), "nothing was acknowledged");
+        direction.redirected = 3 * FLOOR;
+        let target = Target { snd_una: low(FLOOR), ..TARGET };
+        assert!(direction.has_credit(&target, 0, 2), "the peer is quick");
+        direction.ceiling = FLOOR;
+        assert!(!direction.has_credit(&target, 0, 3));
     }
 }

@@ -95,6 +95,8 @@ pub enum Reason {
     Connect(ConnectFailure),
     /// The client left while we were connecting.
     ClientGone,
+    /// The kernel no longer carries the flow, though nobody of ours told it so: bytes may be gone.
+    KernelLost,
     /// One side had ended, and no byte moved for too long.
     HalfCloseTimeout,
     /// The daemon is stopping.
@@ -126,6 +128,7 @@ impl Reason {
             Self::Connect(ConnectFailure::Other) => "connect_failed",
             Self::ClientGone => "client_gone",
             Self::HalfCloseTimeout => "half_close_timeout",
+            Self::KernelLost => "kernel_lost",
             Self::Drain => "drain",
             Self::Internal => "internal",
         }
@@ -143,7 +146,12 @@ impl Reason {
             | Self::HelloTooLarge
             | Self::ClientGone => Some(Side::Client),
             Self::Connect(_) => Some(Side::Upstream),
-            Self::Eof | Self::NoRoute | Self::HalfCloseTimeout | Self::Drain | Self::Internal => None,
+            Self::Eof
+            | Self::NoRoute
+            | Self::KernelLost
+            | Self::HalfCloseTimeout
+            | Self::Drain
+            | Self::Internal => None,
         }
     }
 }

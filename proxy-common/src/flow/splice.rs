@@ -6,7 +6,7 @@
 //! - `bytes_acked` of a socket counts the SYN that we sent, if we did, and our FIN once it is acknowledged;
 //!   `SIOCOUTQ` holds our FIN until then. So bytes written = acked + queued - what that sum was at the start - FIN.
 //! - `bytes_received` counts the peer's FIN once it has arrived in order.
-//! - A direction is drained when all that its source received has been written to its target.
+//! - A direction is drained when all that its source received, and what went past it, has been written to its target.
 //!
 //! (`include/uapi/linux/tcp.h`, `tcp_get_info` in `net/ipv4/tcp.c`, `tcp_ioctl`; Linux 5.10 to 6.18.)
 
@@ -41,10 +41,12 @@ pub struct Reading {
     pub received: u64,
     /// `SIOCOUTQ`: bytes written and not yet acknowledged.
     pub queued: u64,
+    /// Time since the peer was last heard of, while it owes us an answer. Else zero.
+    pub silent: Duration,
 }
 
 impl Reading {
-    const fn closed(&self) -> bool {
+    pub(super) const fn closed(&self) -> bool {
         self.state == CLOSE
     }
 
@@ -60,6 +62,8 @@ pub struct Look {
     pub legs: [Reading; 2],
     /// What has been taken off each source. To be asked after `legs`.
     pub seen: [Seen; 2],
+    /// Bytes that each source's target was given past the source. To be asked after `legs`.
+    pub beside: [u64; 2],
 }
 
 /// What has been taken off a source.
@@ -246,13 +250,13 @@ impl Splice {
         }
     }
 
-    /// All that `source` has received is written to the other socket.
+    /// All that `source` has received, and what went past it, is written to the other socket.
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn drained(&self, source: Side, look: &Look) -> bool {
+    pub(super) fn drained(&self, source: Side, look: &Look) -> bool {
         let i = source.index();
         let target = source.other();
         self.written(target, &look.legs[target.index()])
-            == self.legs[i].received(&look.legs[i], self.fin_in[i])
+            == self.legs[i].received(&look.legs[i], self.fin_in[i]).saturating_add(look.beside[i])
     }
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]

@@ -104,6 +104,10 @@ fn status_text(status: &Value) -> String {
             );
         }
     }
+    let local = status.pointer("/datapaths/local").unwrap_or(&Value::Null);
+    let word = if local.get("available") == Some(&Value::Bool(true)) { "available" } else { "not available" };
+    let reason = local.get("reason").and_then(Value::as_str).map(|reason| format!(": {reason}"));
+    let _ = writeln!(out, "local: {word}{}", reason.unwrap_or_default());
     out
 }
 

@@ -40,10 +40,10 @@ pub(crate) struct Report {
 
 /// Looks at this host, as this user.
 pub(crate) fn examine() -> Report {
-    let sockmap = sockmap();
+    let (sockmap, local) = datapaths();
     let datapath = if sockmap.level == Level::Ok { "sockmap" } else { "copy" };
     let mut findings = capabilities();
-    findings.extend([sockmap, low_ports(), dual_stack(), open_files()]);
+    findings.extend([sockmap, local, low_ports(), dual_stack(), open_files()]);
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Report { version: env!("CARGO_PKG_VERSION"), kernel: release.trim().to_owned(), datapath, findings }
 }
@@ -92,13 +92,28 @@ fn capabilities() -> Vec<Finding> {
     ]
 }
 
-fn sockmap() -> Finding {
-    match kernel::probe(false) {
-        (Ok(_), took) => {
-            finding("datapath sockmap", format!("self-test passed in {} ms", took.as_millis()), None)
+fn datapaths() -> (Finding, Finding) {
+    let probed = kernel::probe(false, true);
+    let sockmap = match probed.sockmap {
+        Ok(_) => {
+            finding("datapath sockmap", format!("self-test passed in {} ms", probed.took.as_millis()), None)
         }
-        (Err(reason), _) => finding("datapath sockmap", reason.what, Some(reason.remedy)),
-    }
+        Err(reason) => finding("datapath sockmap", reason.what, Some(reason.remedy)),
+    };
+    let local = match probed.local {
+        Some(Ok(kernel::Local { noticed: None })) => {
+            finding("datapath local", "self-test passed; \"auto\" takes it for servers on this host", None)
+        }
+        // No warning: nothing is wrong with this host.
+        Some(Ok(kernel::Local { noticed: Some(noticed) })) => finding(
+            "datapath local",
+            format!("self-test passed; only for upstreams with datapath = \"local\", since {noticed}"),
+            None,
+        ),
+        Some(Err(reason)) => finding("datapath local", reason.what, Some(reason.remedy)),
+        None => finding("datapath local", "not tried", None),
+    };
+    (sockmap, local)
 }
 
 fn low_ports() -> Finding {

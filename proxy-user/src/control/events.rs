@@ -1,6 +1,7 @@
 //! What the BPF programs tell: sockets that userspace has to carry, and log records.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -12,7 +13,16 @@ use crate::hub::Hub;
 use crate::sys;
 
 /// How long a flow may wait for an event that was lost.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How often a flow looks for a vanished peer in the time after which that counts as vanished.
+const LOOKS_PER_SILENCE: u64 = 4;
+
+/// Each flow looks once in so many rounds at the latest: what a foreign hand has done to it shows to itself only.
+const ROUNDS_MAX: u64 = 15;
+
+/// Why splicing is no longer available.
+pub(in crate::control) const LOST: &str = "the sockmap datapath is lost: something else has detached its BPF program; restart snisplice to splice again";
 
 /// Wakes the flow of every cookie that the verdict names.
 pub(crate) async fn run(hub: Arc<Hub>, events: RingBuf<MapData>) -> std::io::Result<()> {
@@ -28,18 +38,22 @@ pub(crate) async fn run(hub: Arc<Hub>, events: RingBuf<MapData>) -> std::io::Res
     }
 }
 
-/// Wakes every flow once an event was lost: each looks for itself whether it was meant.
-pub(crate) async fn sweep(hub: Arc<Hub>, kernel: Arc<Kernel>) {
-    let Ok(sockmap) = &kernel.sockmap else { return };
-    let mut known = 0;
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
+/// Once a second: flows look for themselves, each in its turn, and the kernel part is looked at as a whole. Every flow looks
+/// at once where an event was lost, since any may have been meant.
+pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
+    let rounds = (hub.snapshot.timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
+    let mut lost_events = 0;
+    for round in 0_u64.. {
+        tokio::time::sleep(ROUND).await;
+        hub.flows.wake_some(round, rounds);
+        let Ok(sockmap) = &kernel.sockmap else { continue };
         let lost = sockmap.counters().lost_events;
-        if lost != known {
-            known = lost;
-            for flow in hub.flows.list() {
-                flow.wake.notify_one();
-            }
+        if lost != lost_events {
+            lost_events = lost;
+            hub.flows.wake_some(0, 1);
+        }
+        if !sockmap.is_attached() && !hub.sockmap_lost.swap(true, Ordering::Relaxed) {
+            tracing::error!("{LOST}; new flows are copied by userspace");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use proxy_common::flow::{Bounds, Leg, Seen};
+use proxy_common::flow::{Bounds, Leg, Seen, Vigil};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -32,7 +32,8 @@ async fn try_carry(hub: &Hub, bounds: Bounds, flow: &Flow, pair: &Pair) -> io::R
         // The peek may have asked for more at once than is ever to come.
         sys::wake_when_readable(socket, 1)?;
     }
-    let mut ending = Ending::new(readings(sockets)?.each_ref().map(Leg::at), bounds);
+    let vigil = Vigil::new(hub.snapshot.timeouts.keepalive, false);
+    let mut ending = Ending::new(readings(sockets)?.each_ref().map(Leg::at), bounds, vigil);
     let [to_upstream, to_client] = &flow.copied;
     let mut up = std::pin::pin!(pump(&pair.client, &pair.upstream, to_upstream));
     let mut down = std::pin::pin!(pump(&pair.upstream, &pair.client, to_client));
@@ -51,11 +52,13 @@ async fn try_carry(hub: &Hub, bounds: Bounds, flow: &Flow, pair: &Pair) -> io::R
                 stopped = true;
                 ending.close();
             }
+            // Time to look whether the peers are still there.
+            () = flow.wake.notified() => {}
             () = pause(limit) => {}
         }
         let taken = || {
             let [up, down] = flow.copied();
-            Ok([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)])
+            ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
         };
         match ending.turn(sockets, taken)? {
             Next::Wait(next) => limit = next,

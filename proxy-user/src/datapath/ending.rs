@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use proxy_common::flow::{Bounds, End, Leg, Look, Reading, Reason, Seen, Side, Splice, Step};
+use proxy_common::flow::{Alarm, Bounds, End, Leg, Look, Reading, Reason, Seen, Side, Splice, Step, Vigil};
 use socket2::SockRef;
 
 use super::Carried;
@@ -15,6 +15,7 @@ use crate::sys;
 /// Brings one flow to its end.
 pub(super) struct Ending {
     machine: Splice,
+    vigil: Vigil,
     begun: Instant,
     last: Look,
 }
@@ -29,9 +30,10 @@ pub(super) enum Next {
 
 impl Ending {
     /// To be made before a byte of the flow was written to or read from the sockets.
-    pub(super) fn new(legs: [Leg; 2], bounds: Bounds) -> Self {
+    pub(super) fn new(legs: [Leg; 2], bounds: Bounds, vigil: Vigil) -> Self {
         Self {
             machine: Splice::new(legs, bounds, Duration::ZERO),
+            vigil,
             begun: Instant::now(),
             last: Look::default(),
         }
@@ -47,30 +49,39 @@ impl Ending {
         self.machine.written(side, reading)
     }
 
-    /// One turn. `seen` as in [`Look::seen`], asked for after the sockets were.
+    /// One turn. `counts`: [`Look::seen`] and [`Look::beside`], asked for after the sockets were.
     pub(super) fn turn<S: AsFd>(
         &mut self,
         sockets: [&S; 2],
-        seen: impl Fn() -> io::Result<[Seen; 2]>,
+        counts: impl Fn() -> ([Seen; 2], [u64; 2]),
     ) -> io::Result<Next> {
         loop {
-            let look = Look { legs: readings(sockets)?, seen: seen()? };
+            let legs = readings(sockets)?;
+            let (seen, beside) = counts();
+            let look = Look { legs, seen, beside };
             self.last = look;
             match self.machine.step(self.begun.elapsed(), &look) {
-                Step::Wait(limit) => return Ok(Next::Wait(limit)),
-                Step::ShutdownWrite(side) => shutdown_write(of(sockets, side))?,
-                Step::Finished { end, clean } => {
-                    // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way
-                    // any more, so that the answers are final now.
-                    self.last.legs = readings(sockets)?;
-                    let end = name_timeout(end, sockets);
-                    for socket in sockets {
-                        sys::reset_on_close(socket, !clean)?;
+                Step::Wait(limit) => match self.vigil.check(self.begun.elapsed(), &look, &self.machine) {
+                    Alarm::None(again) => return Ok(Next::Wait(earlier(limit, again))),
+                    Alarm::End(reason) => {
+                        return self.finish(sockets, End { reason, side: reason.side() }, false);
                     }
-                    return Ok(Next::Done(Carried { end, bytes: self.bytes() }));
-                }
+                },
+                Step::ShutdownWrite(side) => shutdown_write(of(sockets, side))?,
+                Step::Finished { end, clean } => return self.finish(sockets, end, clean),
             }
         }
+    }
+
+    fn finish<S: AsFd>(&mut self, sockets: [&S; 2], end: End, clean: bool) -> io::Result<Next> {
+        // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way any more, so
+        // that the answers are final now.
+        self.last.legs = readings(sockets)?;
+        let end = name_timeout(end, sockets);
+        for socket in sockets {
+            sys::reset_on_close(socket, !clean)?;
+        }
+        Ok(Next::Done(Carried { end, bytes: self.bytes() }))
     }
 
     /// Bytes given to each peer, as of the last turn; client to upstream first.
@@ -89,6 +100,14 @@ pub(super) fn of<S>([client, upstream]: [&S; 2], side: Side) -> &S {
     match side {
         Side::Client => client,
         Side::Upstream => upstream,
+    }
+}
+
+/// The shorter of two waits, none of which may be one.
+pub(super) fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, None) | (None, one) => one,
     }
 }
 

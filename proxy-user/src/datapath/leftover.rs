@@ -1,198 +1,189 @@
-//! Bytes that the verdict passed, because their target had no room or was not there: userspace writes them, in their
-//! place in the stream and at the target's pace, until the verdict can go on.
+//! Bytes that the verdict passed, because their target had no room or was not there: userspace copies them, at the
+//! target's pace, until the source has no more. Then the verdict goes on.
 //!
-//! They are peeked at, written, reported to the verdict, and only then taken off the source. In this order the source's window
-//! opens when the verdict knows already that nothing is left, and the next segment is redirected again. Taken off
-//! first, a sender that is faster than its receiver would refill the queue for ever, and every byte would be copied.
+//! Only an empty source hands back to the verdict. Reading opens the source's window, and a sender on the same host answers
+//! inside that very system call, while the socket is ours: Linux 6.18 then counts those segments against the window,
+//! and forgets to open it again unless somebody reads on. Passed segments are read on; redirected ones would leave the sender
+//! to its probe timer (200 ms).
 
-use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::TcpStream as Socket;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Reading, Side};
+use proxy_common::flow::Side;
 
-use super::ending::{Ending, of, readings};
-use super::sockmap::{CREDIT, WINDOW};
-use crate::kernel::Handle;
+use super::buffers::Buffer;
+use super::ending::{Ending, earlier, of};
+use super::watch::Watch;
+use crate::kernel::Track;
 use crate::sys;
 
-/// The target's queue has to fall to this before userspace adds to it: the kernel has most of the credit then when it
-/// goes on.
-const LOW: u64 = CREDIT as u64 / 4;
+/// Bytes that may wait in the target's queue without having been sent, while userspace writes: enough that the
+/// link does not run dry between two wake-ups.
+const UNSENT_MAX: u64 = 2 * 1024 * 1024;
 
-/// A look holds all that a source's receive buffer can, and the segment that made it too full.
-const LOOK: usize = 2 * WINDOW;
+/// And at least, however slow the target is.
+const UNSENT_MIN: u64 = 64 * 1024;
 
-/// Most that is taken off a source at a time.
-const SIP: usize = 64 * 1024;
+/// Buffers that one direction may move before the other flows of the worker get their turn.
+const TURN: usize = 16;
 
-/// First and longest pause between two looks at a target; nothing tells when its queue has become short enough.
-const PAUSE_MIN: Duration = Duration::from_millis(1);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long redirected bytes may take to reach the target's queue before we look again: the kernel's worker needs less.
+const WORKER: Duration = Duration::from_millis(1);
 
 /// When to look a last time after everything seemed to be carried: a segment may have been passed at the very moment
 /// that the verdict was told so. It has long been counted by then.
 const LAST_LOOK: Duration = Duration::from_millis(50);
 
-thread_local! {
-    /// One for each worker: nothing stays in it from one turn to the next.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Userspace's share of one flow.
 pub(super) struct Leftover<'a> {
-    handle: &'a Handle,
-    cookies: [u64; 2],
+    tracks: &'a [Track<'a>; 2],
     sockets: [&'a Socket; 2],
-    /// Of each source, bytes written to its target.
-    written: [u64; 2],
-    /// Of each source, how many of those are still in its queue.
-    ahead: [usize; 2],
+    watch: &'a Watch,
+    flow: u64,
+    shares: [Share; 2],
     last_look: Option<Instant>,
-    acked: [u64; 2],
-    pause: Duration,
+}
+
+/// Userspace's share of one direction.
+#[derive(Default)]
+struct Share {
+    /// Of the passed bytes, those read from the source.
+    read: u64,
+    /// Of those, what the target has not taken yet.
+    rest: Option<(Buffer, Range<usize>)>,
+    /// All that was redirected before is in the target's queue, so that ours may follow.
+    in_turn: bool,
+}
+
+enum Outcome {
+    /// The source has no more, and the verdict knows.
+    Calm,
+    /// There may be more at once.
+    More,
+    /// To be looked at again after this time.
+    Later(Duration),
+    /// The watch tells when the target has room.
+    Blocked,
 }
 
 impl<'a> Leftover<'a> {
-    pub(super) fn new(handle: &'a Handle, cookies: [u64; 2], sockets: [&'a Socket; 2]) -> Self {
-        Self {
-            handle,
-            cookies,
-            sockets,
-            written: [0; 2],
-            ahead: [0; 2],
-            last_look: None,
-            acked: [0; 2],
-            pause: PAUSE_MIN,
-        }
+    pub(super) fn new(
+        tracks: &'a [Track<'a>; 2],
+        sockets: [&'a Socket; 2],
+        watch: &'a Watch,
+        flow: u64,
+    ) -> Self {
+        Self { tracks, sockets, watch, flow, shares: Default::default(), last_look: None }
     }
 
     /// Moves what can be moved now. Some: come back after that time even if nothing happens.
-    pub(super) fn carry(
-        &mut self,
-        directions: &[Direction; 2],
-        ending: &Ending,
-    ) -> io::Result<Option<Duration>> {
-        let waits = Side::BOTH.map(|side| self.waits(side, directions));
-        if waits == [false; 2] {
-            let left = self.last_look.map(|at| at.saturating_duration_since(Instant::now()));
-            self.last_look = self.last_look.filter(|_| left.is_some_and(|left| !left.is_zero()));
-            return Ok(left);
-        }
-        self.last_look = Some(Instant::now() + LAST_LOOK);
-        let legs = readings(self.sockets)?;
-        self.note_progress(&legs);
-        let mut moved = false;
-        for side in Side::BOTH.into_iter().filter(|side| waits.get(side.index()) == Some(&true)) {
-            // Bytes wait, so that the verdict redirects no more: only a look that is taken now shows all that it did.
-            let direction = self.direction(side)?;
-            if self.all_written(side, &direction) || self.has_turn(side, &direction, &legs, ending) {
-                moved |= self.carry_one(side, &direction)?;
+    pub(super) fn carry(&mut self, ending: &Ending) -> io::Result<Option<Duration>> {
+        let mut again = None;
+        for side in Side::BOTH {
+            let direction = self.track(side).read();
+            if !self.share(side).waits(&direction) {
+                continue;
             }
-        }
-        if moved {
-            // More may have been passed meanwhile. Only a look that is taken after the verdict was told says so.
-            return Ok(Some(Duration::ZERO));
-        }
-        let pause = self.pause;
-        self.pause = (pause * 2).min(PAUSE_MAX);
-        Ok(Some(pause))
-    }
-
-    fn note_progress(&mut self, legs: &[Reading; 2]) {
-        let acked = legs.map(|leg| leg.acked);
-        if acked != self.acked {
-            self.acked = acked;
-            self.pause = PAUSE_MIN;
-        }
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn waits(&self, side: Side, directions: &[Direction; 2]) -> bool {
-        !self.all_written(side, &directions[side.index()]) || self.ahead[side.index()] > 0
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn all_written(&self, side: Side, direction: &Direction) -> bool {
-        self.written[side.index()] >= direction.passed
-    }
-
-    /// Bytes that were redirected before ours stand in the kernel's queue: ours must not overtake them. And the target
-    /// must be able to take more.
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn has_turn(&self, side: Side, direction: &Direction, legs: &[Reading; 2], ending: &Ending) -> bool {
-        let target = side.other();
-        let before = direction.redirected.saturating_add(self.written[side.index()]);
-        let queued = legs[target.index()].queued;
-        queued <= LOW && ending.written(target, &legs[target.index()]) >= before
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn direction(&self, side: Side) -> io::Result<Direction> {
-        self.handle.direction(self.cookies[side.index()])
-    }
-
-    /// Carries bytes of `side` until all that were passed are written, as long as nothing was redirected in between. Says
-    /// whether there were any.
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn carry_one(&mut self, side: Side, direction: &Direction) -> io::Result<bool> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(LOOK, 0);
-            let (mut moved, mut passed) = (false, direction.passed);
-            while self.write_ahead(side, passed, scratch)? {
-                moved = true;
-                // The source goes on until its window is closed: what it sent meanwhile was passed too. Unless the verdict
-                // had found that nothing was left, and redirected some first: then those have to be written before.
-                if self.direction(side)?.passed > self.written[side.index()] {
-                    let now = self.direction(side)?;
-                    if now.redirected != direction.redirected {
-                        return Ok(moved);
-                    }
-                    passed = now.passed;
+            again = match self.carry_one(side, ending)? {
+                Outcome::More => Some(Duration::ZERO),
+                Outcome::Later(time) => earlier(again, Some(time)),
+                Outcome::Blocked => again,
+                Outcome::Calm => {
+                    self.last_look = Some(Instant::now() + LAST_LOOK);
+                    again
                 }
-            }
-            // All is written, or no more of it fits into a look.
-            if self.written[side.index()] >= passed || self.ahead[side.index()] == scratch.len() {
-                self.discard(side, scratch)?;
-            }
-            Ok(moved)
-        })
+            };
+        }
+        let last_look = self.last_look.map(|at| at.saturating_duration_since(Instant::now()));
+        self.last_look = self.last_look.filter(|_| last_look.is_some_and(|left| !left.is_zero()));
+        Ok(earlier(again, last_look.filter(|left| !left.is_zero())))
     }
 
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn write_ahead(&mut self, side: Side, passed: u64, scratch: &mut [u8]) -> io::Result<bool> {
-        let (source, mut target) = (of(self.sockets, side), of(self.sockets, side.other()));
-        let (written, ahead) = (self.written[side.index()], self.ahead[side.index()]);
-        let left = usize::try_from(passed.saturating_sub(written)).unwrap_or(usize::MAX);
-        let most = ahead.saturating_add(left).min(scratch.len());
-        let there = ready(sys::peek(source, scratch.get_mut(..most).unwrap_or_default()))?;
-        let fresh = scratch.get(ahead..there).unwrap_or_default();
-        let count = if fresh.is_empty() { 0 } else { ready(target.write(fresh))? };
-        if count > 0 {
-            self.ahead[side.index()] += count;
-            self.written[side.index()] += count as u64;
-            self.handle.set_taken(self.cookies[side.index()], self.written[side.index()])?;
+    fn carry_one(&mut self, side: Side, ending: &Ending) -> io::Result<Outcome> {
+        if !self.share(side).in_turn && !self.begin(side, ending)? {
+            return Ok(Outcome::Later(WORKER));
         }
+        for _ in 0..TURN {
+            if !self.write_rest(side)? {
+                // Sets the bell: the next look of the poller finds the target full, and rings when it no longer is.
+                self.watch.again(of(self.sockets, side.other()), self.flow)?;
+                return Ok(Outcome::Blocked);
+            }
+            if !self.read_some(side)? {
+                return self.hand_back(side);
+            }
+        }
+        Ok(Outcome::More)
+    }
+
+    /// Bytes that were redirected before ours stand in the kernel's queue: ours must not overtake them. Says whether
+    /// they are through.
+    fn begin(&mut self, side: Side, ending: &Ending) -> io::Result<bool> {
+        // Bytes wait, so that the verdict redirects no more: only a look that is taken now shows all that it did.
+        let direction = self.track(side).read();
+        let target = of(self.sockets, side.other());
+        let before = direction.redirected.saturating_add(direction.beside);
+        let before = before.saturating_add(self.share(side).read);
+        if ending.written(side.other(), &sys::reading(target)?) < before {
+            return Ok(false);
+        }
+        sys::limit_unsent(target, (direction.credit / 2).clamp(UNSENT_MIN, UNSENT_MAX))?;
+        self.share(side).in_turn = true;
+        Ok(true)
+    }
+
+    /// Says whether there is nothing left to write.
+    fn write_rest(&mut self, side: Side) -> io::Result<bool> {
+        let mut target = of(self.sockets, side.other());
+        let share = self.share(side);
+        let Some((mut buffer, mut range)) = share.rest.take() else { return Ok(true) };
+        let count = ready(target.write(buffer.bytes().get(range.clone()).unwrap_or_default()))?;
+        range.start += count;
+        if !range.is_empty() {
+            share.rest = Some((buffer, range));
+        }
+        Ok(share.rest.is_none())
+    }
+
+    /// Says whether there was anything to read.
+    fn read_some(&mut self, side: Side) -> io::Result<bool> {
+        let mut source = of(self.sockets, side);
+        let mut buffer = Buffer::take();
+        let count = ready(source.read(buffer.bytes()))?;
+        let share = self.share(side);
+        share.read += count as u64;
+        share.rest = Some((buffer, 0..count)).filter(|_| count > 0);
         Ok(count > 0)
     }
 
-    /// Takes off the source what is written already, in small reads: after one that empties a full queue, Linux 6.18 does
-    /// not announce the open window, and the sender waits for its probe timer (200 ms).
+    fn hand_back(&mut self, side: Side) -> io::Result<Outcome> {
+        // Before the verdict goes on: its redirects are writes that must never find the target full.
+        sys::limit_unsent(of(self.sockets, side.other()), u64::from(u32::MAX))?;
+        let read = self.share(side).read;
+        self.track(side).set_taken(read);
+        self.share(side).in_turn = false;
+        // More may be on its way to the queue, or lost with a connection that was reset.
+        let more = self.track(side).read().passed > read;
+        Ok(if more { Outcome::Later(WORKER) } else { Outcome::Calm })
+    }
+
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn discard(&mut self, side: Side, scratch: &mut [u8]) -> io::Result<()> {
-        let mut source = of(self.sockets, side);
-        while self.ahead[side.index()] > 0 {
-            let most = self.ahead[side.index()].min(SIP);
-            let count = ready(source.read(scratch.get_mut(..most).unwrap_or_default()))?;
-            if count == 0 {
-                // It was there a moment ago; if it is gone, so is the connection. It must not be written twice.
-                break;
-            }
-            self.ahead[side.index()] -= count.min(self.ahead[side.index()]);
-        }
-        Ok(())
+    fn share(&mut self, side: Side) -> &mut Share {
+        &mut self.shares[side.index()]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    fn track(&self, side: Side) -> &Track<'a> {
+        &self.tracks[side.index()]
+    }
+}
+
+impl Share {
+    fn waits(&self, direction: &Direction) -> bool {
+        self.in_turn || self.rest.is_some() || direction.passed > self.read
     }
 }
 

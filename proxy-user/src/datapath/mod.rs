@@ -9,15 +9,18 @@ mod buffers;
 mod copy;
 mod ending;
 mod leftover;
+mod local;
 mod sockmap;
 mod watch;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use local::Bypass;
 use proxy_common::flow::{Bounds, End, Reason};
-use proxy_common::plan::{self, Choice, Datapath, Host, Skip};
+use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip};
 use tokio::net::TcpStream;
 use watch::Watch;
 
@@ -38,6 +41,7 @@ pub(crate) struct Carriers {
     pub(crate) hub: Arc<Hub>,
     /// None: this host cannot splice by sockmap.
     sockmap: Option<(SockmapHandle, Watch)>,
+    host: Host,
 }
 
 /// A flow that has ended: why, and the bytes that each peer was given, client to upstream first.
@@ -48,13 +52,13 @@ pub(crate) struct Carried {
 
 impl Carriers {
     /// To be made inside the worker's runtime.
-    pub(crate) fn new(hub: Arc<Hub>, sockmap: Option<SockmapHandle>) -> io::Result<Self> {
+    pub(crate) fn new(hub: Arc<Hub>, sockmap: Option<SockmapHandle>, host: Host) -> io::Result<Self> {
         let sockmap = sockmap.map(|handle| Watch::start(&hub).map(|watch| (handle, watch))).transpose()?;
-        Ok(Self { hub, sockmap })
+        Ok(Self { hub, sockmap, host })
     }
 
     fn host(&self) -> Host {
-        Host { sockmap: self.sockmap.is_some() }
+        if self.hub.sockmap_lost.load(Ordering::Relaxed) { Host::default() } else { self.host }
     }
 
     fn bounds(&self) -> Bounds {
@@ -65,33 +69,59 @@ impl Carriers {
     pub(crate) async fn carry(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
         flow.facts().stage = Stage::Carry;
         let mut trace = None;
-        for datapath in plan::plan(choice, self.host()) {
-            match (datapath, &self.sockmap) {
-                (Datapath::Sockmap, Some((handle, watch))) => {
-                    match sockmap::take_over(handle, watch, flow, pair) {
-                        Ok(spliced) => {
-                            self.hub.flows.know_cookies(flow, spliced.cookies());
-                            let _active = self.begin(flow, datapath);
-                            return spliced.carry(&self.hub, self.bounds(), flow).await;
-                        }
-                        Err(refused) => {
-                            self.hub.meters.fell_back(datapath, refused.reason);
-                            tracing::debug!(flow = flow.id, reason = refused.reason, "not spliced, copying");
-                            pair = refused.pair;
-                            trace = refused.trace;
-                        }
-                    }
+        let near = is_near(&pair);
+        for datapath in plan::plan(choice, self.host(), near) {
+            let Some((handle, watch)) = self.sockmap.as_ref().filter(|_| datapath != Datapath::Copy) else {
+                break;
+            };
+            let bypass = match self.bypass(datapath, handle, &pair) {
+                Ok(bypass) => bypass,
+                Err(reason) => {
+                    self.fall_back(flow, datapath, reason);
+                    continue;
                 }
-                _ => break,
+            };
+            match sockmap::take_over(handle, watch, flow, pair, bypass) {
+                Ok(spliced) => {
+                    self.hub.flows.know_places(flow, spliced.places());
+                    let _active = self.begin(flow, datapath);
+                    return spliced.carry(&self.hub, self.bounds(), flow).await;
+                }
+                Err(refused) => {
+                    self.fall_back(flow, datapath, refused.reason);
+                    pair = refused.pair;
+                    trace = refused.trace;
+                    // What the kernel does not take for one of its datapaths it does not take for another.
+                    break;
+                }
             }
         }
-        if plan::skip(choice, self.host(), Datapath::Sockmap) == Some(Skip::Unavailable) {
-            self.hub.meters.fell_back(Datapath::Sockmap, "unavailable");
+        for datapath in [Datapath::Local, Datapath::Sockmap] {
+            if plan::skip(choice, self.host(), near, datapath) == Some(Skip::Unavailable) {
+                self.hub.meters.fell_back(datapath, Fallback::Unavailable);
+            }
         }
         let _active = self.begin(flow, Datapath::Copy);
         let carried = copy::carry(&self.hub, self.bounds(), flow, pair).await;
         drop(trace);
         carried
+    }
+
+    fn bypass<'a>(
+        &self,
+        datapath: Datapath,
+        handle: &'a SockmapHandle,
+        pair: &Pair,
+    ) -> Result<Option<Bypass<'a>>, Fallback> {
+        match datapath {
+            Datapath::Local => Bypass::find(handle, &pair.client, &pair.upstream).map(Some),
+            Datapath::Sockmap | Datapath::Copy => Ok(None),
+        }
+    }
+
+    fn fall_back(&self, flow: &Flow, from: Datapath, reason: Fallback) {
+        self.hub.meters.fell_back(from, reason);
+        tracing::debug!(flow = flow.id, datapath = from.name(), reason = reason.label(), "not taken");
     }
 
     fn begin(&self, flow: &Flow, datapath: Datapath) -> Active {
@@ -102,6 +132,11 @@ impl Carriers {
         };
         self.hub.meters.active(&route, datapath)
     }
+}
+
+/// Whether the server may be on this host.
+fn is_near(pair: &Pair) -> bool {
+    local::ends(&pair.upstream).is_ok_and(|ends| ends.are_on_one_host())
 }
 
 /// An operating system error where none should be: the flow is reset.

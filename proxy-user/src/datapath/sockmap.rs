@@ -5,58 +5,43 @@ use std::io;
 use std::net::TcpStream as Socket;
 use std::time::Duration;
 
-use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Bounds, Leg, Seen};
+use proxy_common::abi::credit::CEILING;
+use proxy_common::abi::sockmap::{Direction, Place};
+use proxy_common::flow::{Bounds, Leg, Reason, Seen, Vigil};
+use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
-use super::ending::{Ending, Next, readings};
+use super::ending::{Ending, Next, earlier, readings};
 use super::leftover::Leftover;
+use super::local::Bypass;
 use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Flow, Hub, Phase};
-use crate::kernel::Handle;
+use crate::kernel::{Handle, Track};
 use crate::sys;
-
-/// Bytes of one direction that may be on their way unacknowledged before the kernel stops redirecting.
-pub(super) const CREDIT: usize = 4 << 20;
-
-/// Bytes that a source may have sent beyond that, before its closed window stops it: its receive buffer. Fixed, because the
-/// kernel tunes the receive buffer of a socket only while userspace reads from it. CREDIT + WINDOW is what one direction can
-/// hold in the kernel.
-pub(super) const WINDOW: usize = 1 << 20;
 
 /// Room in the send buffer for what is redirected within the credit: with four times as much the kernel's worker never
 /// finds it full. It would sleep for a whole tick (4 ms at HZ=250) each time. Half of it, because the kernel doubles.
-const SEND_BUFFER: usize = 2 * CREDIT;
+const SEND_BUFFER: usize = 32 << 20;
+
+const _: () = assert!(2 * SEND_BUFFER as u64 == 4 * CEILING);
 
 /// A pair that was not spliced. Nothing of it is consumed.
 pub(super) struct Refused<'a> {
     pub(super) pair: Pair,
-    /// Metric label.
-    pub(super) reason: &'static str,
+    pub(super) reason: Fallback,
     /// What the kernel still knows of the pair: to be dropped after it is closed.
-    pub(super) trace: Option<Trace<'a>>,
-}
-
-/// A direction that has to be forgotten after its socket is closed.
-pub(super) struct Trace<'a> {
-    handle: &'a Handle,
-    cookie: u64,
-}
-
-impl Drop for Trace<'_> {
-    fn drop(&mut self) {
-        self.handle.forget(self.cookie);
-    }
+    pub(super) trace: Option<[Track<'a>; 2]>,
 }
 
 /// A pair in the kernel's hands.
 pub(super) struct Spliced<'a> {
-    handle: &'a Handle,
     watch: &'a Watch,
-    cookies: [u64; 2],
     legs: [Leg; 2],
-    /// Client first. None only while being dropped.
+    /// Client first. None: closed already. Dropped before the tracks, since the verdict may hold a direction until then.
     sockets: Option<[Socket; 2]>,
+    tracks: [Track<'a>; 2],
+    /// The server is on this host.
+    bypass: Option<Bypass<'a>>,
 }
 
 /// Tries to hand `pair` over.
@@ -65,8 +50,9 @@ pub(super) fn take_over<'a>(
     watch: &'a Watch,
     flow: &Flow,
     pair: Pair,
+    bypass: Option<Bypass<'a>>,
 ) -> Result<Spliced<'a>, Refused<'a>> {
-    let (cookies, legs) = match enroll(handle, &pair) {
+    let (tracks, legs) = match enroll(handle, &pair) {
         Ok(enrolled) => enrolled,
         Err((reason, trace)) => return Err(Refused { pair, reason, trace }),
     };
@@ -76,50 +62,45 @@ pub(super) fn take_over<'a>(
         (Err(error), _) | (_, Err(error)) => {
             // Cannot happen short of a broken runtime; the sockets are closed with a reset.
             tracing::error!(flow = flow.id, %error, "a socket cannot leave the runtime");
-            return Ok(Spliced { handle, watch, cookies, legs, sockets: None });
+            return Ok(Spliced { watch, legs, sockets: None, tracks, bypass });
         }
     };
-    Ok(Spliced { handle, watch, cookies, legs, sockets: Some(sockets) })
+    Ok(Spliced { watch, legs, sockets: Some(sockets), tracks, bypass })
 }
 
-type Enrolled = ([u64; 2], [Leg; 2]);
+type Enrolled<'a> = ([Track<'a>; 2], [Leg; 2]);
+
+/// Why not, and what is left behind.
+type NotEnrolled<'a> = (Fallback, Option<[Track<'a>; 2]>);
 
 /// Puts both sockets under the verdict. The upstream socket goes first: bytes of the client may be queued already, and find
 /// their target from the first moment on.
 ///
 /// If the client socket is refused, the upstream socket stays where it is: taking it out would lose bytes that the
 /// verdict has just passed. Its target is unknown to the map, so the verdict passes everything, and userspace reads it.
-fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled, (&'static str, Option<Trace<'a>>)> {
+fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled<'a>, NotEnrolled<'a>> {
     let prepared = prepare([&pair.client, &pair.upstream]);
-    let (cookies, legs, open) = prepared.map_err(|_| ("socket_error", None))?;
+    let ([client, upstream], legs, open) = prepared.map_err(|_| (Fallback::SocketError, None))?;
     if !open {
         // The kernel takes established sockets only: one whose peer has ended already is carried by userspace.
-        return Err(("half_closed", None));
+        return Err((Fallback::HalfClosed, None));
     }
-    let [client, upstream] = cookies;
-    let trace = Trace { handle, cookie: upstream };
-    let entered = handle
-        .set_direction(client, Direction::to(upstream, CREDIT as u64))
-        .and_then(|()| handle.set_direction(upstream, Direction::to(client, CREDIT as u64)))
-        .and_then(|()| handle.insert(upstream, &pair.upstream))
-        .and_then(|()| handle.insert(client, &pair.client));
-    match entered {
-        Ok(()) => {
-            std::mem::forget(trace);
-            Ok((cookies, legs))
-        }
-        Err(error) => {
-            handle.forget(client);
-            Err((refusal(&error), Some(trace)))
-        }
+    let track = |source, target| {
+        handle.track(Direction::new(source, target)).map_err(|error| (refusal(&error), None))
+    };
+    let tracks = [track(client, upstream)?, track(upstream, client)?];
+    let inserted = handle.insert(upstream, &pair.upstream).and_then(|()| handle.insert(client, &pair.client));
+    match inserted {
+        Ok(()) => Ok((tracks, legs)),
+        Err(error) => Err((refusal(&error), Some(tracks))),
     }
 }
 
-fn refusal(error: &io::Error) -> &'static str {
+fn refusal(error: &io::Error) -> Fallback {
     match error.raw_os_error() {
-        Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC) => "map_full",
-        Some(libc::EOPNOTSUPP) => "half_closed",
-        _ => "kernel_refused",
+        Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC) => Fallback::MapFull,
+        Some(libc::EOPNOTSUPP) => Fallback::HalfClosed,
+        _ => Fallback::KernelRefused,
     }
 }
 
@@ -135,15 +116,24 @@ fn prepare(sockets: [&TcpStream; 2]) -> io::Result<([u64; 2], [Leg; 2], bool)> {
 }
 
 impl Spliced<'_> {
-    pub(super) fn cookies(&self) -> [u64; 2] {
-        self.cookies
+    /// Where to find what the verdict counts, client first.
+    pub(super) fn places(&self) -> [Place; 2] {
+        self.tracks.each_ref().map(Track::place)
     }
 
     /// Carries the flow to its end.
     pub(super) async fn carry(mut self, hub: &Hub, bounds: Bounds, flow: &Flow) -> Carried {
-        let mut ending = Ending::new(self.legs, bounds);
+        let mut ending = Ending::new(self.legs, bounds, Vigil::new(hub.snapshot.timeouts.keepalive, true));
         match self.try_carry(hub, flow, &mut ending).await {
-            Ok(carried) => carried,
+            Ok(carried) => {
+                if carried.end.reason == Reason::KernelLost {
+                    tracing::warn!(
+                        flow = flow.id,
+                        "flow reset: something else has taken it out of our BPF map"
+                    );
+                }
+                carried
+            }
             Err(error) => internal(flow, ending.bytes(), &error),
         }
     }
@@ -156,21 +146,26 @@ impl Spliced<'_> {
         }
         for socket in sockets {
             sys::force_send_buffer(socket, SEND_BUFFER)?;
-            sys::force_receive_buffer(socket, WINDOW / 2)?;
+            sys::limit_unsent(socket, u64::MAX)?;
         }
         for socket in sockets {
             // Sets bytes going that were queued before; it also undoes what the peek asked for.
             sys::wake_when_readable(socket, 1)?;
         }
-        let mut leftover = Leftover::new(self.handle, self.cookies, sockets);
+        if let Some(bypass) = &self.bypass {
+            bypass.begin(&self.tracks);
+        }
+        let mut leftover = Leftover::new(&self.tracks, sockets, self.watch, flow.id);
         let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
         let mut stopped = false;
         loop {
-            let directions = self.directions()?;
-            let again = leftover.carry(&directions, ending)?;
-            let limit = match ending
-                .turn(sockets, || Ok(self.directions()?.map(|direction| Seen::Bytes(direction.seen()))))?
-            {
+            // First of all: a captured server is let go before it is sent anything.
+            let look = match &mut self.bypass {
+                Some(bypass) => bypass.turn(&self.tracks, sockets, ending)?,
+                None => None,
+            };
+            let again = earlier(look, leftover.carry(ending)?);
+            let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
             };
@@ -184,21 +179,22 @@ impl Spliced<'_> {
             }
         }
     }
-
-    fn directions(&self) -> io::Result<[Direction; 2]> {
-        let [client, upstream] = self.cookies;
-        Ok([self.handle.direction(client)?, self.handle.direction(upstream)?])
-    }
 }
 
 impl Drop for Spliced<'_> {
     fn drop(&mut self) {
-        // Closed first: the verdict may hold a direction until then.
-        drop(self.sockets.take());
-        for cookie in self.cookies {
-            self.handle.forget(cookie);
+        if let Some(bypass) = &mut self.bypass {
+            bypass.end(&self.tracks);
         }
     }
+}
+
+fn counts(tracks: &[Track<'_>; 2]) -> ([Seen; 2], [u64; 2]) {
+    let directions = tracks.each_ref().map(Track::read);
+    (
+        directions.each_ref().map(|direction| Seen::Bytes(direction.seen())),
+        directions.each_ref().map(|direction| direction.beside),
+    )
 }
 
 async fn sleep(limit: Option<Duration>) {
@@ -207,12 +203,5 @@ async fn sleep(limit: Option<Duration>) {
         Some(Duration::ZERO) => tokio::task::yield_now().await,
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
-    }
-}
-
-fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, None) | (None, one) => one,
     }
 }

@@ -34,6 +34,11 @@ impl Watch {
         self.0.get_ref().add(socket, id)
     }
 
+    /// Rings the flow `id` once `socket`, which is watched already, has room for more to be written.
+    pub(super) fn again(&self, socket: &impl AsFd, id: u64) -> io::Result<()> {
+        self.0.get_ref().again(socket, id)
+    }
+
     async fn run(self, hub: &Hub) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;

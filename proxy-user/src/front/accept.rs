@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::conn;
 use crate::datapath::Carriers;
-use crate::hub::Phase;
 use crate::hub::snapshot::Listener;
+use crate::hub::{Hub, Phase};
 
 /// Pause after the system had no descriptor or memory for a connection. The connection stays queued.
 const BREATH: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, carriers: 
         let accepted = tokio::select! {
             biased;
             () = &mut draining => break,
-            accepted = socket.accept() => accepted,
+            accepted = next(&socket, &listener, &hub) => accepted,
         };
         match accepted {
             Ok((stream, client)) => start(stream, client, &listener, &carriers),
@@ -54,6 +54,31 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, carriers: 
             return;
         };
         start(stream, client, &listener, &carriers);
+    }
+}
+
+/// The next connection, once there is room for it. Until then it waits in the queue of the kernel, which turns away what
+/// the queue does not hold.
+async fn next(
+    socket: &TcpListener,
+    listener: &Listener,
+    hub: &Hub,
+) -> io::Result<(TcpStream, std::net::SocketAddr)> {
+    loop {
+        if hub.room.is_full() {
+            if hub.room.may_complain() {
+                tracing::error!(
+                    listener = %listener.name, limit = hub.room.limit(),
+                    "no room for more connections, new ones wait; raise the limit on open files (LimitNOFILE=, ulimit -n)"
+                );
+            }
+            hub.room.becomes(false).await;
+        }
+        tokio::select! {
+            biased;
+            () = hub.room.becomes(true) => {}
+            accepted = socket.accept() => return accepted,
+        }
     }
 }
 

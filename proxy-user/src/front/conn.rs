@@ -35,6 +35,7 @@ pub(super) async fn serve(
     carriers: Arc<Carriers>,
 ) {
     let hub = &carriers.hub;
+    let _place = hub.room.take();
     let entry = hub.flows.enter(client, &listener.name);
     let mut way = Way::default();
     let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
@@ -53,7 +54,7 @@ async fn travel(
     way: &mut Way,
 ) -> Result<Carried, Reason> {
     let hub = &carriers.hub;
-    sys::tune(&stream).map_err(|error| internal(flow, &error))?;
+    sys::tune(&stream, hub.snapshot.timeouts.keepalive).map_err(|error| internal(flow, &error))?;
     let stopping = hub.phases.reached(Phase::Closing);
     let (pair, upstream) = tokio::select! {
         result = establish(stream, listener, hub, flow, way) => result?,

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::hub::Hub;
-use crate::hub::snapshot::{Server, Upstream};
+use crate::hub::snapshot::{Server, Timeouts, Upstream};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
@@ -73,7 +73,7 @@ async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailu
     let mut failure = (ConnectFailure::Other, "no server".to_owned());
     for server in &upstream.servers {
         let attempt = Instant::now();
-        match one(server, hub.snapshot.timeouts.connect).await {
+        match one(server, &hub.snapshot.timeouts).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
@@ -88,21 +88,30 @@ async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailu
     Err(failure)
 }
 
-async fn one(server: &Server, limit: Duration) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+    let tuned = |stream: TcpStream| sys::tune(&stream, timeouts.keepalive).map(|()| stream);
     let attempt = async {
         let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
         for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
-            match TcpStream::connect(address).await.and_then(tuned) {
+            match open(address).await.and_then(tuned) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = (classify(&error), error),
             }
         }
         Err(last)
     };
-    match tokio::time::timeout(limit, attempt).await {
+    match tokio::time::timeout(timeouts.connect, attempt).await {
         Ok(result) => result,
         Err(_) => Err((ConnectFailure::Timeout, io::ErrorKind::TimedOut.into())),
     }
+}
+
+/// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
+/// empty stream.
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    sys::reset_on_close(&socket, true)?;
+    socket.connect(address).await
 }
 
 async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
@@ -110,11 +119,6 @@ async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
         Server::Address(address) => Ok(vec![*address]),
         Server::Name { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
     }
-}
-
-fn tuned(stream: TcpStream) -> io::Result<TcpStream> {
-    sys::tune(&stream)?;
-    Ok(stream)
 }
 
 fn classify(error: &io::Error) -> ConnectFailure {

@@ -12,6 +12,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use proxy_common::plan::Host;
 use tokio::runtime::Builder;
 
 use crate::datapath::{Carriers, SockmapHandle};
@@ -31,11 +32,12 @@ pub(crate) fn start_worker(
     hub: Arc<Hub>,
     sockets: Vec<Bound>,
     sockmap: Option<SockmapHandle>,
+    host: Host,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let _gone = Gone(Arc::clone(&hub));
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let result = runtime.block_on(work(hub, sockets, sockmap));
+            let result = runtime.block_on(work(hub, sockets, sockmap, host));
             // Drops the flows that are left, whose sockets are armed to reset, and does not wait for a name server.
             runtime.shutdown_background();
             result
@@ -55,8 +57,13 @@ impl Drop for Gone {
     }
 }
 
-async fn work(hub: Arc<Hub>, sockets: Vec<Bound>, sockmap: Option<SockmapHandle>) -> io::Result<()> {
-    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), sockmap)?);
+async fn work(
+    hub: Arc<Hub>,
+    sockets: Vec<Bound>,
+    sockmap: Option<SockmapHandle>,
+    host: Host,
+) -> io::Result<()> {
+    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), sockmap, host)?);
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         tokio::spawn(accept::run(socket, listener, Arc::clone(&carriers)));

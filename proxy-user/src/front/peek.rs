@@ -35,7 +35,9 @@ pub(super) async fn opening(stream: &TcpStream) -> io::Result<Opening> {
         match result {
             Ok(opening) => return Ok(opening),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
-                return Ok(Opening::Unusable(HelloResult::Eof));
+                // What came before a reset can still be looked at, so that the look does not tell a reset from an end.
+                let result = if sys::error(stream).is_some() { HelloResult::Reset } else { HelloResult::Eof };
+                return Ok(Opening::Unusable(result));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {

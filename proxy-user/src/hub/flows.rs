@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use proxy_common::abi::sockmap::Place;
 use proxy_common::flow::Meter;
 use proxy_common::plan::Datapath;
 use tokio::sync::Notify;
@@ -56,8 +57,8 @@ pub(crate) struct Facts {
     pub(crate) server: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
     pub(crate) datapath: Option<Datapath>,
-    /// Socket cookies, client first, while the kernel carries the flow.
-    pub(crate) cookies: Option<[u64; 2]>,
+    /// Where the verdict counts its bytes, client first, while the kernel carries the flow.
+    pub(crate) places: Option<[Place; 2]>,
     /// Bytes that the meters have been told of, client to upstream first.
     pub(crate) reported: [Meter; 2],
 }
@@ -105,7 +106,7 @@ impl Flows {
                 server: None,
                 upstream_local: None,
                 datapath: None,
-                cookies: None,
+                places: None,
                 reported: [Meter::default(); 2],
             }),
         });
@@ -130,14 +131,23 @@ impl Flows {
     }
 
     /// From now on [`Self::wake_cookie`] finds the flow by the cookies of its sockets.
-    pub(crate) fn know_cookies(&self, flow: &Flow, cookies: [u64; 2]) {
-        flow.facts().cookies = Some(cookies);
-        self.live().by_cookie.extend(cookies.map(|cookie| (cookie, flow.id)));
+    pub(crate) fn know_places(&self, flow: &Flow, places: [Place; 2]) {
+        flow.facts().places = Some(places);
+        self.live().by_cookie.extend(places.map(|place| (place.cookie, flow.id)));
     }
 
     /// Rings the flow with this id, if it is still alive.
     pub(crate) fn wake(&self, id: u64) {
         if let Some(flow) = self.live().by_id.get(&id) {
+            flow.wake.notify_one();
+        }
+    }
+
+    /// Rings those flows whose turn it is in `round`, if each has its turn once in `rounds`.
+    pub(crate) fn wake_some(&self, round: u64, rounds: u64) {
+        let rounds = rounds.max(1);
+        let live = self.live();
+        for flow in live.by_id.values().filter(|flow| flow.id % rounds == round % rounds) {
             flow.wake.notify_one();
         }
     }
@@ -164,11 +174,11 @@ impl Flows {
     }
 
     fn leave(&self, flow: &Flow) {
-        let cookies = flow.facts().cookies;
+        let places = flow.facts().places;
         let mut live = self.live();
         live.by_id.remove(&flow.id);
-        for cookie in cookies.into_iter().flatten() {
-            live.by_cookie.remove(&cookie);
+        for place in places.into_iter().flatten() {
+            live.by_cookie.remove(&place.cookie);
         }
         if live.by_id.is_empty() {
             self.idle.notify_waiters();

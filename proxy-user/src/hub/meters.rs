@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use proxy_common::flow::{ConnectFailure, Reason};
-use proxy_common::plan::Datapath;
+use proxy_common::plan::{Datapath, Fallback};
 
 use super::flows::Flow;
 use super::snapshot::Listener as ListenerConfig;
@@ -91,7 +91,7 @@ struct Failure {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Fallback {
+struct FellBack {
     from: &'static str,
     reason: &'static str,
 }
@@ -115,7 +115,7 @@ pub(crate) struct Meters {
     hello: Family<Hello, Counter>,
     connect_seconds: Histogram,
     connect_failures: Family<Failure, Counter>,
-    fallbacks: Family<Fallback, Counter>,
+    fallbacks: Family<FellBack, Counter>,
 }
 
 impl Meters {
@@ -183,8 +183,8 @@ impl Meters {
         self.connect_failures.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn fell_back(&self, from: Datapath, reason: &'static str) {
-        self.fallbacks.get_or_create(&Fallback { from: from.name(), reason }).inc();
+    pub(crate) fn fell_back(&self, from: Datapath, reason: Fallback) {
+        self.fallbacks.get_or_create(&FellBack { from: from.name(), reason: reason.label() }).inc();
     }
 
     /// Counts an established flow as active until the returned value is dropped.

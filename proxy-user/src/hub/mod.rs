@@ -4,14 +4,17 @@
 mod flows;
 mod meters;
 mod phase;
+mod room;
 pub(crate) mod snapshot;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 pub(crate) use flows::{Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use phase::{Phase, Phases};
+pub(crate) use room::Room;
 use snapshot::Snapshot;
 
 /// One for each daemon.
@@ -20,17 +23,22 @@ pub(crate) struct Hub {
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
+    pub(crate) room: Room,
     pub(crate) started: Instant,
+    /// Set once the sockmap datapath, found good at the start, has been taken from us.
+    pub(crate) sockmap_lost: AtomicBool,
 }
 
 impl Hub {
-    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, room: Room) -> Self {
         Self {
             meters: Meters::new(&snapshot.listeners),
             snapshot,
             flows: Flows::default(),
             phases: Phases::new(),
+            room,
             started: Instant::now(),
+            sockmap_lost: AtomicBool::new(false),
         }
     }
 }

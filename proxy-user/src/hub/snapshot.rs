@@ -88,6 +88,8 @@ pub(crate) struct Timeouts {
     pub(crate) half_close: Duration,
     /// From SIGTERM until the flows that are left are closed.
     pub(crate) drain: Duration,
+    /// Without any sign of life of a peer that owes one, until it is given up.
+    pub(crate) keepalive: Duration,
 }
 
 impl Default for Timeouts {
@@ -97,6 +99,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             half_close: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            keepalive: Duration::from_secs(65),
         }
     }
 }

@@ -1,10 +1,14 @@
 //! What the kernel does for us: loaded programs, typed maps, and whether they do what they should.
 
 mod failure;
+mod local;
+mod localtest;
 mod probe;
 mod selftest;
+mod slots;
 mod sockmap;
 
 pub(crate) use failure::Unavailable;
-pub(crate) use probe::probe;
-pub(crate) use sockmap::{Handle, KernelCounters, Sockmap};
+pub(crate) use local::{Ends, Reach};
+pub(crate) use probe::{Local, probe};
+pub(crate) use sockmap::{Handle, KernelCounters, Sockmap, Track};

@@ -2,20 +2,56 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Sockmap, Unavailable, selftest};
+use super::{Sockmap, Unavailable, localtest, selftest};
 
-/// Loads the sockmap datapath and puts it to the test. Also says how long that took.
-pub(crate) fn probe(debug: bool) -> (Result<Sockmap, Unavailable>, Duration) {
-    let begun = Instant::now();
-    let result = load_and_test(debug);
-    (result, begun.elapsed())
+/// What was found.
+pub(crate) struct Probed {
+    pub(crate) sockmap: Result<Sockmap, Unavailable>,
+    /// None: not asked for.
+    pub(crate) local: Option<Result<Local, Unavailable>>,
+    pub(crate) took: Duration,
 }
 
-fn load_and_test(debug: bool) -> Result<Sockmap, Unavailable> {
+/// Servers on this host can be captured.
+#[derive(Debug)]
+pub(crate) struct Local {
+    /// Why that is done only for upstreams whose configuration names it: some servers would notice. None: none would.
+    pub(crate) noticed: Option<String>,
+}
+
+/// Loads the datapaths of the kernel and puts them to the test. `local`: also the one for servers on this host.
+pub(crate) fn probe(debug: bool, local: bool) -> Probed {
+    let begun = Instant::now();
+    let (sockmap, local) = try_all(debug, local);
+    Probed { sockmap, local, took: begun.elapsed() }
+}
+
+type Both = (Result<Sockmap, Unavailable>, Option<Result<Local, Unavailable>>);
+
+fn try_all(debug: bool, local: bool) -> Both {
     if let Some(denied) = Unavailable::missing_capabilities() {
-        return Err(denied);
+        return (Err(denied), local.then(without_sockmap));
     }
-    let mut sockmap = Sockmap::load(debug)?;
+    if !local {
+        return (Sockmap::load(debug, false).and_then(tested), None);
+    }
+    let mut sockmap = match Sockmap::load(debug, true) {
+        Ok(sockmap) => match tested(sockmap) {
+            Ok(sockmap) => sockmap,
+            Err(error) => return (Err(error), Some(without_sockmap())),
+        },
+        // Without what local needs, the rest may still do.
+        Err(error) => return (Sockmap::load(debug, false).and_then(tested), Some(Err(error))),
+    };
+    let found = localtest::run(&sockmap).map_err(|error| Unavailable {
+        what: format!("the self-test of local failed: {error:#}"),
+        remedy: "flows are spliced by sockmap instead; a newer kernel may pass".to_owned(),
+    });
+    sockmap.reset_counters();
+    (Ok(sockmap), Some(found))
+}
+
+fn tested(mut sockmap: Sockmap) -> Result<Sockmap, Unavailable> {
     selftest::run(&sockmap).map_err(|error| Unavailable {
         what: format!("the sockmap self-test failed: {error:#}"),
         remedy: "flows are copied by userspace instead; a newer kernel (6.1.191, 6.12.92 or 6.18 and later of their \
@@ -24,4 +60,11 @@ fn load_and_test(debug: bool) -> Result<Sockmap, Unavailable> {
     })?;
     sockmap.reset_counters();
     Ok(sockmap)
+}
+
+fn without_sockmap() -> Result<Local, Unavailable> {
+    Err(Unavailable {
+        what: "local builds on sockmap, which is not available".to_owned(),
+        remedy: "see to sockmap first".to_owned(),
+    })
 }

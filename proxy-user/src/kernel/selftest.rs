@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use proxy_common::abi::sockmap::Direction;
 
-use super::Sockmap;
+use super::{Sockmap, Track};
 use crate::sys;
 
 /// Nothing on loopback takes this long, so what does is stuck.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A sender that cannot write for this long is stopped.
 const QUIET: Duration = Duration::from_millis(20);
 /// Bytes that wait in the socket when it is spliced.
@@ -22,9 +22,9 @@ const LATER: usize = 1024 * 1024;
 /// A send buffer that is full at once.
 const SMALL: usize = 32 * 1024;
 /// Credit where the sender is to be stopped.
-const CREDIT: usize = 64 * 1024;
+pub(super) const CREDIT: usize = 64 * 1024;
 /// What may be taken from a sender whose receiver does not read: credit, and the buffers of four sockets.
-const STALLED: usize = 64 * 1024 * 1024;
+pub(super) const STALLED: usize = 64 * 1024 * 1024;
 
 /// All of it.
 pub(super) fn run(sockmap: &Sockmap) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ fn carries_bytes(sockmap: &Sockmap) -> anyhow::Result<()> {
     client.write_all(early)?;
     let mut peeked = vec![0; EARLY];
     ensure!(peek_all(&ours, &mut peeked)? && peeked == early, "a peek does not show what was sent");
-    let cookies = splice(sockmap, &ours, &theirs, STALLED).context("two sockets cannot be spliced")?;
+    let tracks = splice(sockmap, &ours, &theirs, STALLED).context("two sockets cannot be spliced")?;
 
     // The target's small buffer is full long before all is sent: kernels with a known bug then lose or repeat bytes.
     sys::force_send_buffer(&theirs, SMALL)?;
@@ -58,7 +58,7 @@ fn carries_bytes(sockmap: &Sockmap) -> anyhow::Result<()> {
     let after = sockmap.counters();
     let carried = after.redirected_bytes - before.redirected_bytes;
     ensure!(carried >= (data.len() + EARLY) as u64, "the kernel carried {carried} bytes only");
-    let direction = sockmap.direction(cookies[0])?;
+    let direction = tracks[0].read();
     ensure!(
         direction.redirected == data.len() as u64 && direction.passed == 0,
         "the counts are off: {direction:?}"
@@ -67,9 +67,7 @@ fn carries_bytes(sockmap: &Sockmap) -> anyhow::Result<()> {
     theirs.shutdown(Shutdown::Write)?;
     ensure!(server.read(&mut [0; 1])? == 0, "an end does not arrive as an end");
     drop((ours, theirs));
-    for cookie in cookies {
-        sockmap.handle_ref().forget(cookie);
-    }
+    drop(tracks);
     Ok(())
 }
 
@@ -79,7 +77,7 @@ fn stops_a_sender(sockmap: &Sockmap) -> anyhow::Result<()> {
     let (mut client, ours) = pair().context("cannot open loopback connections")?;
     let (theirs, mut server) = pair().context("cannot open loopback connections")?;
     let start = sys::reading(&theirs)?;
-    let cookies = splice(sockmap, &ours, &theirs, CREDIT).context("two sockets cannot be spliced")?;
+    let tracks = splice(sockmap, &ours, &theirs, CREDIT).context("two sockets cannot be spliced")?;
     client.set_write_timeout(Some(QUIET))?;
     let mut sent = 0;
     while sent < STALLED {
@@ -94,28 +92,25 @@ fn stops_a_sender(sockmap: &Sockmap) -> anyhow::Result<()> {
         let mut received = vec![0; sent];
         server.read_exact(&mut received).map(|()| (received == pattern(0, sent), server))
     });
-    let stopped = sockmap.direction(cookies[0])?;
+    let stopped = tracks[0].read();
     ensure!(stopped.passed > 0, "no bytes were left to userspace");
-    carry_passed(sockmap, cookies[0], (&ours, &theirs), start.acked + start.queued, sent as u64)?;
+    carry_passed(&tracks[0], (&ours, &theirs), start.acked + start.queued, sent as u64)?;
     let (same, mut server) = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
     ensure!(same, "bytes arrive changed");
 
     client.write_all(b"x")?;
     server.read_exact(&mut [0; 1])?;
-    let resumed = sockmap.direction(cookies[0])?;
+    let resumed = tracks[0].read();
     ensure!(resumed.seen() == sent as u64 + 1, "the counts are off: {resumed:?}");
     ensure!(resumed.redirected > stopped.redirected, "the kernel does not go on: {resumed:?}");
     drop((ours, theirs));
-    for cookie in cookies {
-        sockmap.handle_ref().forget(cookie);
-    }
+    drop(tracks);
     Ok(())
 }
 
 /// Does what the datapath does with bytes that the verdict passed, until `all` that were sent are on their way.
-fn carry_passed(
-    sockmap: &Sockmap,
-    cookie: u64,
+pub(super) fn carry_passed(
+    track: &Track<'_>,
     (mut source, mut target): (&TcpStream, &TcpStream),
     zero: u64,
     all: u64,
@@ -125,9 +120,9 @@ fn carry_passed(
     source.set_nonblocking(true)?;
     loop {
         ensure!(begun.elapsed() < PATIENCE, "it takes too long");
-        let direction = sockmap.direction(cookie)?;
+        let direction = track.read();
         let queue = sys::reading(target)?;
-        let in_order = queue.acked + queue.queued - zero >= direction.redirected + written;
+        let in_order = queue.acked + queue.queued - zero >= direction.redirected + direction.beside + written;
         if direction.seen() == all && direction.passed == written {
             return Ok(());
         }
@@ -139,7 +134,7 @@ fn carry_passed(
             Ok(count) => {
                 target.write_all(buffer.get(..count).unwrap_or_default())?;
                 written += count as u64;
-                sockmap.handle_ref().set_taken(cookie, written)?;
+                track.set_taken(written);
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
             Err(error) => return Err(error.into()),
@@ -148,28 +143,31 @@ fn carry_passed(
 }
 
 /// `len` bytes of a stream, from position `from` on: lost, repeated and swapped bytes show.
-fn pattern(from: usize, len: usize) -> Vec<u8> {
+pub(super) fn pattern(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|position| u8::try_from(position % 251).unwrap_or(0)).collect()
 }
 
-fn splice(
-    sockmap: &Sockmap,
+pub(super) fn splice<'a>(
+    sockmap: &'a Sockmap,
     client: &TcpStream,
     upstream: &TcpStream,
     credit: usize,
-) -> std::io::Result<[u64; 2]> {
+) -> std::io::Result<[Track<'a>; 2]> {
     let handle = sockmap.handle_ref();
     let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
-    handle.set_direction(cookies[0], Direction::to(cookies[1], credit as u64))?;
-    handle.set_direction(cookies[1], Direction::to(cookies[0], credit as u64))?;
-    handle.insert(cookies[1], upstream)?;
-    handle.insert(cookies[0], client)?;
+    let (credit, [near, far]) = (credit as u64, cookies);
+    let tracks = [
+        handle.track(Direction::with_credit(near, far, credit, credit))?,
+        handle.track(Direction::with_credit(far, near, credit, credit))?,
+    ];
+    handle.insert(far, upstream)?;
+    handle.insert(near, client)?;
     sys::wake_when_readable(upstream, 1)?;
     sys::wake_when_readable(client, 1)?;
-    Ok(cookies)
+    Ok(tracks)
 }
 
-fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
+pub(super) fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let near = TcpStream::connect_timeout(&address, PATIENCE)?;

@@ -3,22 +3,25 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash};
 use aya::programs::SkSkb;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
+use proxy_common::abi::local as abi;
 use proxy_common::abi::sockmap::{
-    COUNTERS, Counter, DIRECTIONS, Direction, DirectionWords, EVENTS, PROGRAM, SND_UNA_OFFSET, SOCKETS,
-    TAKEN, WRITE_SEQ_OFFSET,
+    COUNTERS, Counter, DIRECTION_WORDS, DIRECTIONS, Direction, EVENTS, MAX_SOCKETS, OFFSETS, PROGRAM, Place,
+    SLOTS, SOCKETS, Word,
 };
-
 use proxy_common::btf::field_offset;
 
 use super::Unavailable;
 use super::failure::os_error;
+use super::local::{self, Reach};
+use super::slots::{Slot, Slots};
+use crate::sys;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_SOCKMAP"));
 
@@ -29,13 +32,24 @@ pub(crate) struct Sockmap {
     /// What the self-test did, so that it is not taken for traffic.
     zero: KernelCounters,
     handle: Handle,
+    /// Id of the program.
+    program: u32,
 }
 
 /// What a worker needs to splice flows. Each worker has its own, so that workers do not wait for each other.
 pub(crate) struct Handle {
     sockets: Mutex<SockHash<MapData, u64>>,
-    directions: Mutex<HashMap<MapData, u64, DirectionWords>>,
-    taken: Mutex<HashMap<MapData, u64, u64>>,
+    index: Mutex<HashMap<MapData, u64, u32>>,
+    slots: Arc<Slots>,
+    reach: Option<Reach>,
+}
+
+/// One direction of a flow that the verdict knows. To be dropped after its socket is closed: only then has the verdict
+/// let go of the slot, which the next flow gets.
+pub(crate) struct Track<'a> {
+    handle: &'a Handle,
+    cookie: u64,
+    slot: Slot,
 }
 
 /// What the programs have done since they were loaded.
@@ -48,30 +62,39 @@ pub(crate) struct KernelCounters {
     pub(crate) unknown_sockets: u64,
     pub(crate) credit_stops: u64,
     pub(crate) lost_events: u64,
+    pub(crate) bypassed_bytes: u64,
 }
 
 impl Sockmap {
-    /// Loads and attaches. `debug` lets the programs log, which costs a little for each rare event that they tell.
-    pub(crate) fn load(debug: bool) -> Result<Self, Unavailable> {
+    /// Loads and attaches. `debug` lets the programs log, which costs a little for each rare event that they tell. `local`: also
+    /// what servers on this host need.
+    pub(super) fn load(debug: bool, local: bool) -> Result<Self, Unavailable> {
         let level = if debug { aya_log::Level::Trace as u8 } else { 0 };
-        let (snd_una, write_seq) = offsets()?;
-        let mut ebpf = EbpfLoader::new()
-            .override_global(aya_log::LEVEL, &level, false)
-            .override_global(SND_UNA_OFFSET, &snd_una, true)
-            .override_global(WRITE_SEQ_OFFSET, &write_seq, true)
-            .load(OBJECT)
+        let object = if local { local::OBJECT } else { OBJECT };
+        let further = if local { abi::OFFSETS.as_slice() } else { &[] };
+        let (offsets, capacity) = (offsets(OFFSETS.iter().chain(further))?, capacity());
+        let mut loader = EbpfLoader::new();
+        loader.override_global(aya_log::LEVEL, &level, false);
+        for (constant, offset) in &offsets {
+            loader.override_global(constant, offset, true);
+        }
+        for map in [SOCKETS, SLOTS, DIRECTIONS, abi::BACKENDS, abi::BYPASSES, abi::CAPTURED] {
+            loader.map_max_entries(map, capacity);
+        }
+        let mut ebpf = loader
+            .load(object)
             .map_err(|error| Unavailable::explain("the BPF maps cannot be made", &error))?;
         let sockets: SockHash<MapData, u64> = take(&mut ebpf, SOCKETS)?;
-        attach(&mut ebpf, &sockets)?;
-        let directions = take(&mut ebpf, DIRECTIONS)?;
-        let counters = take(&mut ebpf, COUNTERS)?;
-        let taken = take(&mut ebpf, TAKEN)?;
+        let program = attach(&mut ebpf, &sockets)?;
+        let directions: Array<MapData, [u64; DIRECTION_WORDS]> = take(&mut ebpf, DIRECTIONS)?;
         let handle = Handle {
             sockets: Mutex::new(sockets),
-            directions: Mutex::new(directions),
-            taken: Mutex::new(taken),
+            index: Mutex::new(take(&mut ebpf, SLOTS)?),
+            slots: map_slots(&directions, capacity)?,
+            reach: local.then(|| Reach::load(&mut ebpf)).transpose()?,
         };
-        Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle })
+        let counters = take(&mut ebpf, COUNTERS)?;
+        Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle, program })
     }
 
     /// Cookies of sockets whose bytes userspace must carry from now on. None: taken before.
@@ -84,6 +107,13 @@ impl Sockmap {
         EbpfLogger::init(&mut self.ebpf).ok()
     }
 
+    /// Whether the program is still where it was attached. Sockets that are inserted without it would carry nothing. A
+    /// kernel that does not tell is taken at its word.
+    pub(crate) fn is_attached(&self) -> bool {
+        let attached = sys::attached_verdict(&lock(&self.handle.sockets).fd().as_fd());
+        attached.map_or(true, |id| id == Some(self.program))
+    }
+
     /// A further handle on the same maps.
     pub(crate) fn handle(&self) -> io::Result<Handle> {
         self.handle.duplicate()
@@ -94,21 +124,15 @@ impl Sockmap {
         &self.handle
     }
 
-    /// What the verdict has counted for a spliced socket.
-    pub(crate) fn direction(&self, cookie: u64) -> io::Result<Direction> {
-        self.handle.direction(cookie)
+    /// What the verdict has counted for the spliced socket at `place`. None: it is gone.
+    pub(crate) fn direction(&self, place: Place) -> Option<Direction> {
+        self.handle.slots.read(place)
     }
 
     /// Counts from zero from now on.
     pub(super) fn reset_counters(&mut self) {
         self.zero = KernelCounters::default();
         self.zero = self.counters();
-    }
-
-    /// Bytes of a spliced socket that were handed to its target, by the kernel or by userspace.
-    pub(crate) fn carried(&self, cookie: u64) -> io::Result<u64> {
-        let taken = lock(&self.handle.taken).get(&cookie, 0).unwrap_or(0);
-        Ok(self.handle.direction(cookie)?.redirected.saturating_add(taken))
     }
 
     /// The sum over all CPUs.
@@ -125,6 +149,7 @@ impl Sockmap {
             unknown_sockets: sum(Counter::UnknownSockets, self.zero.unknown_sockets),
             credit_stops: sum(Counter::CreditStops, self.zero.credit_stops),
             lost_events: sum(Counter::LostEvents, self.zero.lost_events),
+            bypassed_bytes: self.handle.reach.as_ref().map_or(0, Reach::bypassed),
         }
     }
 }
@@ -132,35 +157,25 @@ impl Sockmap {
 impl Handle {
     fn duplicate(&self) -> io::Result<Self> {
         let sockets = duplicate(lock(&self.sockets).fd().as_fd())?;
-        let directions = duplicate(IterableMap::map(&*lock(&self.directions)).fd().as_fd())?;
-        let taken = duplicate(IterableMap::map(&*lock(&self.taken)).fd().as_fd())?;
+        let index = duplicate(IterableMap::map(&*lock(&self.index)).fd().as_fd())?;
         Ok(Self {
             sockets: Mutex::new(Map::SockHash(sockets).try_into().map_err(io::Error::other)?),
-            directions: Mutex::new(Map::HashMap(directions).try_into().map_err(io::Error::other)?),
-            taken: Mutex::new(Map::HashMap(taken).try_into().map_err(io::Error::other)?),
+            index: Mutex::new(Map::HashMap(index).try_into().map_err(io::Error::other)?),
+            slots: Arc::clone(&self.slots),
+            reach: self.reach.clone(),
         })
     }
 
-    /// Says where bytes received by the socket `cookie` go, before the socket is inserted.
-    pub(crate) fn set_direction(&self, cookie: u64, direction: Direction) -> io::Result<()> {
-        lock(&self.directions).insert(cookie, direction.to_words(), 0).map_err(into_io)
+    /// Captures servers of this host. None: not loaded.
+    pub(crate) fn reach(&self) -> Option<&Reach> {
+        self.reach.as_ref()
     }
 
-    /// See [`Sockmap::direction`].
-    pub(crate) fn direction(&self, cookie: u64) -> io::Result<Direction> {
-        lock(&self.directions).get(&cookie, 0).map(Direction::from_words).map_err(into_io)
-    }
-
-    /// Tells the verdict how many of the bytes that it passed userspace has carried on, in all.
-    pub(crate) fn set_taken(&self, cookie: u64, bytes: u64) -> io::Result<()> {
-        lock(&self.taken).insert(cookie, bytes, 0).map_err(into_io)
-    }
-
-    /// Forgets a direction. To be called after its socket is closed: only then can the verdict no longer hold the
-    /// entry, which the kernel gives to the next flow at once.
-    pub(crate) fn forget(&self, cookie: u64) {
-        let _ = lock(&self.directions).remove(&cookie);
-        let _ = lock(&self.taken).remove(&cookie);
+    /// Lets the verdict know where bytes of a socket go, before the socket is inserted. `E2BIG`: there is no room for more.
+    pub(crate) fn track(&self, direction: Direction) -> io::Result<Track<'_>> {
+        let track = Track { handle: self, cookie: direction.source, slot: self.slots.claim(direction)? };
+        lock(&self.index).insert(track.cookie, track.slot.number(), 0).map_err(into_io)?;
+        Ok(track)
     }
 
     /// Puts the socket under the verdict. The kernel takes it out when it is closed. `EOPNOTSUPP`: the socket is no
@@ -170,21 +185,72 @@ impl Handle {
     }
 }
 
+impl Track<'_> {
+    pub(crate) fn place(&self) -> Place {
+        Place { slot: self.slot.number(), cookie: self.cookie }
+    }
+
+    /// What the verdict has counted so far.
+    pub(crate) fn read(&self) -> Direction {
+        self.slot.read()
+    }
+
+    /// Tells the verdict how many of the bytes that it passed userspace has carried on, in all.
+    pub(crate) fn set_taken(&self, bytes: u64) {
+        self.slot.set(Word::Taken, bytes);
+    }
+
+    /// Leaves all bytes to userspace from now on, or no longer.
+    pub(crate) fn hold(&self, held: bool) {
+        self.slot.set(Word::Hold, u64::from(held));
+    }
+
+    /// Asks for an event when so many bytes were seen.
+    pub(crate) fn call_at(&self, bytes: u64) {
+        self.slot.set(Word::CallAt, bytes);
+    }
+}
+
+impl Drop for Track<'_> {
+    fn drop(&mut self) {
+        let _ = lock(&self.handle.index).remove(&self.cookie);
+    }
+}
+
+/// Room for every socket that this process may open, so that capacity follows the one limit that operators know.
+fn capacity() -> u32 {
+    let limit = sys::open_file_limit().0.and_then(|files| u32::try_from(files).ok());
+    limit.unwrap_or(MAX_SOCKETS).clamp(2, MAX_SOCKETS)
+}
+
+fn map_slots(
+    directions: &Array<MapData, [u64; DIRECTION_WORDS]>,
+    count: u32,
+) -> Result<Arc<Slots>, Unavailable> {
+    let words = usize::try_from(count).unwrap_or(0) * DIRECTION_WORDS;
+    let memory = sys::SharedWords::map(&IterableMap::map(directions).fd(), words)
+        .map_err(|error| Unavailable::explain("the BPF maps cannot be mapped", &error))?;
+    Ok(Slots::new(memory, count))
+}
+
 /// Where the verdict finds what a target's peer has acknowledged: the kernel describes its own structures.
-fn offsets() -> Result<(u32, u32), Unavailable> {
+fn offsets<'a>(
+    fields: impl Iterator<Item = &'a (&'static str, &'static str)>,
+) -> Result<Vec<(&'static str, u32)>, Unavailable> {
     const SOURCE: &str = "/sys/kernel/btf/vmlinux";
     let btf = std::fs::read(SOURCE)
         .map_err(|error| Unavailable::explain(&format!("cannot read {SOURCE}"), &error))?;
-    let offset = |field| {
-        field_offset(&btf, "tcp_sock", field).ok_or_else(|| Unavailable {
+    let offset = |&(constant, field): &(&'static str, &'static str)| {
+        let offset = field_offset(&btf, "tcp_sock", field).ok_or_else(|| Unavailable {
             what: format!("{SOURCE} does not say where tcp_sock.{field} is"),
             remedy: "use a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
-        })
+        })?;
+        Ok((constant, offset))
     };
-    Ok((offset("snd_una")?, offset("write_seq")?))
+    fields.map(offset).collect()
 }
 
-fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), Unavailable> {
+fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<u32, Unavailable> {
     let program: &mut SkSkb = ebpf
         .program_mut(PROGRAM)
         .ok_or_else(|| missing(PROGRAM))?
@@ -194,15 +260,16 @@ fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<(), Unava
     program
         .attach(sockets.fd())
         .map_err(|error| Unavailable::explain("the BPF program cannot be attached", &error))?;
-    Ok(())
+    let info = program.info().map_err(|error| Unavailable::explain("the BPF program has no id", &error))?;
+    Ok(info.id())
 }
 
-fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Unavailable> {
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Unavailable> {
     let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
     map.try_into().map_err(|error| Unavailable::explain("a BPF map has another type", &error))
 }
 
-fn missing(name: &str) -> Unavailable {
+pub(super) fn missing(name: &str) -> Unavailable {
     Unavailable {
         what: format!("the BPF object has no {name}"),
         remedy: "build again with `cargo xtask build`".to_owned(),

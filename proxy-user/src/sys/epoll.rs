@@ -23,6 +23,12 @@ impl Poller {
         Ok(epoll::add(&self.0, socket, epoll::EventData::new_u64(token), end)?)
     }
 
+    /// Also tells, once, when `socket`, which is watched already, has room for more to be written; at once if it has now.
+    pub(crate) fn again(&self, socket: &impl AsFd, token: u64) -> io::Result<()> {
+        let either = epoll::EventFlags::RDHUP | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        Ok(epoll::modify(&self.0, socket, epoll::EventData::new_u64(token), either)?)
+    }
+
     /// Calls `each` with the token of every socket with news, at most 256; says whether there may be more. Does not
     /// block.
     pub(crate) fn take(&self, mut each: impl FnMut(u64)) -> io::Result<bool> {

@@ -1,7 +1,7 @@
 //! Listening sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,6 +20,11 @@ pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener>
 /// Whether nobody listens on `address`: else the error that binding it alone gives.
 pub(crate) fn check_free(address: SocketAddr) -> io::Result<()> {
     bound(address, false).map(drop)
+}
+
+/// Whether this host has the address.
+pub(crate) fn is_own_address(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {

@@ -1,17 +1,23 @@
 //! The room of system calls: the only place in the daemon with `unsafe`, and the only one that knows socket
 //! options by name.
 
+mod bpf;
 mod epoll;
 mod listener;
 mod process;
+mod program;
 mod readable;
+mod shared;
 mod tcp;
 
+pub(crate) use bpf::attached_verdict;
 pub(crate) use epoll::Poller;
-pub(crate) use listener::{bind, check_free};
-pub(crate) use process::{Capabilities, capabilities, open_file_limit, raise_open_file_limit};
+pub(crate) use listener::{bind, check_free, is_own_address};
+pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
+pub(crate) use program::run_program;
 pub(crate) use readable::readable;
+pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{
-    cookie, error, force_receive_buffer, force_send_buffer, is_established, peek, reading, reset_on_close,
-    tune, wake_when_readable,
+    cookie, error, force_send_buffer, is_established, limit_unsent, peek, reading, reset_on_close, tune,
+    wake_when_readable,
 };

@@ -51,6 +51,11 @@ pub(crate) fn open_file_limit() -> (Option<u64>, Option<u64>) {
     (limit.current, limit.maximum)
 }
 
+/// Descriptors that this process has open.
+pub(crate) fn open_files() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
+}
+
 /// Raises the soft limit on open files to the hard one: a flow needs two.
 pub(crate) fn raise_open_file_limit() -> std::io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;

@@ -8,24 +8,37 @@ use proxy_common::flow::Reading;
 use rustix::net::{RecvFlags, recv, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 
-/// Keepalive as Halibut uses it on both ends: a dead peer is found after 15 s + 10 x 5 s.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_PROBES: u32 = 10;
+/// Keepalive in the proportions that Halibut uses on both ends: of 65 s the first 15 s without a probe, and then 10
+/// probes, one every 5 s.
+const KEEPALIVE_PARTS: u32 = 13;
+const KEEPALIVE_IDLE_PARTS: u32 = 3;
+const KEEPALIVE_PROBES: u32 = KEEPALIVE_PARTS - KEEPALIVE_IDLE_PARTS;
+
+/// Probes or retransmissions that a peer has left unanswered before its silence counts: one may have been sent just now.
+const UNANSWERED: u8 = 3;
 
 /// `TCP_ESTABLISHED` (`include/net/tcp_states.h`).
 const ESTABLISHED: u8 = 1;
 
 /// Sets what every leg of a flow needs. Without `TCP_NODELAY` two small writes and a reply take 40 ms: the kernel's
 /// redirect is a write like any other.
-pub(crate) fn tune(socket: &impl AsFd) -> io::Result<()> {
+/// An idle peer that answers no probe is found by the kernel after `silence`.
+///
+/// `TCP_USER_TIMEOUT` would bound the silence of a busy peer too. It is not set, because it also ends connections whose
+/// peer is well and merely does not read (tcp(7); measured on Linux 6.18). [`Reading::silent`] is for that.
+pub(crate) fn tune(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
+        .with_time(whole_seconds(silence * KEEPALIVE_IDLE_PARTS / KEEPALIVE_PARTS))
+        .with_interval(whole_seconds(silence / KEEPALIVE_PARTS))
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)
+}
+
+/// The kernel counts keepalive in seconds, and takes no 0.
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs().max(1))
 }
 
 /// While armed, closing the socket in any way, also by the death of the process, sends a reset in place of a FIN.
@@ -39,10 +52,10 @@ pub(crate) fn force_send_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<
     Ok(sockopt::set_socket_send_buffer_size_force(socket, bytes)?)
 }
 
-/// Sets the receive window to about `bytes`, whatever `net.core.rmem_max` says (`SO_RCVBUFFORCE`, CAP_NET_ADMIN). The kernel
-/// doubles the figure for its own bookkeeping (socket(7)).
-pub(crate) fn force_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
-    Ok(sockopt::set_socket_recv_buffer_size_force(socket, bytes)?)
+/// Lets at most `bytes` wait in the send buffer without having been sent, beyond which the socket counts as full
+/// (`TCP_NOTSENT_LOWAT`, tcp(7)). Writers are woken at half of it.
+pub(crate) fn limit_unsent(socket: &impl AsFd, bytes: u64) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
 /// `SO_COOKIE`: a number that the kernel gives to this socket only, ever.
@@ -90,7 +103,10 @@ pub(crate) fn is_established(reading: &Reading) -> bool {
 /// large.
 pub(crate) fn reading(socket: &impl AsFd) -> io::Result<Reading> {
     let info = tcp_info(socket)?;
-    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued: out_queue(socket)? })
+    let owes_an_answer = info.retransmits >= UNANSWERED || info.probes >= UNANSWERED;
+    let silent = if owes_an_answer { Duration::from_millis(info.last_ack_ms.into()) } else { Duration::ZERO };
+    let queued = out_queue(socket)?;
+    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued, silent })
 }
 
 /// The head of `struct tcp_info` (`include/uapi/linux/tcp.h`): fields are only ever added behind, and a kernel gives
@@ -98,16 +114,32 @@ pub(crate) fn reading(socket: &impl AsFd) -> io::Result<Reading> {
 #[repr(C)]
 struct TcpInfo {
     state: u8,
-    before: [u8; 119],
+    ca_state: u8,
+    retransmits: u8,
+    probes: u8,
+    before_times: [u8; 52],
+    last_ack_ms: u32,
+    before_counts: [u8; 60],
     acked: u64,
     received: u64,
 }
 
+const _: () = assert!(std::mem::offset_of!(TcpInfo, last_ack_ms) == 56);
 const _: () = assert!(std::mem::offset_of!(TcpInfo, acked) == 120);
 const _: () = assert!(size_of::<TcpInfo>() == 136);
 
 fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
-    let mut info = TcpInfo { state: 0, before: [0; 119], acked: 0, received: 0 };
+    let mut info = TcpInfo {
+        state: 0,
+        ca_state: 0,
+        retransmits: 0,
+        probes: 0,
+        before_times: [0; 52],
+        last_ack_ms: 0,
+        before_counts: [0; 60],
+        acked: 0,
+        received: 0,
+    };
     let wanted = libc::socklen_t::try_from(size_of::<TcpInfo>()).unwrap_or(0);
     let mut size = wanted;
     // SAFETY: the fd is borrowed, so it stays open; the kernel writes at most `size` bytes into `info`, and every bit

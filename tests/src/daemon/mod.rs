@@ -2,6 +2,7 @@
 
 mod api;
 mod config;
+mod foreign;
 mod launch;
 mod metrics;
 
@@ -164,6 +165,13 @@ impl Daemon {
     /// The access records so far.
     pub fn access(&self) -> Vec<Access> {
         self.log().iter().filter_map(|line| Access::parse(line)).collect()
+    }
+
+    /// The access records in the log from line `from` on, and the line that comes next.
+    pub fn access_after(&self, from: usize) -> (Vec<Access>, usize) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = log.get(from..).unwrap_or_default();
+        (fresh.iter().filter_map(|line| Access::parse(line)).collect(), log.len())
     }
 
     /// Waits for a line of the log that contains `text`.

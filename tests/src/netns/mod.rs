@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
-pub use sys::{BpfKind, block_interrupt, bpf_ids, send_signal, wait_for_interrupt};
+pub use sys::{
+    BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
+    wait_for_interrupt,
+};
 pub use topology::{
     BACKEND_IPV4, BACKEND_IPV6, CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6, Topology, backend, edge,
 };
@@ -92,6 +95,17 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.name()]).arg(program);
         command
+    }
+
+    /// Takes all links out of the namespace down, so that no packet leaves it or comes in any more.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn cut_links(&self) -> Result<()> {
+        let names = ip(&["-netns", self.name(), "-brief", "link", "show", "up"], "")?;
+        let links =
+            names.lines().filter_map(|line| line.split(['@', ' ']).next()).filter(|name| *name != "lo");
+        self.ip_batch(&links.map(|name| format!("link set {name} down\n")).collect::<String>())
     }
 
     /// Runs lines of `ip` commands in this namespace.

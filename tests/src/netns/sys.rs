@@ -1,13 +1,14 @@
 //! The only unsafe room of the harness: system calls that the standard library does not offer.
 #![expect(
     unsafe_code,
-    reason = "setns, kill, sigwait and bpf have no safe form in the dependencies that we have"
+    reason = "setns, kill, sigwait, bpf and pidfd_getfd have no safe form in the dependencies that we have"
 )]
 
 use std::fs::File;
 use std::io;
 use std::mem;
-use std::os::fd::AsRawFd as _;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 use std::ptr;
 
 /// Moves the calling thread, and no other, into the network namespace that `handle` refers to.
@@ -64,6 +65,17 @@ fn interrupt_set() -> libc::sigset_t {
     set
 }
 
+/// Bytes that a socket has taken and whose receipt its peer has not acknowledged (`SIOCOUTQ`).
+///
+/// # Errors
+/// What ioctl(2) reports.
+pub fn unsent(socket: &TcpStream) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed; SIOCOUTQ (= TIOCOUTQ) writes one int.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    u64::try_from(bytes).map_err(io::Error::other)
+}
+
 /// A kind of BPF object that has system-wide ids, as its command number in bpf(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
@@ -100,6 +112,248 @@ pub fn bpf_ids(kind: BpfKind) -> io::Result<Vec<u32>> {
     }
 }
 
+/// How many entries the BPF map with this id has, whose keys have `key_size` bytes.
+///
+/// # Errors
+/// What bpf(2) reports, such as ENOENT for a map that is gone.
+pub fn map_entries(id: u32, key_size: u32) -> io::Result<usize> {
+    /// BPF_MAP_GET_NEXT_KEY and BPF_MAP_GET_FD_BY_ID
+    const NEXT_KEY: i32 = 4;
+    const OPEN: i32 = 14;
+    /// The parts of `union bpf_attr` that the two commands use.
+    #[repr(C)]
+    struct Open {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct NextKey {
+        map: i32,
+        padding: u32,
+        key: u64,
+        next: u64,
+    }
+    let mut attr = Open { id, next: 0, flags: 0 };
+    // SAFETY: `attr` is a live value of the size that is passed, and the kernel only reads it.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, OPEN, &raw mut attr, size_of::<Open>()) };
+    let map = i32::try_from(answer).map_err(io::Error::other)?;
+    check(map.min(0))?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
+    let _open = unsafe { OwnedFd::from_raw_fd(map) };
+    let mut key = vec![0_u8; usize::try_from(key_size).map_err(io::Error::other)?];
+    let mut next = key.clone();
+    let mut count = 0;
+    loop {
+        let from = if count == 0 { 0 } else { key.as_ptr() as u64 };
+        let mut attr = NextKey { map, padding: 0, key: from, next: next.as_mut_ptr() as u64 };
+        // SAFETY: both keys are live and have the size that the map's keys have; no key asks for the first one.
+        let answer = unsafe { libc::syscall(libc::SYS_bpf, NEXT_KEY, &raw mut attr, size_of::<NextKey>()) };
+        if answer != 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::NotFound { Ok(count) } else { Err(error) };
+        }
+        count += 1;
+        mem::swap(&mut key, &mut next);
+    }
+}
+
 fn check(answer: i32) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A BPF map that another process may own too.
+#[derive(Debug)]
+pub struct BpfMap {
+    fd: OwnedFd,
+    key_size: usize,
+}
+
+/// The part of `union bpf_attr` that commands on one element use.
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    /// The next key for GET_NEXT_KEY.
+    value: u64,
+    flags: u64,
+}
+
+/// The part that attaching and detaching use.
+#[repr(C)]
+struct Attachment {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+impl BpfMap {
+    /// Opens the map with this id, whoever made it.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn open(id: u32, key_size: usize) -> io::Result<Self> {
+        // BPF_MAP_GET_FD_BY_ID: id, two words that are not used.
+        Ok(Self { fd: bpf_object(14, &mut [id, 0, 0])?, key_size })
+    }
+
+    /// Makes a map of sockets (`BPF_MAP_TYPE_SOCKMAP`) by index.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn of_sockets(entries: u32) -> io::Result<Self> {
+        // BPF_MAP_CREATE: type, sizes of key and value, entries, flags.
+        Ok(Self { fd: bpf_object(0, &mut [15, 4, 4, entries, 0])?, key_size: 4 })
+    }
+
+    /// The keys that are in it now.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let mut next = vec![0; self.key_size];
+            let before = keys.last().map_or(0, |key| address(key));
+            match self.element(4, before, address_of_room(&mut next), 0) {
+                Ok(()) => keys.push(next),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(keys),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes an element out.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn delete(&self, key: &[u8]) -> io::Result<()> {
+        self.element(3, address(self.checked(key)?), 0, 0)
+    }
+
+    /// Puts a socket in.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn insert(&self, key: &[u8], socket: &impl AsRawFd) -> io::Result<()> {
+        let value = socket.as_raw_fd().to_ne_bytes();
+        self.element(2, address(self.checked(key)?), address(&value), 0)
+    }
+
+    /// The kernel reads as many bytes as the map's keys have.
+    fn checked<'key>(&self, key: &'key [u8]) -> io::Result<&'key [u8]> {
+        if key.len() == self.key_size { Ok(key) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    fn element(&self, command: i32, key: u64, value: u64, flags: u64) -> io::Result<()> {
+        let map = number(&self.fd)?;
+        bpf(command, &mut Element { map, padding: 0, key, value, flags }).map(drop)
+    }
+
+    /// Attaches a stream verdict to it.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn attach_verdict(&self, verdict: &BpfVerdict) -> io::Result<()> {
+        self.attachment(8, verdict)
+    }
+
+    /// Detaches a stream verdict from it.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn detach_verdict(&self, verdict: &BpfVerdict) -> io::Result<()> {
+        self.attachment(9, verdict)
+    }
+
+    fn attachment(&self, command: i32, verdict: &BpfVerdict) -> io::Result<()> {
+        /// BPF_SK_SKB_STREAM_VERDICT
+        const KIND: u32 = 5;
+        let (target, program) = (number(&self.fd)?, number(&verdict.0)?);
+        bpf(command, &mut Attachment { target, program, kind: KIND, flags: 0 }).map(drop)
+    }
+}
+
+/// A program that decides what becomes of the bytes that a socket receives.
+#[derive(Debug)]
+pub struct BpfVerdict(OwnedFd);
+
+impl BpfVerdict {
+    /// Opens the program with this id, whoever loaded it.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn open(id: u32) -> io::Result<Self> {
+        // BPF_PROG_GET_FD_BY_ID: id, two words that are not used.
+        Ok(Self(bpf_object(13, &mut [id, 0, 0])?))
+    }
+
+    /// Loads one that lets every byte pass to the socket's owner.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn that_passes() -> io::Result<Self> {
+        /// The part of `union bpf_attr` that BPF_PROG_LOAD needs.
+        #[repr(C)]
+        struct Load {
+            kind: u32,
+            length: u32,
+            instructions: u64,
+            license: u64,
+        }
+        // r0 = SK_PASS; exit
+        let instructions = [0x0000_0001_0000_00b7_u64, 0x95];
+        let license = c"GPL";
+        // BPF_PROG_TYPE_SK_SKB
+        let (kind, length) = (14, 2);
+        let (instructions, license) = (address(&instructions), address(license.to_bytes_with_nul()));
+        bpf_object(5, &mut Load { kind, length, instructions, license }).map(Self)
+    }
+}
+
+/// A duplicate of a descriptor of another process.
+///
+/// # Errors
+/// What pidfd_open(2) and pidfd_getfd(2) report.
+pub fn duplicate_of(pid: u32, descriptor: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the call takes no pointers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
+}
+
+fn address<T>(of: &[T]) -> u64 {
+    of.as_ptr().expose_provenance() as u64
+}
+
+fn address_of_room<T>(of: &mut [T]) -> u64 {
+    of.as_mut_ptr().expose_provenance() as u64
+}
+
+fn number(fd: &OwnedFd) -> io::Result<u32> {
+    u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
+}
+
+/// Addresses in `attr` must be of values that live, with the sizes that the command expects.
+fn bpf<T>(command: i32, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a live value of the size that is passed; all callers are in this file, and give addresses of live
+    // values in it.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attr), size_of::<T>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// A command that gives a new descriptor.
+fn bpf_object<T>(command: i32, attr: &mut T) -> io::Result<OwnedFd> {
+    owned(bpf(command, attr)?)
+}
+
+fn owned(answer: libc::c_long) -> io::Result<OwnedFd> {
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(answer).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,6 +1,6 @@
 //! Plain TCP peers: a test holds both ends of a flow and says what each does next.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use socket2::SockRef;
 
 use crate::deadline::{PATIENCE, wait_for};
-use crate::keyed::{self, read_some};
+use crate::keyed::{self, Keyed, read_some};
 use crate::netns::{Namespace, set_patience};
 
 /// A server whose connections the test accepts one by one.
@@ -71,6 +71,9 @@ impl RawListener {
     }
 }
 
+/// A write that waits this long waits for a reader.
+const FULL: Duration = Duration::from_millis(500);
+
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -123,6 +126,34 @@ pub fn transfer(from: &mut TcpStream, to: &mut TcpStream, stream: u64, bytes: u6
         keyed::receive(to, stream, bytes)?;
         sender.join().map_err(|_| anyhow!("the sender panicked"))?.context("sending")
     })
+}
+
+/// Writes until the buffers on the way are full, or `bound` is reached. Returns how much.
+///
+/// # Errors
+/// When the connection breaks.
+pub fn fill(stream: &mut TcpStream, bound: u64) -> Result<u64> {
+    let mut keyed = Keyed::new(1);
+    let mut chunk = vec![0; 64 * 1024];
+    let (mut sent, mut at) = (0, chunk.len());
+    stream.set_write_timeout(Some(FULL))?;
+    while sent < bound {
+        if at == chunk.len() {
+            keyed.fill(&mut chunk);
+            at = 0;
+        }
+        match stream.write(chunk.get(at..).unwrap_or_default()) {
+            Ok(count) => {
+                sent += count as u64;
+                at += count;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(sent)
 }
 
 /// Sends FIN; the other direction stays open.

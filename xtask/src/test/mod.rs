@@ -1,6 +1,7 @@
 //! `test`: everything that says whether this tree is good, in stages.
 
 mod libtest;
+mod soak;
 mod summary;
 
 use std::process::Command;
@@ -28,6 +29,9 @@ pub(crate) struct Options {
     /// End-to-end tests only over this datapath; may be given more than once [default: auto and copy]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
+    /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
+    soak: Option<f64>,
 }
 
 /// What the end-to-end tests tell the daemon to carry flows with.
@@ -44,6 +48,9 @@ enum Datapath {
 /// Runs all stages. A failing one does not keep the later ones from running, except the build. True when none
 /// failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
+    if let Some(minutes) = options.soak {
+        return soak::run(minutes).map(|()| true);
+    }
     privilege::unlock("run the end-to-end tests")?;
     let mut stages = vec![one("setup", || set_up(options)), one("build", build::all)];
     if stages.last().is_some_and(|build| build.failed.is_empty()) {

@@ -1,5 +1,6 @@
 //! Metrics that are read from the kernel and the system when they are asked for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
@@ -8,22 +9,46 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::Kernel;
+use crate::hub::Hub;
 
-#[derive(Debug)]
-pub(super) struct Readings(pub(super) Arc<Kernel>);
+pub(super) struct Readings {
+    pub(super) hub: Arc<Hub>,
+    pub(super) kernel: Arc<Kernel>,
+}
+
+impl fmt::Debug for Readings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readings").field("kernel", &self.kernel).finish_non_exhaustive()
+    }
+}
 
 impl Collector for Readings {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let ready = ConstGauge::new(i64::from(self.0.sockmap.is_ok()));
-        let help = "1 where splicing by sockmap works here";
-        let metric = encoder.encode_descriptor("sockmap_available", help, None, ready.metric_type())?;
-        ready.encode(metric)?;
-        let Ok(sockmap) = &self.0.sockmap else { return Ok(()) };
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let room = &self.hub.room;
+        let available = self.kernel.unavailable(&self.hub).is_none();
+        let local = available && matches!(self.kernel.local, Some(Ok(_)));
+        let gauges = [
+            ("sockmap_available", "1 where splicing by sockmap works here", i64::from(available)),
+            ("local_available", "1 where servers on this host can be captured", i64::from(local)),
+            (
+                "connections_limit",
+                "Most connections at a time",
+                i64::try_from(room.limit()).unwrap_or(i64::MAX),
+            ),
+            ("accept_paused", "1 while new connections wait for room", i64::from(room.is_full())),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        let Ok(sockmap) = &self.kernel.sockmap else { return Ok(()) };
         let counters = sockmap.counters();
         let readings = [
             ("kernel_redirected_bytes", "Bytes that the kernel carried", counters.redirected_bytes),
             ("kernel_redirected_segments", "Segments that the kernel carried", counters.redirected_segments),
             ("kernel_passed_bytes", "Bytes of spliced sockets left to userspace", counters.passed_bytes),
+            ("kernel_bypassed_bytes", "Bytes past a loopback connection", counters.bypassed_bytes),
             ("kernel_redirect_failures", "Redirects that found no target", counters.redirect_failures),
             ("kernel_unknown_sockets", "Segments of sockets without a direction", counters.unknown_sockets),
             ("kernel_credit_stops", "Times that a target had no room for more", counters.credit_stops),

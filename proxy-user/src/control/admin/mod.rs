@@ -33,7 +33,10 @@ impl Admin {
         hub.meters.register(&mut registry);
         let build = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The build that runs", Info::new(build.to_vec()));
-        registry.register_collector(Box::new(kernel::Readings(Arc::clone(&kernel))));
+        registry.register_collector(Box::new(kernel::Readings {
+            hub: Arc::clone(&hub),
+            kernel: Arc::clone(&kernel),
+        }));
         Self { hub, kernel, registry }
     }
 }
@@ -53,9 +56,12 @@ async fn index() -> &'static str {
     "snisplice\n\n/livez\n/readyz\n/metrics\n/api/v1/status\n/api/v1/flows\n"
 }
 
-/// Ready: listening, and not on the way out.
+/// Ready: listening, with room for more, and not on the way out.
 async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
     match admin.hub.phases.now() {
+        Phase::Running if admin.hub.room.is_full() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no room for more connections\n")
+        }
         Phase::Running => (StatusCode::OK, "ready\n"),
         Phase::Draining | Phase::Closing | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }

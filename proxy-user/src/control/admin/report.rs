@@ -1,17 +1,54 @@
 //! What the endpoint says, as data.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
-use proxy_common::plan::Datapath;
+use proxy_common::plan::{self, Datapath, Host};
 use serde::Serialize;
 
 use super::Admin;
-use crate::hub::{Bytes, Flow, Phase};
-use crate::kernel::{KernelCounters, Sockmap, Unavailable};
+use crate::control::events::LOST;
+use crate::hub::{Bytes, Flow, Hub, Phase};
+use crate::kernel::{KernelCounters, Local, Sockmap, Unavailable};
 
 /// What the kernel does for this daemon.
 pub(crate) struct Kernel {
     pub(crate) sockmap: Result<Sockmap, Unavailable>,
+    /// None: no upstream of the configuration is on this host.
+    pub(crate) local: Option<Result<Local, Unavailable>>,
+}
+
+impl Kernel {
+    /// What flows may be carried by.
+    pub(crate) fn host(&self) -> Host {
+        let local = match &self.local {
+            Some(Ok(Local { noticed: None })) => plan::Local::Always,
+            Some(Ok(Local { noticed: Some(_) })) => plan::Local::ByName,
+            Some(Err(_)) | None => plan::Local::Unavailable,
+        };
+        Host { sockmap: self.sockmap.is_ok(), local }
+    }
+
+    fn local_status(&self) -> Availability {
+        let reason = match &self.local {
+            Some(Ok(local)) => {
+                local.noticed.as_ref().map(|noticed| format!("only where it is named: {noticed}"))
+            }
+            Some(Err(reason)) => Some(reason.to_string()),
+            None => Some("no upstream of the configuration is on this host".to_owned()),
+        };
+        Availability { available: matches!(self.local, Some(Ok(_))), reason }
+    }
+}
+
+impl Kernel {
+    /// Why flows are not spliced. None: they are.
+    pub(super) fn unavailable(&self, hub: &Hub) -> Option<String> {
+        match &self.sockmap {
+            Err(reason) => Some(reason.to_string()),
+            Ok(_) => hub.sockmap_lost.load(Ordering::Relaxed).then(|| LOST.to_owned()),
+        }
+    }
 }
 
 impl fmt::Debug for Kernel {
@@ -34,6 +71,7 @@ pub(super) struct Status {
 
 #[derive(Serialize)]
 struct Datapaths {
+    local: Availability,
     sockmap: Availability,
     copy: Availability,
 }
@@ -59,6 +97,7 @@ struct Connections {
 pub(super) fn status(admin: &Admin) -> Status {
     let hub = &admin.hub;
     let sockmap = admin.kernel.sockmap.as_ref();
+    let unavailable = admin.kernel.unavailable(hub);
     let listeners = hub.snapshot.listeners.iter().map(|listener| ListenerStatus {
         name: listener.name.to_string(),
         addresses: listener.addresses.iter().map(ToString::to_string).collect(),
@@ -69,10 +108,8 @@ pub(super) fn status(admin: &Admin) -> Status {
         uptime_seconds: hub.started.elapsed().as_secs(),
         phase: if hub.phases.now() == Phase::Running { "running" } else { "draining" },
         datapaths: Datapaths {
-            sockmap: Availability {
-                available: sockmap.is_ok(),
-                reason: sockmap.err().map(ToString::to_string),
-            },
+            local: admin.kernel.local_status(),
+            sockmap: Availability { available: unavailable.is_none(), reason: unavailable },
             copy: Availability { available: true, reason: None },
         },
         listeners: listeners.collect(),
@@ -136,10 +173,13 @@ pub(super) fn count_live_bytes(admin: &Admin) {
 
 /// Bytes of a live flow, whoever carries them; client to upstream first.
 fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
-    let cookies = flow.facts().cookies;
-    match (cookies, &kernel.sockmap) {
-        // An entry that has just gone belongs to a flow that is settling its bytes itself.
-        (Some(cookies), Ok(sockmap)) => cookies.map(|cookie| sockmap.carried(cookie).unwrap_or(0)),
+    let places = flow.facts().places;
+    match (places, &kernel.sockmap) {
+        // A direction that has just gone belongs to a flow that is settling its bytes itself.
+        (Some(places), Ok(sockmap)) => places.map(|place| {
+            let direction = sockmap.direction(place).unwrap_or_default();
+            direction.redirected.saturating_add(direction.taken).saturating_add(direction.beside)
+        }),
         _ => flow.copied(),
     }
 }

@@ -217,6 +217,7 @@ fn timeouts(entry: Option<&raw::Timeouts>, report: &mut Report<'_>) -> Timeouts 
         connect: wait(&entry.connect, default.connect),
         half_close: wait(&entry.half_close, default.half_close),
         drain: wait(&entry.drain, default.drain),
+        keepalive: wait(&entry.keepalive, default.keepalive),
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) static HELLO: Key = key("hello", r#""10s""#);
 pub(super) static CONNECT: Key = key("connect", r#""5s""#);
 pub(super) static HALF_CLOSE: Key = key("half_close", r#""60s""#);
 pub(super) static DRAIN: Key = key("drain", r#""30s""#);
+pub(super) static KEEPALIVE: Key = key("keepalive", r#""65s""#);
 
 pub(super) static LISTEN: Section = Section { name: "listen", repeated: true, keys: &[&NAME, &ADDRESS, &TO] };
 pub(super) static ROUTE: Section =
@@ -56,7 +57,7 @@ pub(super) static UPSTREAM: Section =
     Section { name: "upstream", repeated: true, keys: &[&NAME, &SERVERS, &DATAPATH, &HOLD] };
 pub(super) static ADMIN: Section = Section { name: "admin", repeated: false, keys: &[&SOCKET, &HTTP] };
 pub(super) static TIMEOUTS: Section =
-    Section { name: "timeouts", repeated: false, keys: &[&HELLO, &CONNECT, &HALF_CLOSE, &DRAIN] };
+    Section { name: "timeouts", repeated: false, keys: &[&HELLO, &CONNECT, &HALF_CLOSE, &DRAIN, &KEEPALIVE] };
 
 /// Every section, in the order of the reference.
 pub(super) static SECTIONS: [&Section; 5] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS];

@@ -93,6 +93,7 @@ pub(super) struct Timeouts {
     pub(super) connect: Field<String>,
     pub(super) half_close: Field<String>,
     pub(super) drain: Field<String>,
+    pub(super) keepalive: Field<String>,
 }
 
 /// Reads the whole document and reports everything that is not of the known shape.
@@ -132,6 +133,7 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
             connect: table.duration(&keys::CONNECT),
             half_close: table.duration(&keys::HALF_CLOSE),
             drain: table.duration(&keys::DRAIN),
+            keepalive: table.duration(&keys::KEEPALIVE),
         }),
     }
 }

@@ -32,7 +32,7 @@ pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY
 pub(super) const HOLD: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 
 /// Datapaths that the design has and this version has not.
-const LATER_DATAPATHS: [&str; 2] = ["packet", "local"];
+const LATER_DATAPATHS: [&str; 1] = ["packet"];
 
 /// `[a-z0-9][a-z0-9_-]{0,62}`
 pub(super) fn name(text: &str) -> Result<&str, Fault> {
@@ -193,7 +193,7 @@ pub(super) fn datapath(text: &str) -> Result<Choice, Fault> {
     if LATER_DATAPATHS.contains(&text) {
         return Err(Fault::new(
             format!("this version has no datapath \"{text}\""),
-            "write \"auto\" for the best one that works, or \"sockmap\" or \"copy\"",
+            "write \"auto\" for the best one that works, or \"local\", \"sockmap\" or \"copy\"",
         ));
     }
     let known = || std::iter::once("auto").chain(Datapath::ALL.into_iter().map(Datapath::name));

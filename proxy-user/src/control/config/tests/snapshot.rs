@@ -85,15 +85,24 @@ fn the_default_is_what_the_reference_says() {
     assert_eq!(snapshot.admin.socket.as_deref(), Some(Path::new("/run/snisplice/admin.sock")));
     assert_eq!(snapshot.admin.http, Some(address("127.0.0.1:10944")));
     let timeouts = snapshot.timeouts;
-    let seconds = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain];
-    assert_eq!(seconds.map(|timeout| timeout.as_secs()), [10, 5, 60, 30]);
+    let seconds = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain, timeouts.keepalive];
+    assert_eq!(seconds.map(|timeout| timeout.as_secs()), [10, 5, 60, 30, 65]);
 }
 
 /// Every key that is commented out in the default shows its default value, and is valid when taken in.
 #[test]
 fn the_default_with_its_commented_keys_is_valid() {
-    let keys =
-        ["[timeouts]", "hello =", "connect =", "half_close =", "drain =", "datapath =", "hold =", "source ="];
+    let keys = [
+        "[timeouts]",
+        "hello =",
+        "connect =",
+        "half_close =",
+        "drain =",
+        "keepalive =",
+        "datapath =",
+        "hold =",
+        "source =",
+    ];
     let uncomment = |line: &str| match line.strip_prefix("# ") {
         Some(rest) if keys.iter().any(|key| rest.starts_with(key)) => format!("{rest}\n"),
         _ => format!("{line}\n"),
@@ -138,7 +147,7 @@ fn every_key_arrives() {
          [[upstream]]\nname = 'u'\nservers = ['[::1]:1', 'Backend_1.example.:65535', 'localhost:443']\n\
          datapath = 'copy'\nhold = '0s'\n\
          [admin]\nsocket = ''\nhttp = ''\n\
-         [timeouts]\nhello = '1ms'\nconnect = '2s'\nhalf_close = '3m'\ndrain = '24h'\n",
+         [timeouts]\nhello = '1ms'\nconnect = '2s'\nhalf_close = '3m'\ndrain = '24h'\nkeepalive = '30s'\n",
     );
     assert_eq!(snapshot.listeners[0].addresses, [address("192.0.2.1:443"), address("[2001:db8::1]:443")]);
     assert_eq!(snapshot.listeners[0].to, Some(0));
@@ -152,8 +161,8 @@ fn every_key_arrives() {
     assert_eq!((upstream.datapath, upstream.hold), (Choice::Only(Datapath::Copy), Duration::ZERO));
     assert_eq!((snapshot.admin.socket, snapshot.admin.http), (None, None));
     let timeouts = snapshot.timeouts;
-    let ms = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain].map(|t| t.as_millis());
-    assert_eq!(ms, [1, 2_000, 180_000, 86_400_000]);
+    let all = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain, timeouts.keepalive];
+    assert_eq!(all.map(|timeout| timeout.as_millis()), [1, 2_000, 180_000, 86_400_000, 30_000]);
 }
 
 #[test]

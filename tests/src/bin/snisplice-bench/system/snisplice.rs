@@ -46,6 +46,11 @@ pub(super) fn stop(daemon: Daemon) -> Result<()> {
     idle.and_then(|()| daemon.stop()).with_context(|| format!("its log: {}", log.join(" | ")))
 }
 
+/// What the kernel programs count: bytes that sockmap redirected, and those that a server on this host wrote past the
+/// loopback connection.
+const BY_KERNEL: [&str; 2] =
+    ["snisplice_kernel_redirected_bytes_total", "snisplice_kernel_bypassed_bytes_total"];
+
 /// Bytes that went through the daemon, and those of them that its kernel programs moved.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Carried {
@@ -58,7 +63,7 @@ impl Carried {
         let metrics = daemon.metrics()?;
         Ok(Self {
             all: metrics.sum("snisplice_bytes_total", &[]),
-            by_kernel: metrics.sum("snisplice_kernel_redirected_bytes_total", &[]),
+            by_kernel: BY_KERNEL.iter().map(|name| metrics.sum(name, &[])).sum(),
         })
     }
 

@@ -1,5 +1,4 @@
-//! How flows end: half-closes, resets, and servers that do not accept. Peers must see what they would see of each
-//! other without the daemon between them.
+//! Laws 2 and 3: ends and resets. Peers must see what they would see of each other without the daemon between them.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -8,11 +7,10 @@ use anyhow::{Result, ensure};
 use harness::daemon::Access;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::keyed;
-use harness::netns::backend;
-use harness::peers::raw::{
-    Ending, RawListener, expect_ending, finish, is_reset, read_to_ending, reset, transfer,
-};
-use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
+use harness::peers::raw::{Ending, expect_ending, fill, finish, is_reset, read_to_ending, reset, transfer};
+use harness::site::polling_hello;
+
+use crate::{site, site_with};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -23,8 +21,8 @@ fn expect_record(access: &Access, reason: &str, bytes_in: u64, bytes_out: u64) {
 }
 
 #[test]
-fn after_the_clients_eof_the_server_can_go_on() -> Result<()> {
-    let site = RawSite::start(&config())?;
+fn law_2_after_the_clients_end_the_server_can_go_on() -> Result<()> {
+    let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, MIB)?;
     finish(&client)?;
@@ -37,8 +35,8 @@ fn after_the_clients_eof_the_server_can_go_on() -> Result<()> {
 }
 
 #[test]
-fn after_the_servers_eof_the_client_can_go_on() -> Result<()> {
-    let site = RawSite::start(&config())?;
+fn law_2_after_the_servers_end_the_client_can_go_on() -> Result<()> {
+    let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut server, &mut client, 1, MIB)?;
     finish(&server)?;
@@ -51,8 +49,8 @@ fn after_the_servers_eof_the_client_can_go_on() -> Result<()> {
 }
 
 #[test]
-fn a_client_can_end_right_after_its_hello() -> Result<()> {
-    let site = RawSite::start(&config())?;
+fn law_2_a_client_can_end_right_after_its_hello() -> Result<()> {
+    let site = site()?;
     for _ in 0..20 {
         let hello = polling_hello();
         let mut client = site.connect()?;
@@ -69,8 +67,8 @@ fn a_client_can_end_right_after_its_hello() -> Result<()> {
 }
 
 #[test]
-fn an_ending_right_after_the_last_byte_loses_none() -> Result<()> {
-    let site = RawSite::start(&config())?;
+fn law_2_an_end_right_after_the_last_byte_loses_none() -> Result<()> {
+    let site = site()?;
     for bytes in [0, 1, 1000, 300_000] {
         let (mut client, mut server) = site.flow()?;
         keyed::send(&mut server, 1, bytes)?;
@@ -94,8 +92,8 @@ fn write_until_reset(stream: &mut TcpStream) -> Result<()> {
 }
 
 #[test]
-fn a_clients_reset_in_mid_transfer_is_a_reset_for_the_server() -> Result<()> {
-    let site = RawSite::start(&config())?;
+fn law_3_a_clients_reset_in_mid_transfer_is_a_reset_for_the_server() -> Result<()> {
+    let site = site()?;
     let (mut client, mut server) = site.flow()?;
     let address = client.local_addr()?;
     let sender = std::thread::spawn(move || write_until_reset(&mut server));
@@ -107,8 +105,8 @@ fn a_clients_reset_in_mid_transfer_is_a_reset_for_the_server() -> Result<()> {
 }
 
 #[test]
-fn a_reset_of_an_idle_flow_is_a_reset() -> Result<()> {
-    let site = RawSite::start(&config())?;
+fn law_3_a_reset_of_an_idle_flow_is_a_reset() -> Result<()> {
+    let site = site()?;
     for _ in 0..20 {
         let (mut client, mut server) = site.flow()?;
         transfer(&mut client, &mut server, 1, 1000)?;
@@ -121,9 +119,9 @@ fn a_reset_of_an_idle_flow_is_a_reset() -> Result<()> {
 }
 
 #[test]
-fn bytes_before_a_servers_reset_are_delivered() -> Result<()> {
+fn law_3_bytes_before_a_servers_reset_are_delivered() -> Result<()> {
     const BYTES: usize = 64 * 1024;
-    let site = RawSite::start(&config())?;
+    let site = site()?;
     let (mut client, mut server) = site.flow()?;
     keyed::send(&mut server, 1, BYTES as u64)?;
     let mut seen = vec![0; BYTES];
@@ -138,8 +136,8 @@ fn bytes_before_a_servers_reset_are_delivered() -> Result<()> {
 }
 
 #[test]
-fn a_servers_reset_in_mid_transfer_is_a_reset_for_the_client() -> Result<()> {
-    let site = RawSite::start(&config())?;
+fn law_3_a_servers_reset_in_mid_transfer_is_a_reset_for_the_client() -> Result<()> {
+    let site = site()?;
     let (mut client, mut server) = site.flow()?;
     let address = client.local_addr()?;
     let sender = std::thread::spawn(move || write_until_reset(&mut client));
@@ -151,58 +149,8 @@ fn a_servers_reset_in_mid_transfer_is_a_reset_for_the_client() -> Result<()> {
 }
 
 #[test]
-fn a_server_that_refuses_resets_the_client() -> Result<()> {
-    let site = RawSite::start(&config().hold("0s"))?;
-    site.polling.stop()?;
-    let mut client = site.net.client.connect(harness::netns::edge(443))?;
-    client.write_all(&polling_hello())?;
-    expect_ending(&mut client, Ending::Reset)?;
-    let access = site.daemon.wait_for_access(client.local_addr()?)?;
-    assert_eq!((access.reason.as_str(), access.bytes_out), ("connect_refused", 0), "{access:?}");
-    assert_eq!(access.hello.as_deref(), Some("found"), "{access:?}");
-    let error = access.error.as_deref().unwrap_or_default();
-    assert!(error.contains("10943") && error.contains("refused"), "{access:?}");
-    let labels = [("route", "polling"), ("reason", "connect_refused")];
-    site.daemon.wait_for_metric("snisplice_connections_closed_total", &labels, 1.0)?;
-    let labels = [("upstream", "octopus-polling")];
-    site.daemon.wait_for_metric("snisplice_upstream_connect_failures_total", &labels, 1.0)?;
-    site.daemon.stop()
-}
-
-#[test]
-fn a_connection_is_held_until_the_server_is_back() -> Result<()> {
-    let site = RawSite::start(&config().hold("10s"))?;
-    let RawSite { daemon, polling, net, .. } = site;
-    polling.stop()?;
-    let hello = polling_hello();
-    let mut client = net.client.connect(harness::netns::edge(443))?;
-    client.write_all(&hello)?;
-    let labels = [("upstream", "octopus-polling")];
-    daemon.wait_for_metric("snisplice_upstream_connect_failures_total", &labels, 1.0)?;
-    let back = RawListener::bind(&net.backend, backend(POLLING_PORT))?;
-    let mut server = back.accept_after(&hello)?;
-    transfer(&mut server, &mut client, 1, MIB)?;
-    drop((client, server));
-    daemon.stop()
-}
-
-#[test]
-fn a_client_that_leaves_while_it_is_held_is_noticed() -> Result<()> {
-    let RawSite { daemon, polling, net, .. } = RawSite::start(&config().hold("60s"))?;
-    polling.stop()?;
-    let mut client = net.client.connect(harness::netns::edge(443))?;
-    let address = client.local_addr()?;
-    client.write_all(&polling_hello())?;
-    let labels = [("upstream", "octopus-polling")];
-    daemon.wait_for_metric("snisplice_upstream_connect_failures_total", &labels, 1.0)?;
-    reset(client)?;
-    assert_eq!(daemon.wait_for_access(address)?.reason, "client_gone");
-    daemon.stop()
-}
-
-#[test]
-fn a_flow_does_not_stay_half_closed_for_ever() -> Result<()> {
-    let site = RawSite::start(&config().timeout("half_close", "1s"))?;
+fn law_2_a_flow_does_not_stay_half_closed_for_ever() -> Result<()> {
+    let site = site_with(|config| config.timeout("half_close", "1s"))?;
     let (mut client, mut server) = site.flow()?;
     finish(&client)?;
     expect_ending(&mut server, Ending::Eof)?;
@@ -216,4 +164,31 @@ fn a_flow_does_not_stay_half_closed_for_ever() -> Result<()> {
         "the server's side is still open"
     );
     site.daemon.stop()
+}
+
+/// A target that never drains: its sender has ended in order, but its bytes cannot get there.
+fn never_drained(upload: bool) -> Result<()> {
+    let site = site_with(|config| config.timeout("half_close", "1s"))?;
+    let (client, server) = site.flow()?;
+    let address = client.local_addr()?;
+    let (mut sender, mut stopped) = if upload { (client, server) } else { (server, client) };
+    // The daemon can take all of it, with the end, but cannot get rid of it.
+    socket2::SockRef::from(&stopped).set_recv_buffer_size(64 * 1024)?;
+    let sent = fill(&mut sender, MIB)?;
+    assert_eq!(sent, MIB);
+    finish(&sender)?;
+    assert_eq!(site.daemon.wait_for_access(address)?.reason, "half_close_timeout");
+    let (read, ending) = read_to_ending(&mut stopped)?;
+    assert_eq!(ending, Ending::Reset, "{read} of {sent} bytes look complete");
+    site.daemon.stop()
+}
+
+#[test]
+fn law_2_a_reader_that_never_drains_an_upload_gets_a_reset_and_no_end() -> Result<()> {
+    never_drained(true)
+}
+
+#[test]
+fn law_2_a_reader_that_never_drains_a_download_gets_a_reset_and_no_end() -> Result<()> {
+    never_drained(false)
 }

@@ -1,0 +1,283 @@
+//! The local datapath: the sockmap one, and two programs for servers on this host.
+//!
+//! `bypass` runs when a captured server sends. It puts the bytes straight into the client's socket, if nothing that the
+//! server sent before is still on its way through the loopback connection, and if the client takes what it is given. Else
+//! they go the ordinary way, with its ordinary backpressure.
+//!
+//! `reach` captures. It is attached to nothing: the daemon runs it.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+mod verdict;
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::sk_action::SK_PASS;
+use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock};
+use aya_ebpf::helpers::{
+    bpf_ktime_get_coarse_ns, bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem,
+    bpf_sk_lookup_tcp, bpf_sk_release, bpf_skc_to_tcp_sock,
+};
+use aya_ebpf::macros::{classifier, map, sk_msg, stream_verdict};
+use aya_ebpf::maps::{HashMap, SockHash};
+use aya_ebpf::programs::{SkBuffContext, SkMsgContext, TcContext};
+use proxy_common::abi::credit::{Pace, low};
+use proxy_common::abi::local::{
+    Answer, CEILING, REQUEST_BYTES, Request, TUPLE_BYTES, TUPLE_BYTES_IPV4, Task,
+};
+use proxy_common::abi::sockmap::{Direction, MAX_SOCKETS};
+use verdict::{DIRECTIONS, SOCKETS, look_at, others, read};
+
+#[map]
+static BACKENDS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
+
+#[map]
+static BYPASSES: HashMap<u64, Bypass> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+
+#[map]
+static CAPTURED: HashMap<u64, u64> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+
+#[unsafe(no_mangle)]
+static COPIED_SEQ_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static RCV_NXT_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static BYTES_ACKED_OFFSET: Global<u32> = Global::new(0);
+
+/// `TCP_ESTABLISHED` (`include/net/tcp_states.h`).
+const ESTABLISHED: u32 = 1;
+
+/// Where the bytes of one server's socket go.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Bypass {
+    /// Where the direction from the server to the client is.
+    slot: u64,
+    /// Its source: our socket to the server.
+    upstream: u64,
+    /// The `tcp_sock` of the client's socket: to be read with a helper that checks the address, since it may be gone.
+    client: u64,
+    /// How fast the client acknowledges. The verdict has its own, since it runs under another lock.
+    pace: Pace,
+}
+
+#[stream_verdict]
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
+fn splice(ctx: SkBuffContext) -> u32 {
+    verdict::decide(&ctx)
+}
+
+#[sk_msg]
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
+fn bypass(ctx: SkMsgContext) -> u32 {
+    let size = u64::from(ctx.size());
+    // SAFETY: the context is the one the kernel called this program with.
+    let socket = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
+    if socket.is_null() {
+        return SK_PASS;
+    }
+    // SAFETY: the kernel calls with the socket that sends.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(socket.cast()) };
+    if tcp.is_null() {
+        return SK_PASS;
+    }
+    let Some(bypass) = BYPASSES.get_ptr_mut(tcp as u64) else { return SK_PASS };
+    // SAFETY: this program runs under the lock of the server's socket, and nothing else writes the entry.
+    let bypass = unsafe { &mut *bypass };
+    let Some(direction) = DIRECTIONS.get_ptr_mut(low(bypass.slot)) else { return SK_PASS };
+    if !is_clear(tcp.cast(), bypass, direction) {
+        return SK_PASS;
+    }
+    // SAFETY: `direction` is an element of a map.
+    let target = unsafe { (*direction).target };
+    if SOCKETS.redirect_msg(&ctx, target, 0) != i64::from(SK_PASS) {
+        return SK_PASS;
+    }
+    // SAFETY: as above. The word has no other writer.
+    unsafe { (*direction).beside += size };
+    SK_PASS
+}
+
+/// Whether bytes that are put into the client's socket now stand right behind all that the server sent before, and are not
+/// too many.
+#[inline(always)]
+fn is_clear(server: *const u8, bypass: &mut Bypass, direction: *mut Direction) -> bool {
+    let Some(looped) = sent(server) else { return false };
+    let Some(client) = look_at(bypass.client as *const u8) else { return false };
+    // SAFETY: `direction` is an element of a map.
+    let [source, base, beside, floor, ceiling] = unsafe {
+        [
+            others(&raw const (*direction).source),
+            others(&raw const (*direction).base),
+            others(&raw const (*direction).beside),
+            others(&raw const (*direction).floor),
+            others(&raw const (*direction).ceiling),
+        ]
+    };
+    if source != bypass.upstream
+        || base == 0
+        || client.write_seq.wrapping_sub(low(base)) != looped.wrapping_add(low(beside))
+    {
+        return false;
+    }
+    // SAFETY: needs nothing.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let credit = bypass.pace.credit(now, client.snd_una, client.round_trip_us).max(floor);
+    u64::from(client.write_seq.wrapping_sub(client.snd_una)) <= credit.min(ceiling).min(CEILING)
+}
+
+/// Bytes that a socket which was accepted has sent by itself since it was, as far as 32 bits can tell. Its lock is ours.
+#[inline(always)]
+fn sent(tcp: *const u8) -> Option<u32> {
+    let now = look_at(tcp)?;
+    let first = now.snd_una.wrapping_sub(read(tcp, BYTES_ACKED_OFFSET.load())?);
+    Some(now.write_seq.wrapping_sub(first))
+}
+
+#[classifier]
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
+fn reach(ctx: TcContext) -> i32 {
+    let mut request = MaybeUninit::<Request>::uninit();
+    let Some(request) = load(&ctx, &mut request) else { return Answer::Malformed as i32 };
+    if request.task == Task::Release as u64 {
+        release(request.upstream);
+        return Answer::Yes as i32;
+    }
+    let socket = find(&ctx, request);
+    if socket.is_null() {
+        return Answer::NotFound as i32;
+    }
+    let answer = examine(socket, request);
+    // SAFETY: `socket` was looked up above, and is not used below.
+    unsafe { bpf_sk_release(socket.cast()) };
+    answer as i32
+}
+
+#[inline(always)]
+fn load<'a>(ctx: &TcContext, request: &'a mut MaybeUninit<Request>) -> Option<&'a mut Request> {
+    // SAFETY: the memory is ours, and bytes of any value make a request.
+    let bytes = unsafe { core::slice::from_raw_parts_mut(request.as_mut_ptr().cast::<u8>(), REQUEST_BYTES) };
+    // SAFETY: the helper writes all of it, or fails.
+    let result = unsafe {
+        aya_ebpf::helpers::bpf_skb_load_bytes(
+            ctx.skb.skb.cast(),
+            0,
+            bytes.as_mut_ptr().cast(),
+            REQUEST_BYTES as u32,
+        )
+    };
+    // SAFETY: written above.
+    (result == 0).then(|| unsafe { request.assume_init_mut() })
+}
+
+/// The socket at the other end of our connection, in the network namespace of the daemon. To be released.
+#[inline(always)]
+fn find(ctx: &TcContext, request: &mut Request) -> *mut bpf_sock {
+    let (ctx, tuple) = (ctx.skb.skb.cast(), request.tuple.as_mut_ptr().cast());
+    let netns = u64::from_ne_bytes(i64::from(BPF_F_CURRENT_NETNS).to_ne_bytes());
+    // SAFETY: the context is the one the kernel called this program with, and the tuple is ours, and as long as that.
+    unsafe {
+        if request.family == 4 {
+            bpf_sk_lookup_tcp(ctx, tuple, TUPLE_BYTES_IPV4 as u32, netns, 0)
+        } else {
+            bpf_sk_lookup_tcp(ctx, tuple, TUPLE_BYTES as u32, netns, 0)
+        }
+    }
+}
+
+#[inline(always)]
+fn examine(socket: *mut bpf_sock, request: &Request) -> Answer {
+    // SAFETY: `socket` is a socket that we hold.
+    let state = unsafe { (*socket).state };
+    if state != ESTABLISHED {
+        return Answer::NotEstablished;
+    }
+    if request.task == Task::Look as u64 {
+        return Answer::Yes;
+    }
+    // SAFETY: as above.
+    let tcp: *mut u8 = unsafe { bpf_skc_to_tcp_sock(socket.cast()) }.cast();
+    if tcp.is_null() {
+        return Answer::NotEstablished;
+    }
+    let unread = match (read(tcp, COPIED_SEQ_OFFSET.load()), read(tcp, RCV_NXT_OFFSET.load())) {
+        (Some(copied), Some(received)) => copied != received,
+        _ => true,
+    };
+    if unread {
+        return Answer::Unread;
+    }
+    let Some(client) = client(request.client) else { return Answer::NoClient };
+    capture(socket, tcp as u64, client, request)
+}
+
+#[inline(always)]
+fn capture(socket: *mut bpf_sock, address: u64, client: u64, request: &Request) -> Answer {
+    let bypass = Bypass { slot: request.slot, upstream: request.upstream, client, pace: Pace::default() };
+    let mut key = request.upstream;
+    if BYPASSES.insert(address, bypass, 0).is_err() || CAPTURED.insert(key, address, 0).is_err() {
+        release(key);
+        return Answer::Refused;
+    }
+    // SAFETY: BACKENDS is a map whose keys are u64, and `socket` is a socket that we hold.
+    let result = unsafe {
+        bpf_map_update_elem(
+            (&raw const BACKENDS).cast_mut().cast(),
+            (&raw mut key).cast(),
+            socket.cast(),
+            u64::from(BPF_NOEXIST),
+        )
+    };
+    if result != 0 {
+        release(request.upstream);
+        return Answer::Refused;
+    }
+    Answer::Yes
+}
+
+/// The address of the `tcp_sock` of a spliced socket.
+#[inline(always)]
+fn client(cookie: u64) -> Option<u64> {
+    let mut key = cookie;
+    // SAFETY: SOCKETS is a map, and its keys are u64. What is found is held until it is released below.
+    let socket =
+        unsafe { bpf_map_lookup_elem((&raw const SOCKETS).cast_mut().cast(), (&raw mut key).cast()) };
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: `socket` is a socket that we hold.
+    let address = unsafe { bpf_skc_to_tcp_sock(socket) } as u64;
+    // SAFETY: `socket` was looked up above, and is not used below.
+    unsafe { bpf_sk_release(socket) };
+    (address != 0).then_some(address)
+}
+
+#[inline(always)]
+fn release(upstream: u64) {
+    let mut key = upstream;
+    // SAFETY: BACKENDS is a map, and its keys are u64.
+    unsafe { bpf_map_delete_elem((&raw const BACKENDS).cast_mut().cast(), (&raw mut key).cast()) };
+    // SAFETY: the value is one aligned word.
+    if let Some(address) = unsafe { CAPTURED.get(key) }.copied() {
+        // A later flow may have the address by now: it then goes the ordinary way.
+        let _ = BYPASSES.remove(address);
+        let _ = CAPTURED.remove(key);
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers used here are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    unreachable!("built for the BPF target only");
+}

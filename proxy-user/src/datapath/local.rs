@@ -1,0 +1,165 @@
+//! A server on this host that sends much is captured: its bytes then go straight into the client's socket, and skip the
+//! loopback connection. All else is as with sockmap.
+//!
+//! While a server is captured its socket is not quite what it was: some kernels tell it that nothing can be read, whatever has
+//! come. So it is captured only when it has read all that was sent to it, and it is let go before it is sent more.
+
+use std::io;
+use std::net::TcpStream as Socket;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use proxy_common::abi::local::Answer;
+use proxy_common::flow::Side;
+use proxy_common::plan::Fallback;
+use tokio::net::TcpStream;
+
+use super::ending::{Ending, readings};
+use crate::kernel::{Ends, Handle, Reach, Track};
+use crate::sys;
+
+/// A download that has come so far since something was sent up is one that will go on.
+const LONG: u64 = 128 * 1024;
+
+/// So often at most is tried again, in bytes.
+const LONGEST: u64 = 64 << 20;
+
+/// A captured server that has sent nothing past the loopback for so long is let go.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// The download of one flow.
+pub(super) struct Bypass<'a> {
+    reach: &'a Reach,
+    ends: Ends,
+    client: u64,
+    captured: Option<Captured>,
+    /// How far the download has to come before the next try.
+    step: u64,
+    next: u64,
+    /// Bytes that were counted.
+    counted: u64,
+}
+
+struct Captured {
+    beside: u64,
+    looked: Instant,
+}
+
+impl<'a> Bypass<'a> {
+    /// Err: the server cannot be captured, for this reason.
+    pub(super) fn find(
+        handle: &'a Handle,
+        client: &TcpStream,
+        upstream: &TcpStream,
+    ) -> Result<Self, Fallback> {
+        let reach = handle.reach().ok_or(Fallback::Unavailable)?;
+        let ends = ends(upstream).map_err(|_| Fallback::SocketError)?;
+        let answer = reach.look(&ends).map_err(|_| Fallback::KernelRefused)?;
+        if answer != Answer::Yes {
+            return Err(Fallback::NotCaptured);
+        }
+        let client = sys::cookie(client).map_err(|_| Fallback::SocketError)?;
+        Ok(Self { reach, ends, client, captured: None, step: LONG, next: LONG, counted: 0 })
+    }
+
+    /// Asks to be called when the download has become a long one.
+    pub(super) fn begin(&self, tracks: &[Track<'_>; 2]) {
+        tracks[1].call_at(self.next);
+    }
+
+    /// Captures or lets go, as it is time to. Some: come back after that time.
+    pub(super) fn turn(
+        &mut self,
+        tracks: &[Track<'_>; 2],
+        sockets: [&Socket; 2],
+        ending: &Ending,
+    ) -> io::Result<Option<Duration>> {
+        let [up, down] = tracks.each_ref().map(Track::read);
+        self.count(down.beside);
+        let Some(captured) = &mut self.captured else {
+            if down.seen() >= self.next {
+                self.try_capture(tracks, sockets, ending)?;
+            }
+            return Ok(self.captured.as_ref().map(|_| IDLE));
+        };
+        let idle = captured.looked.elapsed() >= IDLE;
+        let stale = idle && captured.beside == down.beside;
+        if idle {
+            *captured = Captured { beside: down.beside, looked: Instant::now() };
+        }
+        let left = IDLE.saturating_sub(captured.looked.elapsed());
+        if stale || up.passed != up.taken || !readings(sockets)?.iter().all(sys::is_established) {
+            self.let_go(tracks)?;
+            self.ask_again(tracks, LONG);
+            return Ok(None);
+        }
+        Ok(Some(left))
+    }
+
+    fn try_capture(
+        &mut self,
+        tracks: &[Track<'_>; 2],
+        sockets: [&Socket; 2],
+        ending: &Ending,
+    ) -> io::Result<()> {
+        // From here on nothing is sent up but by us.
+        tracks[0].hold(true);
+        fence(Ordering::SeqCst);
+        let quiet = all_is_delivered(tracks, sockets, ending)?;
+        let place = tracks[1].place();
+        if quiet && self.reach.capture(&self.ends, place, self.client)? == Answer::Yes {
+            let beside = tracks[1].read().beside;
+            self.captured = Some(Captured { beside, looked: Instant::now() });
+            self.step = LONG;
+            return Ok(());
+        }
+        tracks[0].hold(false);
+        let step = (self.step * 2).min(LONGEST);
+        self.ask_again(tracks, step);
+        Ok(())
+    }
+
+    fn let_go(&mut self, tracks: &[Track<'_>; 2]) -> io::Result<()> {
+        if self.captured.take().is_some() {
+            self.reach.release(tracks[1].place())?;
+            tracks[0].hold(false);
+        }
+        Ok(())
+    }
+
+    fn ask_again(&mut self, tracks: &[Track<'_>; 2], step: u64) {
+        self.step = step;
+        self.next = tracks[1].read().seen().saturating_add(step);
+        tracks[1].call_at(self.next);
+    }
+
+    fn count(&mut self, beside: u64) {
+        self.reach.count(beside.saturating_sub(self.counted));
+        self.counted = beside;
+    }
+
+    /// To be called once the flow has ended, while its sockets are open.
+    pub(super) fn end(&mut self, tracks: &[Track<'_>; 2]) {
+        if let Err(error) = self.let_go(tracks) {
+            tracing::warn!(%error, "a server's socket is not let go before it is closed");
+        }
+        self.count(tracks[1].read().beside);
+    }
+}
+
+/// Whatever the client has sent has arrived at the server's socket.
+fn all_is_delivered(tracks: &[Track<'_>; 2], sockets: [&Socket; 2], ending: &Ending) -> io::Result<bool> {
+    let [client, upstream] = readings(sockets)?;
+    let up = tracks[0].read();
+    Ok(sys::is_established(&client)
+        && sys::is_established(&upstream)
+        && up.passed == up.taken
+        && up.seen() == client.received
+        && ending.written(Side::Upstream, &upstream) == client.received
+        && upstream.queued == 0)
+}
+
+/// Of our connection to the server.
+pub(super) fn ends(upstream: &TcpStream) -> io::Result<Ends> {
+    Ok(Ends { near: upstream.local_addr()?, far: upstream.peer_addr()? })
+}

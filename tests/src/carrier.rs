@@ -1,0 +1,155 @@
+//! Datapaths as the contract knows them: what to ask the daemon for, where the servers run, and by which counters it is
+//! proved that the bytes went that way.
+
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::daemon::{Access, Daemon, Datapath, Kernel};
+use crate::netns::{Namespace, Topology, backend};
+
+/// A datapath, and the network that it needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Carrier {
+    /// Its name in metrics and access records.
+    pub name: &'static str,
+    /// What the configuration asks for.
+    pub datapath: Datapath,
+    /// Where its servers run.
+    pub place: Place,
+    /// The bytes that the kernel says it moved this way; none: the kernel moves nothing.
+    kernel: Option<fn(&Kernel) -> u64>,
+}
+
+/// Where the servers of a test run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On a host of their own.
+    Backend,
+    /// On the daemon's host.
+    Edge,
+}
+
+/// Userspace: the reference.
+pub const COPY: Carrier =
+    Carrier { name: "copy", datapath: Datapath::Copy, place: Place::Backend, kernel: None };
+
+/// Every datapath that has to keep the contract, the reference first.
+pub const CARRIERS: [Carrier; 2] = [
+    COPY,
+    Carrier {
+        name: "sockmap",
+        datapath: Datapath::Sockmap,
+        place: Place::Backend,
+        kernel: Some(|kernel| kernel.redirected_bytes),
+    },
+];
+
+/// What `auto` is between two hosts.
+const BEST: &str = "sockmap";
+
+/// Servers on the edge must leave its own listeners their ports.
+const EDGE_SHIFT: u16 = 10_000;
+
+impl Place {
+    /// Where a server that elsewhere has `port` listens.
+    pub fn address(self, port: u16) -> SocketAddr {
+        match self {
+            Self::Backend => backend(port),
+            Self::Edge => SocketAddr::from((Ipv4Addr::LOCALHOST, port + EDGE_SHIFT)),
+        }
+    }
+
+    /// The namespace of the servers.
+    pub fn of(self, net: &Topology) -> &Namespace {
+        match self {
+            Self::Backend => &net.backend,
+            Self::Edge => &net.edge,
+        }
+    }
+}
+
+impl Carrier {
+    /// The one that `SNISPLICE_TEST_DATAPATH` names; without it, or for `auto`, what the daemon should choose by itself.
+    ///
+    /// # Errors
+    /// When it names none.
+    pub fn of_environment() -> Result<Self> {
+        let asked = env::var("SNISPLICE_TEST_DATAPATH").unwrap_or_else(|_| "auto".to_owned());
+        let is_auto = asked == "auto";
+        let name = if is_auto { BEST } else { asked.as_str() };
+        let Some(found) = CARRIERS.into_iter().find(|carrier| carrier.name == name) else {
+            bail!("SNISPLICE_TEST_DATAPATH is {asked:?}: the contract has no such datapath")
+        };
+        Ok(if is_auto { Self { datapath: Datapath::Auto, ..found } } else { found })
+    }
+
+    /// The reference, with the servers at the same place.
+    #[must_use]
+    pub fn by_copy(self) -> Self {
+        Self { place: self.place, ..COPY }
+    }
+
+    /// Whether the kernel moves its bytes.
+    pub fn is_kernel(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    /// What the daemon has counted for it so far.
+    ///
+    /// # Errors
+    /// When the daemon does not tell.
+    pub fn account(&self, daemon: &Daemon) -> Result<Account> {
+        let metrics = daemon.metrics()?;
+        let bytes = |direction| {
+            metrics.sum("snisplice_bytes_total", &[("datapath", self.name), ("direction", direction)])
+        };
+        Ok(Account { bytes: [bytes("in"), bytes("out")].map(whole), kernel: daemon.status()?.kernel })
+    }
+
+    /// Checks that the flows of `records` were carried this way: what the metrics grew by is what the records say, and the
+    /// kernel's counters agree. Call it when nothing else has run since `before`.
+    ///
+    /// # Errors
+    /// When they were not.
+    pub fn prove(&self, daemon: &Daemon, before: &Account, records: &[Access]) -> Result<()> {
+        let after = self.account(daemon)?;
+        let own = || records.iter().filter(|record| record.datapath.as_deref() == Some(self.name));
+        let said =
+            [own().map(|record| record.bytes_in).sum::<u64>(), own().map(|record| record.bytes_out).sum()];
+        let grown = [after.bytes[0] - before.bytes[0], after.bytes[1] - before.bytes[1]];
+        ensure!(grown == said, "the records have {said:?} bytes by {}, the metrics {grown:?}", self.name);
+        ensure!(own().count() > 0, "no flow went by {}", self.name);
+        let Some(moved) = self.kernel else {
+            ensure!(before.kernel == after.kernel, "the kernel moved bytes: {before:?} {after:?}");
+            return Ok(());
+        };
+        let kernel = |account: &Account| account.kernel.context("the status has no kernel counters");
+        let (before, after) = (kernel(before)?, kernel(&after)?);
+        let (moved, passed) = (moved(&after) - moved(&before), after.passed_bytes - before.passed_bytes);
+        let carried = said[0] + said[1];
+        ensure!(moved + passed >= carried, "the kernel moved {moved} and passed {passed} of {carried} bytes");
+        ensure!(moved >= carried / 4, "the kernel moved {moved} of {carried} bytes only");
+        Ok(())
+    }
+}
+
+/// What the daemon has counted for a datapath.
+#[derive(Debug, Clone, Copy)]
+pub struct Account {
+    /// Bytes carried by it, client to server first.
+    pub bytes: [u64; 2],
+    /// The kernel's counters.
+    pub kernel: Option<Kernel>,
+}
+
+/// A counter of bytes is a whole number below 2^53.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "whole, not negative, and below 2^53"
+)]
+fn whole(counter: f64) -> u64 {
+    counter as u64
+}

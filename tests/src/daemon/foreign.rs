@@ -1,0 +1,91 @@
+//! What another program with root's rights can do to a daemon: take hold of its BPF objects and of its sockets.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::Daemon;
+use crate::netns::{BpfMap, BpfVerdict, duplicate_of};
+
+/// `BPF_MAP_TYPE_SOCKMAP` and `BPF_MAP_TYPE_SOCKHASH`
+const SOCKET_MAPS: [u32; 2] = [15, 18];
+/// `BPF_PROG_TYPE_SK_SKB`
+const SK_SKB: u32 = 14;
+
+impl Daemon {
+    /// The map that holds the daemon's spliced sockets.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn socket_map(&self) -> Result<BpfMap> {
+        let infos = self.descriptor_infos()?;
+        let map = infos.iter().find(|info| SOCKET_MAPS.iter().any(|kind| info.is("map_type", *kind)));
+        let map = map.context("the daemon has no map of sockets")?;
+        let (id, key_size) = map.number("map_id").zip(map.number("key_size")).context("no id, no size")?;
+        Ok(BpfMap::open(id, usize::try_from(key_size)?)?)
+    }
+
+    /// The program that the daemon has attached to it.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn verdict(&self) -> Result<BpfVerdict> {
+        let infos = self.descriptor_infos()?;
+        let program = infos.iter().find(|info| info.is("prog_type", SK_SKB));
+        let id = program.and_then(|info| info.number("prog_id")).context("the daemon has no verdict")?;
+        Ok(BpfVerdict::open(id)?)
+    }
+
+    /// A duplicate of the daemon's socket that is connected to `peer`.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn socket_to(&self, peer: SocketAddr) -> Result<TcpStream> {
+        let folder = Path::new("/proc").join(self.pid().to_string()).join("fd");
+        for entry in folder.read_dir()? {
+            let entry = entry?;
+            // A descriptor may be closed between listing and reading.
+            let target = entry.path().read_link().unwrap_or_default();
+            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if target.to_string_lossy().starts_with("socket:")
+                && let Ok(descriptor) = duplicate_of(self.pid(), number)
+            {
+                let stream = TcpStream::from(descriptor);
+                // Not every socket is one of TCP: those have other addresses, or none.
+                if stream.peer_addr().is_ok_and(|address| same(address, peer)) {
+                    return Ok(stream);
+                }
+            }
+        }
+        anyhow::bail!("the daemon has no socket that is connected to {peer}")
+    }
+
+    fn descriptor_infos(&self) -> Result<Vec<Info>> {
+        let folder = Path::new("/proc").join(self.pid().to_string()).join("fdinfo");
+        let entries = folder.read_dir()?.collect::<Result<Vec<_>, _>>()?;
+        // A descriptor may be closed between listing and reading.
+        Ok(entries.iter().map(|e| Info(std::fs::read_to_string(e.path()).unwrap_or_default())).collect())
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket is shown as an IPv6 one.
+fn same(one: SocketAddr, other: SocketAddr) -> bool {
+    (one.ip().to_canonical(), one.port()) == (other.ip().to_canonical(), other.port())
+}
+
+/// What the kernel says of a descriptor.
+struct Info(String);
+
+impl Info {
+    fn number(&self, key: &str) -> Option<u32> {
+        let value = self.0.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        value.trim().parse().ok()
+    }
+
+    fn is(&self, key: &str, value: u32) -> bool {
+        self.number(key) == Some(value)
+    }
+}

@@ -1,0 +1,157 @@
+//! A foreign hand takes the kernel part away in mid-flow. Bytes may be gone then: both peers get a reset, never a clean end
+//! of a cut stream, and nothing hangs.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+
+use anyhow::{Result, ensure};
+use harness::daemon::Datapath;
+use harness::deadline::{PATIENCE, wait_for};
+use harness::peers::raw::{Ending, expect_ending, finish, is_reset, read_to_ending, transfer};
+use harness::site::{RawSite, config};
+
+/// Each flow looks after itself every second.
+fn site() -> Result<RawSite> {
+    RawSite::start(&config().datapath(Datapath::Sockmap).timeout("keepalive", "4s"))
+}
+
+fn expect_lost(site: &RawSite, client: SocketAddr) -> Result<()> {
+    let access = site.daemon.wait_for_access(client)?;
+    assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("kernel_lost", Some("sockmap")));
+    site.daemon.wait_for_log("something else has taken it out of our BPF map")?;
+    site.daemon.wait_for_metric("snisplice_connections_closed_total", &[("reason", "kernel_lost")], 1.0)
+}
+
+/// Reads a stream that must not end in order.
+fn expect_reset(stream: &mut TcpStream) -> Result<u64> {
+    let (bytes, ending) = read_to_ending(stream)?;
+    ensure!(ending == Ending::Reset, "{bytes} bytes, and then {ending:?}");
+    Ok(bytes)
+}
+
+/// Takes one socket of the map, the other, or both out of it while nothing moves.
+fn idle_flow_loses(which: [bool; 2]) -> Result<()> {
+    let site = site()?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, 100_000)?;
+    transfer(&mut server, &mut client, 2, 100_000)?;
+    let map = site.daemon.socket_map()?;
+    let keys = map.keys()?;
+    assert_eq!(keys.len(), 2);
+    for key in keys.iter().zip(which).filter_map(|(key, taken)| taken.then_some(key)) {
+        map.delete(key)?;
+    }
+    let address = client.local_addr()?;
+    client.write_all(b"is anybody there?")?;
+    server.write_all(b"is anybody there?")?;
+    for end in [&mut client, &mut server] {
+        expect_reset(end)?;
+    }
+    expect_lost(&site, address)?;
+    site.daemon.stop()
+}
+
+#[test]
+fn a_flow_whose_first_socket_is_taken_out_of_the_map_is_reset() -> Result<()> {
+    idle_flow_loses([true, false])
+}
+
+#[test]
+fn a_flow_whose_second_socket_is_taken_out_of_the_map_is_reset() -> Result<()> {
+    idle_flow_loses([false, true])
+}
+
+#[test]
+fn a_flow_whose_sockets_are_both_taken_out_of_the_map_is_reset() -> Result<()> {
+    idle_flow_loses([true, true])
+}
+
+/// The kernel throws away what waits for a target that is taken out.
+#[test]
+fn bytes_that_waited_for_a_reader_are_gone_and_the_stream_never_looks_complete() -> Result<()> {
+    const BYTES: usize = 3 * 1024 * 1024;
+    let site = site()?;
+    let (mut client, mut server) = site.flow()?;
+    let address = client.local_addr()?;
+    server.write_all(&vec![7; BYTES])?;
+    finish(&server)?;
+    let map = site.daemon.socket_map()?;
+    for key in map.keys()? {
+        // The end of a flow takes its sockets out as well.
+        map.delete(&key)?;
+    }
+    client.read_exact(&mut [0; 1000])?;
+    match read_to_ending(&mut client)? {
+        // All was with the client already when the sockets were taken out.
+        (bytes, Ending::Eof) => assert_eq!(bytes + 1000, BYTES as u64, "a cut stream looks complete"),
+        (bytes, Ending::Reset) => {
+            assert!(bytes < BYTES as u64);
+            expect_lost(&site, address)?;
+        }
+    }
+    drop((client, server));
+    site.daemon.wait_for_idle()?;
+    site.daemon.stop()
+}
+
+#[test]
+fn a_flow_in_full_swing_that_is_taken_out_of_the_map_is_reset() -> Result<()> {
+    let site = site()?;
+    let (mut client, mut server) = site.flow()?;
+    let address = client.local_addr()?;
+    let sender = thread::spawn(move || {
+        let chunk = [7; 64 * 1024];
+        loop {
+            match server.write_all(&chunk) {
+                Ok(()) => {}
+                Err(error) => return error,
+            }
+        }
+    });
+    client.read_exact(&mut vec![0; 1_000_000])?;
+    let map = site.daemon.socket_map()?;
+    for key in map.keys()? {
+        map.delete(&key)?;
+    }
+    expect_reset(&mut client)?;
+    let error = sender.join().expect("the sender panicked");
+    assert!(is_reset(&error), "{error}");
+    expect_lost(&site, address)?;
+    site.daemon.stop()
+}
+
+#[test]
+fn without_its_program_the_datapath_is_used_no_more() -> Result<()> {
+    let site = site()?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, 100_000)?;
+    site.daemon.socket_map()?.detach_verdict(&site.daemon.verdict()?)?;
+
+    let reason = wait_for("the daemon to notice", PATIENCE, || {
+        let sockmap = site.daemon.status().ok()?.datapaths.sockmap;
+        sockmap.reason.filter(|_| !sockmap.available)
+    })?;
+    assert!(reason.contains("detached"), "{reason}");
+    assert_eq!(site.daemon.metrics()?.sum("snisplice_sockmap_available", &[]).to_string(), "0");
+    let told = site.daemon.log().iter().filter(|line| line.contains("sockmap datapath is lost")).count();
+    assert_eq!(told, 1);
+
+    // Sockets that were in the map keep their program.
+    transfer(&mut server, &mut client, 2, 1_000_000)?;
+    let (mut late, mut late_server) = site.flow()?;
+    transfer(&mut late, &mut late_server, 3, 1_000_000)?;
+    transfer(&mut late_server, &mut late, 4, 1_000_000)?;
+    for (client, server, datapath) in [(client, server, "sockmap"), (late, late_server, "copy")] {
+        let (mut client, mut server) = (client, server);
+        finish(&client)?;
+        expect_ending(&mut server, Ending::Eof)?;
+        finish(&server)?;
+        expect_ending(&mut client, Ending::Eof)?;
+        let access = site.daemon.wait_for_access(client.local_addr()?)?;
+        assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("eof", Some(datapath)));
+    }
+    let labels = [("from", "sockmap"), ("reason", "unavailable")];
+    site.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
+    site.daemon.stop()
+}

@@ -1,0 +1,8 @@
+//! What goes wrong around the daemon: each case has an outcome that peers can live with, and is counted.
+
+mod connect;
+mod files;
+mod foreign;
+mod full;
+mod lost;
+mod vanished;

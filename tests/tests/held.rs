@@ -1,0 +1,60 @@
+//! Servers that do not accept: clients are held, refused, or leave.
+
+use std::io::Write as _;
+
+use anyhow::Result;
+use harness::netns::backend;
+use harness::peers::raw::{Ending, RawListener, expect_ending, reset, transfer};
+use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
+
+const MIB: u64 = 1024 * 1024;
+
+#[test]
+fn a_server_that_refuses_resets_the_client() -> Result<()> {
+    let site = RawSite::start(&config().hold("0s"))?;
+    site.polling.stop()?;
+    let mut client = site.net.client.connect(harness::netns::edge(443))?;
+    client.write_all(&polling_hello())?;
+    expect_ending(&mut client, Ending::Reset)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    assert_eq!((access.reason.as_str(), access.bytes_out), ("connect_refused", 0), "{access:?}");
+    assert_eq!(access.hello.as_deref(), Some("found"), "{access:?}");
+    let error = access.error.as_deref().unwrap_or_default();
+    assert!(error.contains("10943") && error.contains("refused"), "{access:?}");
+    let labels = [("route", "polling"), ("reason", "connect_refused")];
+    site.daemon.wait_for_metric("snisplice_connections_closed_total", &labels, 1.0)?;
+    let labels = [("upstream", "octopus-polling")];
+    site.daemon.wait_for_metric("snisplice_upstream_connect_failures_total", &labels, 1.0)?;
+    site.daemon.stop()
+}
+
+#[test]
+fn a_connection_is_held_until_the_server_is_back() -> Result<()> {
+    let site = RawSite::start(&config().hold("10s"))?;
+    let RawSite { daemon, polling, net, .. } = site;
+    polling.stop()?;
+    let hello = polling_hello();
+    let mut client = net.client.connect(harness::netns::edge(443))?;
+    client.write_all(&hello)?;
+    let labels = [("upstream", "octopus-polling")];
+    daemon.wait_for_metric("snisplice_upstream_connect_failures_total", &labels, 1.0)?;
+    let back = RawListener::bind(&net.backend, backend(POLLING_PORT))?;
+    let mut server = back.accept_after(&hello)?;
+    transfer(&mut server, &mut client, 1, MIB)?;
+    drop((client, server));
+    daemon.stop()
+}
+
+#[test]
+fn a_client_that_leaves_while_it_is_held_is_noticed() -> Result<()> {
+    let RawSite { daemon, polling, net, .. } = RawSite::start(&config().hold("60s"))?;
+    polling.stop()?;
+    let mut client = net.client.connect(harness::netns::edge(443))?;
+    let address = client.local_addr()?;
+    client.write_all(&polling_hello())?;
+    let labels = [("upstream", "octopus-polling")];
+    daemon.wait_for_metric("snisplice_upstream_connect_failures_total", &labels, 1.0)?;
+    reset(client)?;
+    assert_eq!(daemon.wait_for_access(address)?.reason, "client_gone");
+    daemon.stop()
+}
