@@ -99,7 +99,9 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
                 let waits = states.iter().any(|state| !state.resting.load(Ordering::Relaxed));
                 limit = earlier(next, waits.then_some(LOOK));
             }
-            Next::Done(carried) => return Ok(Copied::Ended(carried)),
+            Next::Done(Carried { end, .. }) => {
+                return Ok(Copied::Ended(Carried { end, bytes: flow.copied() }));
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub(super) struct Ending {
     machine: Splice,
     vigil: Vigil,
+    in_kernel: bool,
     begun: Instant,
     last: Look,
 }
@@ -39,6 +40,7 @@ impl Ending {
         Self {
             machine: Splice::new(legs, bounds, Duration::ZERO),
             vigil: Vigil::new(timeouts.keepalive, in_kernel),
+            in_kernel,
             begun: Instant::now(),
             last: Look::default(),
         }
@@ -84,9 +86,11 @@ impl Ending {
     }
 
     fn finish<S: AsFd>(&mut self, sockets: [&S; 2], end: End, clean: bool) -> io::Result<Next> {
-        // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way any more, so
-        // that the answers are final now.
-        self.last.legs = readings(sockets)?;
+        if self.in_kernel {
+            // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way any more, so
+            // that the answers are final now.
+            self.last.legs = readings(sockets)?;
+        }
         let end = name_timeout(end, sockets);
         for socket in sockets {
             sys::reset_on_close(socket, !clean)?;

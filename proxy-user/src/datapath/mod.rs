@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use local::Bypass;
 use proxy_common::flow::{End, Reason};
-use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip};
+use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Local, Skip};
 use tokio::net::TcpStream;
 
 use self::copy::Copied;
@@ -69,7 +69,9 @@ impl Carriers {
         if let Err(error) = sys::reset_on_close(&pair.client, true) {
             return internal(flow, [0; 2], &error);
         }
-        let near = is_near(&pair);
+        let near = choice != Choice::Only(Datapath::Copy)
+            && self.host().local != Local::Unavailable
+            && is_near(&pair);
         let plan = plan::plan(choice, self.host(), near);
         if let Some(patience) = plan::patience(choice, &plan) {
             match self.copy(flow, &mut pair, Some(patience)).await {
