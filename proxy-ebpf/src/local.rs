@@ -166,7 +166,7 @@ fn load<'a>(ctx: &TcContext, request: &'a mut MaybeUninit<Request>) -> Option<&'
             ctx.skb.skb.cast(),
             0,
             bytes.as_mut_ptr().cast(),
-            REQUEST_BYTES as u32,
+            size(REQUEST_BYTES),
         )
     };
     // SAFETY: written above.
@@ -181,11 +181,17 @@ fn find(ctx: &TcContext, request: &mut Request) -> *mut bpf_sock {
     // SAFETY: the context is the one the kernel called this program with, and the tuple is ours, and as long as that.
     unsafe {
         if request.family == 4 {
-            bpf_sk_lookup_tcp(ctx, tuple, TUPLE_BYTES_IPV4 as u32, netns, 0)
+            bpf_sk_lookup_tcp(ctx, tuple, size(TUPLE_BYTES_IPV4), netns, 0)
         } else {
-            bpf_sk_lookup_tcp(ctx, tuple, TUPLE_BYTES as u32, netns, 0)
+            bpf_sk_lookup_tcp(ctx, tuple, size(TUPLE_BYTES), netns, 0)
         }
     }
+}
+
+/// Sizes as helpers want them.
+#[expect(clippy::cast_possible_truncation, reason = "evaluated for small constants only")]
+const fn size(bytes: usize) -> u32 {
+    bytes as u32
 }
 
 #[inline(always)]

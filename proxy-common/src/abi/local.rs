@@ -62,9 +62,9 @@ pub const TUPLE_BYTES: usize = 36;
 pub const TUPLE_BYTES_IPV4: usize = 12;
 
 /// Bytes of a [`Request`].
-pub const REQUEST_BYTES: usize = size_of::<Request>();
+pub const REQUEST_BYTES: usize = 80;
 
-const _: () = assert!(REQUEST_BYTES == 80);
+const _: () = assert!(size_of::<Request>() == REQUEST_BYTES);
 
 impl Request {
     /// As the program reads it.

@@ -39,6 +39,8 @@ pub(super) struct Bypass<'a> {
 }
 
 struct Captured {
+    /// Bytes past the loopback when it was captured, and at the last look.
+    since: u64,
     beside: u64,
     looked: Instant,
 }
@@ -82,12 +84,15 @@ impl<'a> Bypass<'a> {
         let idle = captured.looked.elapsed() >= IDLE;
         let stale = idle && captured.beside == down.beside;
         if idle {
-            *captured = Captured { beside: down.beside, looked: Instant::now() };
+            (captured.beside, captured.looked) = (down.beside, Instant::now());
         }
         let left = IDLE.saturating_sub(captured.looked.elapsed());
         if stale || up.passed != up.taken || !readings(sockets)?.iter().all(sys::is_established) {
+            let gained = down.beside.saturating_sub(captured.since);
             self.let_go(tracks)?;
-            self.ask_again(tracks, LONG);
+            // Where it did not pay it is tried more rarely: each time costs a few wake-ups.
+            let step = if gained < LONG { self.step * 2 } else { LONG };
+            self.ask_again(tracks, step.min(LONGEST));
             return Ok(None);
         }
         Ok(Some(left))
@@ -111,8 +116,7 @@ impl<'a> Bypass<'a> {
         let place = tracks[1].place();
         if quiet && self.reach.capture(&self.ends, place, self.client)? == Answer::Yes {
             let beside = tracks[1].read().beside;
-            self.captured = Some(Captured { beside, looked: Instant::now() });
-            self.step = LONG;
+            self.captured = Some(Captured { since: beside, beside, looked: Instant::now() });
             return Ok(());
         }
         tracks[0].hold(false);

@@ -87,6 +87,12 @@ impl<'a> Scene<'a> {
     }
 }
 
+impl Drop for Scene<'_> {
+    fn drop(&mut self) {
+        let _ = self.release();
+    }
+}
+
 /// What a captured server sends arrives, and none of it takes the loopback connection.
 fn carries_a_download(scene: Scene<'_>) -> anyhow::Result<Scene<'_>> {
     scene.captured()?;

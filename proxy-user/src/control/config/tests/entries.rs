@@ -93,7 +93,7 @@ fn a_datapath_is_one_that_this_version_has() {
     );
     assert_upstream_error(
         "servers = 'a:1'\ndatapath = §'xdp'",
-        "\"xdp\" is not a datapath; write one of auto, sockmap, copy",
+        "\"xdp\" is not a datapath; write one of auto, local, sockmap, copy",
     );
 }
 
