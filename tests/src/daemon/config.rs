@@ -45,6 +45,7 @@ pub struct Config {
     datapath: Option<Datapath>,
     hold: Option<String>,
     timeouts: String,
+    limits: String,
 }
 
 impl Config {
@@ -108,6 +109,12 @@ impl Config {
         self
     }
 
+    /// Sets the budget of memory for TCP.
+    #[must_use]
+    pub fn tcp_memory(self, size: &str) -> Self {
+        Self { limits: format!("[limits]\ntcp_memory = \"{size}\"\n\n"), ..self }
+    }
+
     /// The file's text.
     pub fn render(&self, admin_socket: &Path) -> String {
         let datapath = self.datapath.map_or_else(Datapath::of_environment, |chosen| chosen.word().to_owned());
@@ -123,6 +130,7 @@ impl Config {
         if !self.timeouts.is_empty() {
             text += &format!("[timeouts]\n{}\n", self.timeouts);
         }
+        text += &self.limits;
         let socket = admin_socket.display();
         text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
     }
