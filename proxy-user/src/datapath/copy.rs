@@ -53,8 +53,8 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     }
     let [to_upstream, to_client] = &flow.copied;
     let states = [State::default(), State::default()];
-    let mut up = std::pin::pin!(pump(&mut client, sockets[1], to_upstream, &states[0]));
-    let mut down = std::pin::pin!(pump(&mut upstream, sockets[0], to_client, &states[1]));
+    let mut up = std::pin::pin!(pump(&mut client, sockets[1], flow, to_upstream, &states[0]));
+    let mut down = std::pin::pin!(pump(&mut upstream, sockets[0], flow, to_client, &states[1]));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut alarm = std::pin::pin!(pause(due));
     // Whether a pump has come to its end, we have been told to stop, and a socket has failed.
@@ -89,6 +89,7 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
                 continue;
             }
             () = pause(limit) => {}
+            () = ending.idle(|| flow.rested()) => {}
         }
         let taken = || {
             let [up, down] = flow.copied();
@@ -136,7 +137,7 @@ struct State {
 
 /// Moves bytes until the source has no more, or the target takes no more. Which of the two, and how it came about, the
 /// sockets tell better than the errors do.
-async fn pump(source: &mut ReadHalf<'_>, target: &TcpStream, moved: &AtomicU64, state: &State) {
+async fn pump(source: &mut ReadHalf<'_>, target: &TcpStream, flow: &Flow, moved: &AtomicU64, state: &State) {
     loop {
         state.resting.store(true, Ordering::Relaxed);
         if source.readable().await.is_err() {
@@ -155,6 +156,7 @@ async fn pump(source: &mut ReadHalf<'_>, target: &TcpStream, moved: &AtomicU64, 
             if write_all(target, bytes, moved, &state.blocked).await.is_err() {
                 return;
             }
+            flow.moved(Duration::ZERO);
             if count < buffer.bytes().len() {
                 // The queue was read to its end, which the runtime knows too: no need to ask once more.
                 break;

@@ -174,6 +174,7 @@ impl Spliced<'_> {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
             };
+            flow.moved(ending.rested());
             tokio::select! {
                 () = flow.wake.notified() => {}
                 () = &mut stopping, if !stopped => {
@@ -181,6 +182,7 @@ impl Spliced<'_> {
                     ending.close();
                 }
                 () = sleep(limit) => {}
+                () = ending.idle(|| rested(flow, &self.tracks)) => {}
             }
         }
     }
@@ -200,6 +202,11 @@ fn counts(tracks: &[Track<'_>; 2]) -> ([Seen; 2], [u64; 2]) {
         directions.each_ref().map(|direction| Seen::Bytes(direction.seen())),
         directions.each_ref().map(|direction| direction.beside),
     )
+}
+
+/// For how long no byte has moved, as far as the verdict tells, and what was learnt at turns: bytes beside it show there.
+fn rested(flow: &Flow, tracks: &[Track<'_>; 2]) -> Duration {
+    tracks.iter().fold(flow.rested(), |rested, track| rested.min(sys::since(track.read().active_ns)))
 }
 
 async fn sleep(limit: Option<Duration>) {
