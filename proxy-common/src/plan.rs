@@ -1,5 +1,10 @@
 //! Which datapaths a flow may take, best first, and why each other one is left out.
 
+use core::time::Duration;
+
+/// Longer than most requests of a browser, shorter than an operator looks.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A way to carry the bytes of an established flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Datapath {
@@ -109,6 +114,14 @@ pub fn plan(choice: Choice, host: Host, near: bool) -> Vec<Datapath> {
     Datapath::ALL.into_iter().filter(|&datapath| skip(choice, host, near, datapath).is_none()).collect()
 }
 
+/// How long a flow is copied before it is spliced: a connection that ends soon is not worth the hand-over. None: it is
+/// handed over at once, or there is nothing to hand it over to.
+#[must_use]
+pub fn patience(choice: Choice, plan: &[Datapath]) -> Option<Duration> {
+    let can_splice = plan.iter().any(|&datapath| datapath != Datapath::Copy);
+    (choice == Choice::Auto && can_splice).then_some(PATIENCE)
+}
+
 /// Why `datapath` is not in the plan, or None if it is.
 #[must_use]
 pub fn skip(choice: Choice, host: Host, near: bool, datapath: Datapath) -> Option<Skip> {
@@ -138,6 +151,15 @@ mod tests {
         assert_eq!(plan(Choice::Auto, host(Local::Always), true), [L, Sockmap, Copy]);
         assert_eq!(plan(Choice::Auto, host(Local::Always), false), [Sockmap, Copy]);
         assert_eq!(plan(Choice::Auto, host(Local::ByName), true), [Sockmap, Copy]);
+    }
+
+    #[test]
+    fn only_auto_waits_and_only_for_something() {
+        let plan = |choice, host| plan(choice, host, false);
+        let waits = |choice, host| patience(choice, &plan(choice, host)).is_some();
+        assert!(waits(Choice::Auto, host(Local::Always)));
+        assert!(!waits(Choice::Only(Datapath::Sockmap), host(Local::Always)));
+        assert!(!waits(Choice::Auto, Host::default()));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use proxy_common::abi::local::{
     Answer, CEILING, REQUEST_BYTES, Request, TUPLE_BYTES, TUPLE_BYTES_IPV4, Task,
 };
 use proxy_common::abi::sockmap::{Direction, MAX_SOCKETS};
-use verdict::{DIRECTIONS, SOCKETS, look_at, others, read};
+use verdict::{COPIED_SEQ_OFFSET, DIRECTIONS, SOCKETS, look_at, others, read};
 
 #[map]
 static BACKENDS: SockHash<u64> = SockHash::with_max_entries(MAX_SOCKETS, 0);
@@ -38,8 +38,6 @@ static BYPASSES: HashMap<u64, Bypass> = HashMap::with_max_entries(MAX_SOCKETS, B
 #[map]
 static CAPTURED: HashMap<u64, u64> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
 
-#[unsafe(no_mangle)]
-static COPIED_SEQ_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static RCV_NXT_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -58,6 +56,8 @@ struct Bypass {
     upstream: u64,
     /// The `tcp_sock` of the client's socket: to be read with a helper that checks the address, since it may be gone.
     client: u64,
+    /// Bytes that the server sent before the direction began.
+    before: u64,
     /// How fast the client acknowledges. The verdict has its own, since it runs under another lock.
     pace: Pace,
 }
@@ -121,7 +121,8 @@ fn is_clear(server: *const u8, bypass: &mut Bypass, direction: *mut Direction) -
     if source != bypass.upstream
         || base == 0
         || passed != taken
-        || client.write_seq.wrapping_sub(low(base)) != looped.wrapping_add(low(beside))
+        || client.write_seq.wrapping_sub(low(base))
+            != looped.wrapping_sub(low(bypass.before)).wrapping_add(low(beside))
     {
         return false;
     }
@@ -211,7 +212,7 @@ fn examine(socket: *mut bpf_sock, request: &Request) -> Answer {
     if tcp.is_null() {
         return Answer::NotEstablished;
     }
-    let unread = match (read(tcp, COPIED_SEQ_OFFSET.load()), read(tcp, RCV_NXT_OFFSET.load())) {
+    let unread = match (read::<u32>(tcp, COPIED_SEQ_OFFSET.load()), read::<u32>(tcp, RCV_NXT_OFFSET.load())) {
         (Some(copied), Some(received)) => copied != received,
         _ => true,
     };
@@ -224,7 +225,8 @@ fn examine(socket: *mut bpf_sock, request: &Request) -> Answer {
 
 #[inline(always)]
 fn capture(socket: *mut bpf_sock, address: u64, client: u64, request: &Request) -> Answer {
-    let bypass = Bypass { slot: request.slot, upstream: request.upstream, client, pace: Pace::default() };
+    let Request { slot, upstream, before, .. } = *request;
+    let bypass = Bypass { slot, upstream, client, before, pace: Pace::default() };
     let mut key = request.upstream;
     if BYPASSES.insert(address, bypass, 0).is_err() || CAPTURED.insert(key, address, 0).is_err() {
         release(key);

@@ -10,7 +10,7 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::helpers::{
     bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_map_lookup_elem, bpf_probe_read_kernel,
-    bpf_sk_release, bpf_skc_to_tcp_sock,
+    bpf_sk_release, bpf_skb_adjust_room, bpf_skc_to_tcp_sock,
 };
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
@@ -46,15 +46,32 @@ static SND_UNA_OFFSET: Global<u32> = Global::new(0);
 static WRITE_SEQ_OFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SRTT_US_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static COPIED_SEQ_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static CONTROL_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static USER_DATA_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static INGRESS_OFFSET: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static QUEUE_LENGTH_OFFSET: Global<u32> = Global::new(0);
+
+/// The low bits of `sk_user_data` are flags (`SK_USER_DATA_PTRMASK` in `include/net/sock.h`).
+const USER_DATA_FLAGS: usize = 7;
 
 /// A passing direction tells userspace again every so many bytes, since an event may find the ring full.
 const REMIND_EVERY: u64 = 256 * 1024;
 
+/// Most bytes that the kernel takes off a segment at a time (`sk_skb_adjust_room`), and how often that is done for one: enough
+/// for 128 KiB, which is more than a segment can repeat without being dropped by TCP as a whole.
+const CUT_MAX: u32 = 0xfff;
+const CUTS_MAX: u32 = 33;
+
 /// What becomes of one segment.
 #[inline(always)]
 pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
-    let len = u64::from(ctx.len());
-    if len == 0 {
+    if ctx.len() == 0 {
         // A bare FIN: there is nothing to carry, and passing it would queue an empty message for ever.
         return SK_DROP;
     }
@@ -71,7 +88,13 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
     // SAFETY: needs nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     direction.active_ns = now;
-    let seen = direction.seen();
+    if !cut_repeated(ctx, direction) {
+        // Anything but the next byte would be another stream. The daemon finds the flow stuck, and resets it.
+        count(Counter::MisfitSegments, 1);
+        tell(cookie);
+        return SK_DROP;
+    }
+    let (seen, len) = (direction.seen(), u64::from(ctx.len()));
     if seen < others(&raw const direction.call_at) && seen + len >= others(&raw const direction.call_at) {
         tell(cookie);
     }
@@ -85,22 +108,30 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
         return SK_PASS;
     }
     // Whatever was passed is written to the target: redirected bytes cannot overtake it any more.
-    if others(&raw const direction.hold) != 0 {
-        pass(direction, len);
-        tell(cookie);
-        return SK_PASS;
-    }
-    match credit(direction, taken, now) {
-        Credit::Some => {
+    let credit = if others(&raw const direction.hold) != 0 || is_target_passing(direction) {
+        Credit::Withheld
+    } else {
+        credit(direction, taken, now)
+    };
+    let credit = match credit {
+        Credit::Spent if has_queue(ctx) => Credit::Overdrawn,
+        credit => credit,
+    };
+    match credit {
+        Credit::Some | Credit::Overdrawn => {
             if SOCKETS.redirect_skb(ctx, direction.target, 0) == i64::from(SK_PASS) {
                 direction.redirected += len;
                 count(Counter::RedirectedBytes, len);
                 count(Counter::RedirectedSegments, 1);
+                if matches!(credit, Credit::Overdrawn) {
+                    count(Counter::OverdrawnBytes, len);
+                }
                 return SK_PASS;
             }
             count(Counter::RedirectFailures, 1);
         }
         Credit::Spent => count(Counter::CreditStops, 1),
+        Credit::Withheld => {}
         Credit::NoTarget => {
             count(Counter::RedirectFailures, 1);
             debug!(ctx, "socket {} has no target {}, {} bytes passed", cookie, direction.target, len);
@@ -110,6 +141,78 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
     pass(direction, len);
     tell(cookie);
     SK_PASS
+}
+
+/// Takes off the head of a segment what was seen before: a retransmission may hold both old and new bytes, and no kernel up to
+/// 6.18 takes the old ones off before a verdict. Says whether that could be done.
+#[inline(always)]
+fn cut_repeated(ctx: &SkBuffContext, direction: &mut Direction) -> bool {
+    // The first field of what TCP keeps with a segment (`struct tcp_skb_cb`) is its sequence number. The context is the
+    // kernel's own `sk_buff`, which the helper may look at, as at any other memory.
+    let Some(seq) = read::<u32>(ctx.skb.skb.cast(), CONTROL_OFFSET.load()) else { return false };
+    let unread = match direction.start {
+        0 => match own_tcp(ctx).and_then(|tcp| read(tcp, COPIED_SEQ_OFFSET.load())) {
+            Some(unread) => unread,
+            None => return false,
+        },
+        _ => 0,
+    };
+    let mut left = match direction.repeated(seq, unread) {
+        Some(0) => return true,
+        Some(repeated) => repeated,
+        None => return false,
+    };
+    count(Counter::RepeatedBytes, u64::from(left));
+    for _ in 0..CUTS_MAX {
+        let cut = left.min(CUT_MAX);
+        // SAFETY: the context is the one the kernel called this program with.
+        let result = unsafe { bpf_skb_adjust_room(ctx.skb.skb.cast(), -(cut as i32), 0, 0) };
+        if result != 0 {
+            return false;
+        }
+        left -= cut;
+        if left == 0 {
+            return true;
+        }
+    }
+    false
+}
+
+/// The `tcp_sock` that receives, whose lock is ours.
+#[inline(always)]
+fn own_tcp(ctx: &SkBuffContext) -> Option<*const u8> {
+    // SAFETY: the context is the one the kernel called this program with.
+    let socket = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: the kernel calls with the socket that receives.
+    let tcp = unsafe { bpf_skc_to_tcp_sock(socket.cast()) };
+    (!tcp.is_null()).then_some(tcp.cast_const().cast())
+}
+
+/// Whether segments that the target receives are left to userspace. They stand in one queue with those that are redirected to
+/// it, and behind any that still wait there they would not be charged to its receive buffer: its window would stay
+/// open.
+#[inline(always)]
+fn is_target_passing(direction: &Direction) -> bool {
+    let Some(back) = DIRECTIONS.get_ptr(direction.back as u32) else { return false };
+    // SAFETY: an element of a map; both words are written whole, by others.
+    unsafe { others(&raw const (*back).passed) != others(&raw const (*back).taken) }
+}
+
+/// Whether segments that were redirected to this socket still wait to be written to it: the kernel's worker is about to. None
+/// may be passed as long, for the reason above.
+#[inline(always)]
+fn has_queue(ctx: &SkBuffContext) -> bool {
+    queue_length(ctx).is_some_and(|length| length > 0)
+}
+
+#[inline(always)]
+fn queue_length(ctx: &SkBuffContext) -> Option<u32> {
+    let data: u64 = read(own_tcp(ctx)?, USER_DATA_OFFSET.load())?;
+    let psock = (data as usize & !USER_DATA_FLAGS) as *const u8;
+    read(psock, INGRESS_OFFSET.load() + QUEUE_LENGTH_OFFSET.load())
 }
 
 #[inline(always)]
@@ -128,6 +231,9 @@ fn pass(direction: &mut Direction, len: u64) {
 enum Credit {
     Some,
     Spent,
+    /// Spent, but there is no other way.
+    Overdrawn,
+    Withheld,
     NoTarget,
 }
 
@@ -159,15 +265,15 @@ pub(crate) fn look_at(tcp: *const u8) -> Option<Target> {
         snd_una: read(tcp, SND_UNA_OFFSET.load())?,
         write_seq: read(tcp, WRITE_SEQ_OFFSET.load())?,
         // The kernel keeps eight times the value (`struct tcp_sock`).
-        round_trip_us: read(tcp, SRTT_US_OFFSET.load())? >> 3,
+        round_trip_us: read::<u32>(tcp, SRTT_US_OFFSET.load())? >> 3,
     })
 }
 
-/// Reads a field of a `tcp_sock`. The target's lock is not ours: a value that is a moment old is as good.
+/// Reads a field of a structure of the kernel's. Its lock may not be ours: a value that is a moment old is as good.
 #[inline(always)]
-pub(crate) fn read(tcp: *const u8, offset: u32) -> Option<u32> {
-    // SAFETY: the helper checks the address; the offset is that of a u32 in the structure.
-    unsafe { bpf_probe_read_kernel(tcp.wrapping_add(offset as usize).cast::<u32>()) }.ok()
+pub(crate) fn read<T>(structure: *const u8, offset: u32) -> Option<T> {
+    // SAFETY: the helper checks the address; the offset is that of a field of this size, of which all bits are valid.
+    unsafe { bpf_probe_read_kernel(structure.wrapping_add(offset as usize).cast::<T>()) }.ok()
 }
 
 /// A word that somebody else writes at any moment.

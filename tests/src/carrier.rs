@@ -118,8 +118,22 @@ impl Carrier {
     /// kernel's counters agree. Call it when nothing else has run since `before`.
     ///
     /// # Errors
-    /// When they were not.
+    /// When they were not, or when the kernel moved less than a quarter of the bytes.
     pub fn prove(&self, daemon: &Daemon, before: &Account, records: &[Access]) -> Result<()> {
+        self.prove_share(daemon, before, records, 4)
+    }
+
+    /// The same where the kernel needs to have moved a `share`th only: bytes whose reader falls behind are copied.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn prove_share(
+        &self,
+        daemon: &Daemon,
+        before: &Account,
+        records: &[Access],
+        share: u64,
+    ) -> Result<()> {
         let after = self.account(daemon)?;
         let own = || records.iter().filter(|record| record.datapath.as_deref() == Some(self.name));
         let said =
@@ -137,7 +151,7 @@ impl Carrier {
         let carried = said[0] + said[1];
         ensure!(moved + passed >= carried, "the kernel moved {moved} and passed {passed} of {carried} bytes");
         // A server on the same host sends faster than any client reads: the daemon is in the middle of it then.
-        let least = if self.place == Place::Edge { 1 } else { carried / 4 };
+        let least = if self.place == Place::Edge { 1 } else { carried / share };
         ensure!(moved >= least, "the kernel moved {moved} of {carried} bytes only");
         Ok(())
     }

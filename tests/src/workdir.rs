@@ -22,6 +22,20 @@ pub(crate) fn is_left_over(name: &str) -> bool {
     pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
 }
 
+/// Removes all directories of this process. For a process that ends without unwinding, as on Ctrl-C.
+///
+/// # Errors
+/// When the system's temporary directory cannot be read.
+pub fn remove_own() -> Result<()> {
+    let own = format!("{PREFIX}{}-", process::id());
+    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&own)) {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+    Ok(())
+}
+
 /// A directory of its own under the system's temporary directory, removed with all content on drop.
 #[derive(Debug)]
 pub struct WorkDir {

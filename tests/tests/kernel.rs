@@ -6,6 +6,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use harness::daemon::{Access, Daemon, Datapath, Kernel, Launch};
+use harness::deadline::{PATIENCE, wait_for};
 use harness::peers::agent::Work;
 use harness::peers::raw::{Ending, expect_ending, finish, reset, transfer};
 use harness::site::{POLLING_NAME, RawSite, SHARED_PORT, Site, config, polling_hello};

@@ -3,6 +3,7 @@
 //! One file per command. What a command needs is looked for first and installed if it is missing, and each
 //! failure names the way out.
 
+mod bench;
 mod build;
 mod console;
 mod demo;
@@ -54,6 +55,13 @@ enum Task {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
+    /// Build, then compare with other proxies on this machine (as root, or with sudo)
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments of the benchmark; --help lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Formatting, clippy, the rules of the house, licences and advisories
     Lint,
     /// Everything that says whether this tree is good: build, lint, unit and end-to-end tests
@@ -67,6 +75,7 @@ fn main() -> ExitCode {
         Task::Build { release: _ } => build::all().map(|()| true),
         Task::Run { args } => run::run(&args).map(|()| true),
         Task::Demo { args } => demo::run(&args).map(|()| true),
+        Task::Bench { args } => bench::run(&args).map(|()| true),
         Task::Lint => Ok(lint::run()),
         Task::Test(options) => test::run(&options),
     };

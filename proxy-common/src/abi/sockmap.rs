@@ -24,16 +24,23 @@ pub const MAX_SOCKETS: u32 = 1 << 17;
 /// Size of the ring buffer in bytes: 4,096 events of 8 bytes with their 8-byte headers.
 pub const EVENTS_BYTES: u32 = 1 << 16;
 
-/// Names of the constants that hold the offsets of fields of `struct tcp_sock`, and of the fields.
-pub const OFFSETS: [(&str, &str); 3] =
-    [("SND_UNA_OFFSET", "snd_una"), ("WRITE_SEQ_OFFSET", "write_seq"), ("SRTT_US_OFFSET", "srtt_us")];
+/// Names of the constants that hold offsets of fields of the kernel's structures, and of the structures and fields.
+pub const OFFSETS: [(&str, &str, &str); 8] = [
+    ("SND_UNA_OFFSET", "tcp_sock", "snd_una"),
+    ("WRITE_SEQ_OFFSET", "tcp_sock", "write_seq"),
+    ("SRTT_US_OFFSET", "tcp_sock", "srtt_us"),
+    ("COPIED_SEQ_OFFSET", "tcp_sock", "copied_seq"),
+    ("CONTROL_OFFSET", "sk_buff", "cb"),
+    ("USER_DATA_OFFSET", "sock", "sk_user_data"),
+    ("INGRESS_OFFSET", "sk_psock", "ingress_skb"),
+    ("QUEUE_LENGTH_OFFSET", "sk_buff_head", "qlen"),
+];
 
 /// The bytes that one socket receives while it is spliced, and where they go.
 ///
-/// Written whole by the daemon before the verdict can find it. From then on the first half is the verdict's, which runs under
-/// the socket's lock, and the second half the daemon's, but for the last word: each word has one writer, so that no update
-/// needs an atomic.
-/// Each half is one cache line.
+/// Written whole by the daemon before the verdict can find it. From then on the first of its three cache lines is the
+/// verdict's, which runs under the socket's lock, the second the daemon's, and the third the bypass's: each word has one writer,
+/// so that no update needs an atomic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Direction {
@@ -55,6 +62,8 @@ pub struct Direction {
     pub source: u64,
     /// Cookie of the socket that the bytes go to.
     pub target: u64,
+    /// Where the direction of that socket is.
+    pub back: u64,
     /// Of the passed bytes, how many userspace has written to the target.
     pub taken: u64,
     /// Credit: bytes that may be on their way to the target's peer, unacknowledged, before the rest is passed: at least
@@ -70,13 +79,19 @@ pub struct Direction {
     /// Bytes that the target was given past the source ([`super::local`]). Written under the lock of the socket that sends
     /// them.
     pub beside: u64,
+    /// Sequence number of the first byte that the source received for the verdict, with [`BASE_KNOWN`] once it is known. The
+    /// verdict's.
+    pub start: u64,
+    /// Fills the cache line, 0.
+    pub spare: [u64; 6],
 }
 
 /// Words of a [`Direction`].
 pub const DIRECTION_WORDS: usize = size_of::<Direction>() / size_of::<u64>();
 
-const _: () = assert!(size_of::<Direction>() == 128);
+const _: () = assert!(size_of::<Direction>() == 192);
 const _: () = assert!(core::mem::offset_of!(Direction, source) == 64);
+const _: () = assert!(core::mem::offset_of!(Direction, beside) == 128);
 
 /// Where a direction is: its index in [`DIRECTIONS`], and the cookie that is its [`Direction::source`] as long as it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,18 +107,21 @@ pub struct Place {
 pub enum Word {
     /// [`Direction::source`].
     Source = 8,
+    /// [`Direction::back`].
+    Back = 10,
     /// [`Direction::taken`].
-    Taken = 10,
+    Taken = 11,
     /// [`Direction::ceiling`].
-    Ceiling = 12,
+    Ceiling = 13,
     /// [`Direction::call_at`].
-    CallAt = 13,
+    CallAt = 14,
     /// [`Direction::hold`].
-    Hold = 14,
+    Hold = 15,
     /// [`Direction::beside`], which the daemon writes while nothing else does.
-    Beside = 15,
+    Beside = 16,
 }
 
+const _: () = assert!(core::mem::offset_of!(Direction, back) == Word::Back as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, taken) == Word::Taken as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, ceiling) == Word::Ceiling as usize * 8);
 const _: () = assert!(core::mem::offset_of!(Direction, call_at) == Word::CallAt as usize * 8);
@@ -143,12 +161,15 @@ impl Direction {
             pace: Pace { begun_ns: 0, begun_una: 0, before: 0 },
             source,
             target,
+            back: 0,
             taken: 0,
             floor,
             ceiling,
             call_at: u64::MAX,
             hold: 0,
             beside: 0,
+            start: 0,
+            spare: [0; 6],
         }
     }
 
@@ -156,69 +177,55 @@ impl Direction {
     #[must_use]
     pub const fn to_words(self) -> [u64; DIRECTION_WORDS] {
         let Pace { begun_ns, begun_una, before } = self.pace;
-        [
-            self.redirected,
-            self.passed,
-            self.credit,
-            self.base,
-            self.active_ns,
-            begun_ns,
-            begun_una,
-            before,
-            self.source,
-            self.target,
-            self.taken,
-            self.floor,
-            self.ceiling,
-            self.call_at,
-            self.hold,
-            self.beside,
-        ]
+        let [s0, s1, s2, s3, s4, s5] = self.spare;
+        #[rustfmt::skip]
+        let words = [
+            self.redirected, self.passed, self.credit, self.base, self.active_ns, begun_ns, begun_una, before,
+            self.source, self.target, self.back, self.taken, self.floor, self.ceiling, self.call_at, self.hold,
+            self.beside, self.start, s0, s1, s2, s3, s4, s5,
+        ];
+        words
     }
 
     /// The reverse of [`Self::to_words`].
     #[must_use]
     pub const fn from_words(words: [u64; DIRECTION_WORDS]) -> Self {
+        #[rustfmt::skip]
         let [
-            redirected,
-            passed,
-            credit,
-            base,
-            active_ns,
-            begun_ns,
-            begun_una,
-            before,
-            source,
-            target,
-            taken,
-            floor,
-            ceiling,
-            call_at,
-            hold,
-            beside,
+            redirected, passed, credit, base, active_ns, begun_ns, begun_una, before,
+            source, target, back, taken, floor, ceiling, call_at, hold,
+            beside, start, s0, s1, s2, s3, s4, s5,
         ] = words;
-        Self {
-            redirected,
-            passed,
-            credit,
-            base,
-            active_ns,
-            pace: Pace { begun_ns, begun_una, before },
-            source,
-            target,
-            taken,
-            floor,
-            ceiling,
-            call_at,
-            hold,
-            beside,
-        }
+        #[rustfmt::skip]
+        let direction = Self {
+            redirected, passed, credit, base, active_ns, pace: Pace { begun_ns, begun_una, before },
+            source, target, back, taken, floor, ceiling, call_at, hold,
+            beside, start, spare: [s0, s1, s2, s3, s4, s5],
+        };
+        direction
+    }
+
+    /// Whether all that was left to userspace is carried.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.passed == self.taken
     }
 
     /// Bytes that the verdict has seen: what TCP received, less what is on its way through the verdict.
     #[must_use]
     pub const fn seen(&self) -> u64 {
         self.redirected.wrapping_add(self.passed)
+    }
+
+    /// How many bytes at the head of a segment that begins at `seq` were seen before. TCP queues a segment whole of which it has
+    /// a part already (`tcp_data_queue`), and readers skip that part; the verdict is given it. `unread`: the first byte that
+    /// nobody has read, for the first segment. None: bytes are missing before it.
+    pub const fn repeated(&mut self, seq: u32, unread: u32) -> Option<u32> {
+        if self.start == 0 {
+            self.start = BASE_KNOWN | unread as u64;
+        }
+        let repeated = low(self.start).wrapping_add(low(self.seen())).wrapping_sub(seq);
+        if repeated.cast_signed() < 0 { None } else { Some(repeated) }
     }
 
     /// Whether the target has room for more: no more than the credit of the bytes that were seen are still
@@ -265,10 +272,16 @@ pub enum Counter {
     CreditStops = 5,
     /// Events that did not fit into the ring.
     LostEvents = 6,
+    /// Bytes redirected beyond the credit, because the socket's own queue did not let them pass.
+    OverdrawnBytes = 7,
+    /// Bytes that TCP had received before, and that the verdict cut off.
+    RepeatedBytes = 8,
+    /// Segments that did not fit to what came before them, and could not be made to. Nothing of their flow is carried any more.
+    MisfitSegments = 9,
 }
 
 /// Length of [`COUNTERS`].
-pub const COUNTER_COUNT: u32 = 7;
+pub const COUNTER_COUNT: u32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -305,6 +318,21 @@ mod tests {
         assert!(has_credit(&mut direction, start.wrapping_add(seen)));
         assert!(has_credit(&mut direction, start.wrapping_add(seen).wrapping_add(1)), "an acknowledged FIN");
         assert!(!has_credit(&mut direction, start.wrapping_add(seen).wrapping_sub(1001)));
+    }
+
+    #[test]
+    fn what_was_seen_before_is_found_across_the_wrap_of_sequence_numbers() {
+        let start = u32::MAX - 10;
+        let mut direction = Direction::new(1, 2);
+        assert_eq!(direction.repeated(start, start), Some(0));
+        direction.redirected = 100;
+        assert_eq!(direction.repeated(start.wrapping_add(100), 0), Some(0));
+        assert_eq!(direction.repeated(start.wrapping_add(101), 0), None);
+        assert_eq!(direction.repeated(start.wrapping_add(93), 0), Some(7));
+        direction.passed = 5 << 32;
+        assert_eq!(direction.repeated(start.wrapping_add(99), 0), Some(1));
+        let mut late = Direction::new(1, 2);
+        assert_eq!(late.repeated(500, 510), Some(10), "the first segment repeats what was read before");
     }
 
     #[test]

@@ -94,6 +94,12 @@ impl Leg {
         Self { written: reading.acked.wrapping_add(reading.queued), received: 0 }
     }
 
+    /// The same when userspace has read `read` bytes from it, to the end of its queue, and written all that it had for it.
+    #[must_use]
+    pub const fn after(reading: &Reading, read: u64) -> Self {
+        Self { received: read, ..Self::at(reading) }
+    }
+
     fn written(&self, reading: &Reading, fin_sent: bool) -> u64 {
         reading
             .acked
@@ -181,6 +187,13 @@ impl Splice {
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     pub fn written(&self, side: Side, reading: &Reading) -> u64 {
         self.legs[side.index()].written(reading, self.fin_out[side.index()])
+    }
+
+    /// Bytes that the socket of `side` has received, as of `reading`, if no FIN is among them.
+    #[must_use]
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    pub fn received(&self, side: Side, reading: &Reading) -> u64 {
+        self.legs[side.index()].received(reading, false)
     }
 
     /// What to do, given what the sockets say at `now`.

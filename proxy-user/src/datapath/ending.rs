@@ -9,8 +9,11 @@ use proxy_common::flow::{Alarm, Bounds, End, Leg, Look, Reading, Reason, Seen, S
 use socket2::SockRef;
 
 use super::Carried;
-use crate::hub::Bytes;
+use crate::hub::{Bytes, Hub};
 use crate::sys;
+
+/// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Brings one flow to its end.
 pub(super) struct Ending {
@@ -29,11 +32,13 @@ pub(super) enum Next {
 }
 
 impl Ending {
-    /// To be made before a byte of the flow was written to or read from the sockets.
-    pub(super) fn new(legs: [Leg; 2], bounds: Bounds, vigil: Vigil) -> Self {
+    /// For a flow whose sockets stand at `legs`.
+    pub(super) fn new(hub: &Hub, legs: [Leg; 2], in_kernel: bool) -> Self {
+        let timeouts = &hub.snapshot.timeouts;
+        let bounds = Bounds { half_close: timeouts.half_close, flush: FLUSH };
         Self {
             machine: Splice::new(legs, bounds, Duration::ZERO),
-            vigil,
+            vigil: Vigil::new(timeouts.keepalive, in_kernel),
             begun: Instant::now(),
             last: Look::default(),
         }
@@ -47,6 +52,11 @@ impl Ending {
     /// Bytes written so far to the socket of `side`, by userspace or the kernel, as of `reading`.
     pub(super) fn written(&self, side: Side, reading: &Reading) -> u64 {
         self.machine.written(side, reading)
+    }
+
+    /// Bytes received so far by the socket of `side`, as of `reading`, where its peer has not ended.
+    pub(super) fn received(&self, side: Side, reading: &Reading) -> u64 {
+        self.machine.received(side, reading)
     }
 
     /// One turn. `counts`: [`Look::seen`] and [`Look::beside`], asked for after the sockets were.

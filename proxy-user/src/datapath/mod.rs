@@ -19,16 +19,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use local::Bypass;
-use proxy_common::flow::{Bounds, End, Reason};
+use proxy_common::flow::{End, Reason};
 use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip};
 use tokio::net::TcpStream;
-use watch::Watch;
+
+use self::copy::Copied;
+use self::sockmap::{Spliced, Trace};
+use self::watch::Watch;
 
 use crate::hub::{Active, Bytes, Flow, Hub, Stage};
 pub(crate) use crate::kernel::Handle as SockmapHandle;
-
-/// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
-const FLUSH: Duration = Duration::from_secs(1);
+use crate::sys;
 
 /// Two connections that become one flow.
 pub(crate) struct Pair {
@@ -61,19 +62,58 @@ impl Carriers {
         if self.hub.sockmap_lost.load(Ordering::Relaxed) { Host::default() } else { self.host }
     }
 
-    fn bounds(&self) -> Bounds {
-        Bounds { half_close: self.hub.snapshot.timeouts.half_close, flush: FLUSH }
-    }
-
     /// Carries `pair` to its end by the best datapath that takes it.
     pub(crate) async fn carry(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
         flow.facts().stage = Stage::Carry;
-        let mut trace = None;
+        // The upstream's is armed since before it was connected.
+        if let Err(error) = sys::reset_on_close(&pair.client, true) {
+            return internal(flow, [0; 2], &error);
+        }
         let near = is_near(&pair);
-        for datapath in plan::plan(choice, self.host(), near) {
-            let Some((handle, watch)) = self.sockmap.as_ref().filter(|_| datapath != Datapath::Copy) else {
-                break;
-            };
+        let plan = plan::plan(choice, self.host(), near);
+        if let Some(patience) = plan::patience(choice, &plan) {
+            match self.copy(flow, &mut pair, Some(patience)).await {
+                Copied::Ended(carried) => return carried,
+                // What was copied counts for copy, though the flow goes on otherwise.
+                Copied::Due => self.hub.meters.carried(flow, flow.copied()),
+            }
+        }
+        let (mut pair, trace) = match self.splice(flow, pair, &plan) {
+            Ok((spliced, datapath)) => {
+                self.hub.flows.know_places(flow, spliced.places());
+                let _active = self.begin(flow, datapath);
+                return spliced.carry(&self.hub, flow).await;
+            }
+            Err(refused) => *refused,
+        };
+        for datapath in [Datapath::Local, Datapath::Sockmap] {
+            if plan::skip(choice, self.host(), near, datapath) == Some(Skip::Unavailable) {
+                self.hub.meters.fell_back(datapath, Fallback::Unavailable);
+            }
+        }
+        let carried = match self.copy(flow, &mut pair, None).await {
+            Copied::Ended(carried) => carried,
+            Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
+        };
+        drop(pair);
+        drop(trace);
+        carried
+    }
+
+    async fn copy(&self, flow: &Flow, pair: &mut Pair, patience: Option<Duration>) -> Copied {
+        let _active = self.begin(flow, Datapath::Copy);
+        copy::carry(&self.hub, flow, pair, patience).await
+    }
+
+    /// Hands `pair` to the first datapath of `plan` that takes it. Err: none does.
+    fn splice<'a>(
+        &'a self,
+        flow: &Flow,
+        pair: Pair,
+        plan: &[Datapath],
+    ) -> Result<(Spliced<'a>, Datapath), Box<(Pair, Option<Trace<'a>>)>> {
+        let Some((handle, watch)) = &self.sockmap else { return Err(Box::new((pair, None))) };
+        for &datapath in plan.iter().filter(|datapath| **datapath != Datapath::Copy) {
             let bypass = match self.bypass(datapath, handle, &pair) {
                 Ok(bypass) => bypass,
                 Err(reason) => {
@@ -81,30 +121,16 @@ impl Carriers {
                     continue;
                 }
             };
-            match sockmap::take_over(handle, watch, flow, pair, bypass) {
-                Ok(spliced) => {
-                    self.hub.flows.know_places(flow, spliced.places());
-                    let _active = self.begin(flow, datapath);
-                    return spliced.carry(&self.hub, self.bounds(), flow).await;
-                }
+            return match sockmap::take_over(handle, watch, flow, pair, bypass) {
+                Ok(spliced) => Ok((spliced, datapath)),
                 Err(refused) => {
-                    self.fall_back(flow, datapath, refused.reason);
-                    pair = refused.pair;
-                    trace = refused.trace;
                     // What the kernel does not take for one of its datapaths it does not take for another.
-                    break;
+                    self.fall_back(flow, datapath, refused.reason);
+                    Err(Box::new((refused.pair, refused.trace)))
                 }
-            }
+            };
         }
-        for datapath in [Datapath::Local, Datapath::Sockmap] {
-            if plan::skip(choice, self.host(), near, datapath) == Some(Skip::Unavailable) {
-                self.hub.meters.fell_back(datapath, Fallback::Unavailable);
-            }
-        }
-        let _active = self.begin(flow, Datapath::Copy);
-        let carried = copy::carry(&self.hub, self.bounds(), flow, pair).await;
-        drop(trace);
-        carried
+        Err(Box::new((pair, None)))
     }
 
     fn bypass<'a>(

@@ -1,5 +1,5 @@
-//! The kernel redirects what one socket receives into the other. Userspace hands the pair over without having read a
-//! byte, sleeps, and wakes for ends, errors, bytes that the kernel could not redirect, or a stop.
+//! The kernel redirects what one socket receives into the other. Userspace hands the pair over at a moment when
+//! no byte of it is in its hands, sleeps, and wakes for ends, errors, bytes that the kernel could not redirect, or a stop.
 
 use std::io;
 use std::net::TcpStream as Socket;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proxy_common::abi::credit::CEILING;
 use proxy_common::abi::sockmap::{Direction, Place};
-use proxy_common::flow::{Bounds, Leg, Reason, Seen, Vigil};
+use proxy_common::flow::{Leg, Reason, Seen};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
@@ -15,7 +15,7 @@ use super::ending::{Ending, Next, earlier, readings};
 use super::leftover::Leftover;
 use super::local::Bypass;
 use super::{Carried, Pair, Watch, internal};
-use crate::hub::{Flow, Hub, Phase};
+use crate::hub::{Bytes, Flow, Hub, Phase};
 use crate::kernel::{Handle, Track};
 use crate::sys;
 
@@ -30,8 +30,11 @@ pub(super) struct Refused<'a> {
     pub(super) pair: Pair,
     pub(super) reason: Fallback,
     /// What the kernel still knows of the pair: to be dropped after it is closed.
-    pub(super) trace: Option<[Track<'a>; 2]>,
+    pub(super) trace: Option<Trace<'a>>,
 }
+
+/// See [`Refused::trace`].
+pub(super) type Trace<'a> = [Track<'a>; 2];
 
 /// A pair in the kernel's hands.
 pub(super) struct Spliced<'a> {
@@ -52,7 +55,7 @@ pub(super) fn take_over<'a>(
     pair: Pair,
     bypass: Option<Bypass<'a>>,
 ) -> Result<Spliced<'a>, Refused<'a>> {
-    let (tracks, legs) = match enroll(handle, &pair) {
+    let (tracks, legs) = match enroll(handle, &pair, flow.copied()) {
         Ok(enrolled) => enrolled,
         Err((reason, trace)) => return Err(Refused { pair, reason, trace }),
     };
@@ -78,17 +81,16 @@ type NotEnrolled<'a> = (Fallback, Option<[Track<'a>; 2]>);
 ///
 /// If the client socket is refused, the upstream socket stays where it is: taking it out would lose bytes that the
 /// verdict has just passed. Its target is unknown to the map, so the verdict passes everything, and userspace reads it.
-fn enroll<'a>(handle: &'a Handle, pair: &Pair) -> Result<Enrolled<'a>, NotEnrolled<'a>> {
-    let prepared = prepare([&pair.client, &pair.upstream]);
+fn enroll<'a>(handle: &'a Handle, pair: &Pair, copied: Bytes) -> Result<Enrolled<'a>, NotEnrolled<'a>> {
+    let prepared = prepare([&pair.client, &pair.upstream], copied);
     let ([client, upstream], legs, open) = prepared.map_err(|_| (Fallback::SocketError, None))?;
     if !open {
         // The kernel takes established sockets only: one whose peer has ended already is carried by userspace.
         return Err((Fallback::HalfClosed, None));
     }
-    let track = |source, target| {
-        handle.track(Direction::new(source, target)).map_err(|error| (refusal(&error), None))
-    };
-    let tracks = [track(client, upstream)?, track(upstream, client)?];
+    let tracks = handle
+        .track([Direction::new(client, upstream), Direction::new(upstream, client)])
+        .map_err(|error| (refusal(&error), None))?;
     let inserted = handle.insert(upstream, &pair.upstream).and_then(|()| handle.insert(client, &pair.client));
     match inserted {
         Ok(()) => Ok((tracks, legs)),
@@ -104,15 +106,13 @@ fn refusal(error: &io::Error) -> Fallback {
     }
 }
 
-fn prepare(sockets: [&TcpStream; 2]) -> io::Result<([u64; 2], [Leg; 2], bool)> {
-    for socket in sockets {
-        sys::reset_on_close(socket, true)?;
-    }
-    let readings = readings(sockets)?;
+/// `copied`: bytes that userspace has read from each socket before.
+fn prepare([client, upstream]: [&TcpStream; 2], copied: Bytes) -> io::Result<([u64; 2], [Leg; 2], bool)> {
+    let readings = readings([client, upstream])?;
     let open = readings.iter().all(sys::is_established);
-    let [client, upstream] = sockets;
     let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
-    Ok((cookies, readings.each_ref().map(Leg::at), open))
+    let ([near, far], [up, down]) = (&readings, copied);
+    Ok((cookies, [Leg::after(near, up), Leg::after(far, down)], open))
 }
 
 impl Spliced<'_> {
@@ -122,9 +122,9 @@ impl Spliced<'_> {
     }
 
     /// Carries the flow to its end.
-    pub(super) async fn carry(mut self, hub: &Hub, bounds: Bounds, flow: &Flow) -> Carried {
-        let mut ending = Ending::new(self.legs, bounds, Vigil::new(hub.snapshot.timeouts.keepalive, true));
-        match self.try_carry(hub, flow, &mut ending).await {
+    pub(super) async fn carry(mut self, hub: &Hub, flow: &Flow) -> Carried {
+        let mut ending = Ending::new(hub, self.legs, true);
+        let mut carried = match self.try_carry(hub, flow, &mut ending).await {
             Ok(carried) => {
                 if carried.end.reason == Reason::KernelLost {
                     tracing::warn!(
@@ -135,7 +135,11 @@ impl Spliced<'_> {
                 carried
             }
             Err(error) => internal(flow, ending.bytes(), &error),
+        };
+        for (bytes, copied) in carried.bytes.iter_mut().zip(flow.copied()) {
+            *bytes += copied;
         }
+        carried
     }
 
     async fn try_carry(&mut self, hub: &Hub, flow: &Flow, ending: &mut Ending) -> io::Result<Carried> {

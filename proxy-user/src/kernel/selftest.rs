@@ -156,10 +156,10 @@ pub(super) fn splice<'a>(
     let handle = sockmap.handle_ref();
     let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
     let (credit, [near, far]) = (credit as u64, cookies);
-    let tracks = [
-        handle.track(Direction::with_credit(near, far, credit, credit))?,
-        handle.track(Direction::with_credit(far, near, credit, credit))?,
-    ];
+    let tracks = handle.track([
+        Direction::with_credit(near, far, credit, credit),
+        Direction::with_credit(far, near, credit, credit),
+    ])?;
     handle.insert(far, upstream)?;
     handle.insert(near, client)?;
     sys::wake_when_readable(upstream, 1)?;

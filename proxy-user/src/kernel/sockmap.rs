@@ -62,6 +62,9 @@ pub(crate) struct KernelCounters {
     pub(crate) unknown_sockets: u64,
     pub(crate) credit_stops: u64,
     pub(crate) lost_events: u64,
+    pub(crate) overdrawn_bytes: u64,
+    pub(crate) repeated_bytes: u64,
+    pub(crate) misfit_segments: u64,
     pub(crate) bypassed_bytes: u64,
 }
 
@@ -149,6 +152,9 @@ impl Sockmap {
             unknown_sockets: sum(Counter::UnknownSockets, self.zero.unknown_sockets),
             credit_stops: sum(Counter::CreditStops, self.zero.credit_stops),
             lost_events: sum(Counter::LostEvents, self.zero.lost_events),
+            repeated_bytes: sum(Counter::RepeatedBytes, self.zero.repeated_bytes),
+            misfit_segments: sum(Counter::MisfitSegments, self.zero.misfit_segments),
+            overdrawn_bytes: sum(Counter::OverdrawnBytes, self.zero.overdrawn_bytes),
             bypassed_bytes: self.handle.slots.beside().saturating_sub(self.zero.bypassed_bytes),
         }
     }
@@ -171,11 +177,22 @@ impl Handle {
         self.reach.as_ref()
     }
 
-    /// Lets the verdict know where bytes of a socket go, before the socket is inserted. `E2BIG`: there is no room for more.
-    pub(crate) fn track(&self, direction: Direction) -> io::Result<Track<'_>> {
-        let track = Track { handle: self, cookie: direction.source, slot: self.slots.claim(direction)? };
-        lock(&self.index).insert(track.cookie, track.slot.number(), 0).map_err(into_io)?;
-        Ok(track)
+    /// Lets the verdict know where bytes of two sockets go, before the sockets are inserted. `E2BIG`: there is no room for
+    /// more.
+    pub(crate) fn track(&self, directions: [Direction; 2]) -> io::Result<[Track<'_>; 2]> {
+        let track = |direction: Direction| {
+            let slot = self.slots.claim(direction)?;
+            Ok::<_, io::Error>(Track { handle: self, cookie: direction.source, slot })
+        };
+        let [one, other] = directions;
+        let tracks = [track(one)?, track(other)?];
+        let [one, other] = &tracks;
+        one.slot.set(Word::Back, other.slot.number().into());
+        other.slot.set(Word::Back, one.slot.number().into());
+        for track in &tracks {
+            lock(&self.index).insert(track.cookie, track.slot.number(), 0).map_err(into_io)?;
+        }
+        Ok(tracks)
     }
 
     /// Puts the socket under the verdict. The kernel takes it out when it is closed. `EOPNOTSUPP`: the socket is no
@@ -235,14 +252,14 @@ fn map_slots(
 
 /// Where the verdict finds what a target's peer has acknowledged: the kernel describes its own structures.
 fn offsets<'a>(
-    fields: impl Iterator<Item = &'a (&'static str, &'static str)>,
+    fields: impl Iterator<Item = &'a (&'static str, &'static str, &'static str)>,
 ) -> Result<Vec<(&'static str, u32)>, Unavailable> {
     const SOURCE: &str = "/sys/kernel/btf/vmlinux";
     let btf = std::fs::read(SOURCE)
         .map_err(|error| Unavailable::explain(&format!("cannot read {SOURCE}"), &error))?;
-    let offset = |&(constant, field): &(&'static str, &'static str)| {
-        let offset = field_offset(&btf, "tcp_sock", field).ok_or_else(|| Unavailable {
-            what: format!("{SOURCE} does not say where tcp_sock.{field} is"),
+    let offset = |&(constant, structure, field): &(&'static str, &'static str, &'static str)| {
+        let offset = field_offset(&btf, structure, field).ok_or_else(|| Unavailable {
+            what: format!("{SOURCE} does not say where {structure}.{field} is"),
             remedy: "use a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
         })?;
         Ok((constant, offset))

@@ -42,7 +42,7 @@ impl Datapath {
 pub struct Config {
     text: String,
     upstreams: Vec<(String, String)>,
-    datapath: Option<Datapath>,
+    datapath: Option<String>,
     hold: Option<String>,
     timeouts: String,
 }
@@ -92,7 +92,13 @@ impl Config {
     /// Sets the datapath of all upstreams, whatever the environment says.
     #[must_use]
     pub fn datapath(self, datapath: Datapath) -> Self {
-        Self { datapath: Some(datapath), ..self }
+        self.datapath_word(datapath.word())
+    }
+
+    /// Like [`Config::datapath`], by the word of the configuration: the daemon decides if there is such a datapath.
+    #[must_use]
+    pub fn datapath_word(self, word: &str) -> Self {
+        Self { datapath: Some(word.to_owned()), ..self }
     }
 
     /// Sets how long all upstreams hold a connection that no server accepts.
@@ -110,7 +116,7 @@ impl Config {
 
     /// The file's text.
     pub fn render(&self, admin_socket: &Path) -> String {
-        let datapath = self.datapath.map_or_else(Datapath::of_environment, |chosen| chosen.word().to_owned());
+        let datapath = self.datapath.clone().unwrap_or_else(Datapath::of_environment);
         let mut text = self.text.clone();
         for (name, server) in &self.upstreams {
             text += &format!("[[upstream]]\nname = \"{name}\"\nservers = [\"{server}\"]\n");

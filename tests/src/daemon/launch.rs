@@ -56,6 +56,12 @@ impl Launch {
         Self { quiet: true, ..self }
     }
 
+    /// Logs warnings and errors only, no access records: what a connection costs is then its own.
+    #[must_use]
+    pub fn terse(self) -> Self {
+        Self { level: "warn", ..self }
+    }
+
     /// Logs at debug level, and lets the BPF programs log too.
     #[must_use]
     pub fn verbose(self) -> Self {

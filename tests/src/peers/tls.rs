@@ -87,7 +87,7 @@ impl Identity {
     ///
     /// # Errors
     /// When the key cannot be used.
-    pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>> {
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>> {
         let key = PrivatePkcs8KeyDer::from(self.certified.signing_key.serialize_der());
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
@@ -123,7 +123,7 @@ pub fn connect(stream: TcpStream, name: Option<&str>, pin: Option<Fingerprint>) 
 ///
 /// # Errors
 /// When the handshake fails.
-pub(crate) fn accept(stream: TcpStream, config: &Arc<ServerConfig>) -> Result<TlsServer> {
+pub fn accept(stream: TcpStream, config: &Arc<ServerConfig>) -> Result<TlsServer> {
     let mut tls = StreamOwned::new(ServerConnection::new(Arc::clone(config))?, Wire::new(stream));
     while tls.conn.is_handshaking() {
         tls.conn.complete_io(&mut tls.sock).context("TLS handshake of the server")?;

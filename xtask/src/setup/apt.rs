@@ -1,9 +1,12 @@
 //! Debian's and Ubuntu's packages.
 
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::workspace::which;
 use crate::{console, privilege, process};
@@ -38,6 +41,51 @@ pub(crate) fn install(packages: &[String]) -> Result<()> {
         root_apt().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages),
         &format!("see what apt says above, then run as root: apt-get install --no-install-recommends {list}"),
     )
+}
+
+/// Fetches `packages` and what they need that is not installed, and unpacks them below `root` without installing
+/// them.
+///
+/// # Errors
+/// Without root and sudo, or if apt or dpkg-deb fails.
+pub(crate) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
+    let list = packages.join(" ");
+    let owned: Vec<String> = packages.iter().map(|&package| package.to_owned()).collect();
+    if !offers(&owned) {
+        bail!("no package {list} can be had here: install it by other means");
+    }
+    privilege::unlock(&format!("fetch {list}"))?;
+    let archives = root.join("archives");
+    fs::create_dir_all(archives.join("partial"))
+        .with_context(|| format!("cannot create {}", archives.display()))?;
+    let mut option = OsString::from("Dir::Cache::archives=");
+    option.push(&archives);
+    process::step(
+        &format!("apt-get --download-only {list}"),
+        root_apt()
+            .arg("-o")
+            .arg(option)
+            .args(["--yes", "--no-install-recommends", "--no-remove", "--download-only", "install"])
+            .args(packages),
+        &format!("see what apt says above, or install {list} by other means"),
+    )?;
+    let files = fs::read_dir(&archives).with_context(|| format!("cannot read {}", archives.display()))?;
+    for file in files {
+        let file = file?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            process::step(
+                &format!("unpack {}", file.file_name().unwrap_or_default().display()),
+                Command::new("dpkg-deb").arg("--extract").arg(&file).arg(root),
+                "see what dpkg-deb says above",
+            )?;
+        }
+    }
+    // apt's own user may own what it left there.
+    let removed = privilege::as_root("rm").arg("-r").arg(&archives).status();
+    match removed {
+        Ok(status) if status.success() => Ok(()),
+        _ => bail!("cannot remove {}", archives.display()),
+    }
 }
 
 /// Asks apt for a dry run.

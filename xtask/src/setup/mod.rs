@@ -4,6 +4,7 @@ mod apt;
 mod bpf;
 mod linker;
 mod llvm;
+mod rivals;
 mod toolchain;
 mod tools;
 
@@ -44,6 +45,11 @@ pub(crate) fn for_build() -> Result<Bpf> {
 /// What the end-to-end tests and the demo need besides a build.
 pub(crate) fn for_tests() -> Result<()> {
     tools::ensure()
+}
+
+/// What `bench` needs besides that: the folder of those other proxies that are not installed.
+pub(crate) fn for_bench() -> Option<PathBuf> {
+    rivals::unpack()
 }
 
 /// What `lint` needs besides a build: the path of cargo-deny.

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Only tests whose name contains this, and no lint
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
-    /// End-to-end tests only over this datapath; may be given more than once [default: auto and copy]
+    /// End-to-end tests only over this datapath; may be given more than once [default: sockmap and copy]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
     /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
@@ -77,7 +77,7 @@ fn set_up(options: &Options) -> Result<()> {
 
 fn test_stages(options: &Options) -> Vec<Stage> {
     let mut stages = vec![tests("unit", unit(options), options)];
-    let both = [Datapath::Auto, Datapath::Copy];
+    let both = [Datapath::Sockmap, Datapath::Copy];
     let datapaths = if options.datapath.is_empty() { &both } else { options.datapath.as_slice() };
     for &datapath in datapaths {
         let name = format!("end-to-end ({})", datapath.name());

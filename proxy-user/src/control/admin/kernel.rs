@@ -53,6 +53,17 @@ impl Collector for Readings {
             ("kernel_unknown_sockets", "Segments of sockets without a direction", counters.unknown_sockets),
             ("kernel_credit_stops", "Times that a target had no room for more", counters.credit_stops),
             ("kernel_lost_events", "Events that did not fit into the ring", counters.lost_events),
+            (
+                "kernel_repeated_bytes",
+                "Bytes of retransmissions that had come before",
+                counters.repeated_bytes,
+            ),
+            (
+                "kernel_misfit_segments",
+                "Segments that did not fit to those before them",
+                counters.misfit_segments,
+            ),
+            ("kernel_overdrawn_bytes", "Bytes carried beyond the credit", counters.overdrawn_bytes),
         ];
         for (name, help, value) in readings {
             let counter = ConstCounter::new(value);

@@ -173,13 +173,14 @@ pub(super) fn count_live_bytes(admin: &Admin) {
 
 /// Bytes of a live flow, whoever carries them; client to upstream first.
 fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
+    let mut bytes = flow.copied();
     let places = flow.facts().places;
-    match (places, &kernel.sockmap) {
-        // A direction that has just gone belongs to a flow that is settling its bytes itself.
-        (Some(places), Ok(sockmap)) => places.map(|place| {
+    if let (Some(places), Ok(sockmap)) = (places, &kernel.sockmap) {
+        for (bytes, place) in bytes.iter_mut().zip(places) {
+            // A direction that has just gone belongs to a flow that is settling its bytes itself.
             let direction = sockmap.direction(place).unwrap_or_default();
-            direction.redirected.saturating_add(direction.taken).saturating_add(direction.beside)
-        }),
-        _ => flow.copied(),
+            *bytes += direction.redirected + direction.taken + direction.beside;
+        }
     }
+    bytes
 }

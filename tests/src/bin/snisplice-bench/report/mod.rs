@@ -1,0 +1,6 @@
+//! What people and programs read of the results.
+
+pub(crate) mod docs;
+pub(crate) mod plots;
+mod svg;
+pub(crate) mod table;

@@ -1,0 +1,75 @@
+//! Our own daemon.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use harness::command;
+use harness::daemon::{Config, Daemon, Launch};
+use harness::netns::Namespace;
+use harness::workdir::WorkDir;
+
+use super::Places;
+use crate::network::{FRONT_PORT, Path, Service};
+
+/// The version, if this build knows the datapath.
+pub(super) fn version(path: &Path, datapath: &str, places: &Places) -> Result<String> {
+    let work = WorkDir::create()?;
+    let file = work.write("snisplice.toml", config(path, datapath).render(&work.file("admin.sock")))?;
+    let check = command::run(Command::new(&places.snisplice).args(["check", "--config"]).arg(&file), &[])?;
+    if check.code != Some(0) {
+        // One mistake says it: they are the same for each service.
+        let said = check.stderr.lines().chain(check.stdout.lines()).next().unwrap_or_default();
+        bail!("{}", said.trim_start_matches(&*file.to_string_lossy()).trim_start_matches([':', ' ']));
+    }
+    let version = command::run(Command::new(&places.snisplice).arg("--version"), &[])?.success()?;
+    Ok(version.trim().to_owned())
+}
+
+/// Starts the daemon. It writes no access log, as the rivals write none.
+pub(super) fn start(edge: &Namespace, path: &Path, datapath: &str, places: &Places) -> Result<Daemon> {
+    Launch::of(places.snisplice.clone()).quiet().terse().start(edge, &config(path, datapath))
+}
+
+/// A route for each service.
+fn config(path: &Path, datapath: &str) -> Config {
+    let listening = Config::new().listen("front", &format!("0.0.0.0:{FRONT_PORT}")).datapath_word(datapath);
+    Service::ALL.into_iter().fold(listening, |config, service| {
+        let name = service.word();
+        config.route(name, &service.name(), name).upstream(name, path.upstream(service))
+    })
+}
+
+/// Ends the daemon, which has no more flows once all peers have gone.
+pub(super) fn stop(daemon: Daemon) -> Result<()> {
+    let idle = daemon.wait_for_idle();
+    let log = daemon.log();
+    idle.and_then(|()| daemon.stop()).with_context(|| format!("its log: {}", log.join(" | ")))
+}
+
+/// What the kernel programs count: bytes that sockmap redirected, and those that a server on this host wrote past the
+/// loopback connection.
+const BY_KERNEL: [&str; 2] =
+    ["snisplice_kernel_redirected_bytes_total", "snisplice_kernel_bypassed_bytes_total"];
+
+/// Bytes that went through the daemon, and those of them that its kernel programs moved.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Carried {
+    all: f64,
+    by_kernel: f64,
+}
+
+impl Carried {
+    pub(super) fn read(daemon: &Daemon) -> Result<Self> {
+        let metrics = daemon.metrics()?;
+        Ok(Self {
+            all: metrics.sum("snisplice_bytes_total", &[]),
+            by_kernel: BY_KERNEL.iter().map(|name| metrics.sum(name, &[])).sum(),
+        })
+    }
+
+    /// The kernel's share of what was carried since `before`; `None` if nothing was.
+    pub(super) fn share_since(self, before: Self) -> Option<f64> {
+        let all = self.all - before.all;
+        (all > 0.0).then(|| (self.by_kernel - before.by_kernel) / all)
+    }
+}
