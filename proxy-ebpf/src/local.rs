@@ -56,6 +56,8 @@ struct Bypass {
     upstream: u64,
     /// The `tcp_sock` of the client's socket: to be read with a helper that checks the address, since it may be gone.
     client: u64,
+    /// Bytes that the server sent before the direction began.
+    before: u64,
     /// How fast the client acknowledges. The verdict has its own, since it runs under another lock.
     pace: Pace,
 }
@@ -119,7 +121,8 @@ fn is_clear(server: *const u8, bypass: &mut Bypass, direction: *mut Direction) -
     if source != bypass.upstream
         || base == 0
         || passed != taken
-        || client.write_seq.wrapping_sub(low(base)) != looped.wrapping_add(low(beside))
+        || client.write_seq.wrapping_sub(low(base))
+            != looped.wrapping_sub(low(bypass.before)).wrapping_add(low(beside))
     {
         return false;
     }
@@ -222,7 +225,8 @@ fn examine(socket: *mut bpf_sock, request: &Request) -> Answer {
 
 #[inline(always)]
 fn capture(socket: *mut bpf_sock, address: u64, client: u64, request: &Request) -> Answer {
-    let bypass = Bypass { slot: request.slot, upstream: request.upstream, client, pace: Pace::default() };
+    let Request { slot, upstream, before, .. } = *request;
+    let bypass = Bypass { slot, upstream, client, before, pace: Pace::default() };
     let mut key = request.upstream;
     if BYPASSES.insert(address, bypass, 0).is_err() || CAPTURED.insert(key, address, 0).is_err() {
         release(key);

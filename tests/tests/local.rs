@@ -94,7 +94,7 @@ fn every_kind_of_server_is_served_as_without_us() -> Result<()> {
     let here = Here::start(SERVER, Datapath::Local)?;
     let mut sizes = vec![1, 32 * MIB, 0, 777, 16 * MIB, MIB, 3, 32 * MIB, 100];
     // The server has nothing on its way when it is asked, so that some of these meet it captured.
-    sizes.extend([PART; 64]);
+    sizes.extend([PART; 160]);
     for kind in Kind::ALL {
         let bypassed = asks(&here, kind, &sizes, Duration::ZERO)?;
         assert!(bypassed > 0, "{kind:?}: no byte went past the loopback");
@@ -321,6 +321,10 @@ fn auto_takes_it_only_where_no_server_would_notice() -> Result<()> {
     let expected = if local.reason.is_none() { "local" } else { "sockmap" };
     let (mut client, mut server) = here.flow()?;
     let address = client.local_addr()?;
+    let name = address.to_string();
+    here.daemon.wait_for_flow("the hand-over", |flow| {
+        flow.client == name && flow.datapath.as_deref() == Some(expected)
+    })?;
     download(&mut server, &mut client, 2 * MIB)?;
     drop(server);
     expect_ending(&mut client, Ending::Eof)?;

@@ -47,6 +47,8 @@ pub struct Request {
     pub client: u64,
     /// Where the direction from the server to the client is, in [`super::sockmap::DIRECTIONS`].
     pub slot: u64,
+    /// Bytes that the server sent before the direction began.
+    pub before: u64,
     /// 4 or 6: IPv4 or IPv6.
     pub family: u64,
     /// The server's socket as the kernel looks it up (`struct bpf_sock_tuple`): the address at its other end, which is ours,
@@ -62,7 +64,7 @@ pub const TUPLE_BYTES: usize = 36;
 pub const TUPLE_BYTES_IPV4: usize = 12;
 
 /// Bytes of a [`Request`].
-pub const REQUEST_BYTES: usize = 80;
+pub const REQUEST_BYTES: usize = 88;
 
 const _: () = assert!(size_of::<Request>() == REQUEST_BYTES);
 
@@ -71,7 +73,8 @@ impl Request {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; REQUEST_BYTES] {
         let mut bytes = [0; REQUEST_BYTES];
-        let words = [self.task, self.upstream, self.client, self.slot, self.family].map(u64::to_ne_bytes);
+        let words = [self.task, self.upstream, self.client, self.slot, self.before, self.family];
+        let words = words.map(u64::to_ne_bytes);
         for (to, from) in bytes.iter_mut().zip(words.as_flattened().iter().chain(&self.tuple)) {
             *to = *from;
         }
@@ -119,6 +122,7 @@ mod tests {
             upstream: 2,
             client: 3,
             slot: 4,
+            before: 5,
             family: 6,
             tuple: [7; TUPLE_BYTES],
             padding: [0; 4],

@@ -10,7 +10,8 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::local::Answer;
-use proxy_common::flow::Side;
+use proxy_common::abi::sockmap::Direction;
+use proxy_common::flow::{Reading, Side};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
@@ -21,8 +22,8 @@ use crate::sys;
 /// A download that has come so far since something was sent up is one that will go on.
 const LONG: u64 = 128 * 1024;
 
-/// So often at most is tried again, in bytes.
-const LONGEST: u64 = 64 << 20;
+/// And at the most, after tries that did not pay: each costs a few wake-ups.
+const LONGEST: u64 = 4 << 20;
 
 /// A captured server that has sent nothing past the loopback for so long is let go.
 const IDLE: Duration = Duration::from_millis(100);
@@ -90,7 +91,7 @@ impl<'a> Bypass<'a> {
         if stale || up.passed != up.taken || !readings(sockets)?.iter().all(sys::is_established) {
             let gained = down.beside.saturating_sub(captured.since);
             self.let_go(tracks)?;
-            // Where it did not pay it is tried more rarely: each time costs a few wake-ups.
+            // Where it did not pay it is tried more rarely.
             let step = if gained < LONG { self.step * 2 } else { LONG };
             self.ask_again(tracks, step.min(LONGEST));
             return Ok(None);
@@ -112,9 +113,11 @@ impl<'a> Bypass<'a> {
         // From here on nothing is sent up but by us.
         tracks[0].hold(true);
         fence(Ordering::SeqCst);
-        let quiet = all_is_delivered(tracks, sockets, ending)?;
-        let place = tracks[1].place();
-        if quiet && self.reach.capture(&self.ends, place, self.client)? == Answer::Yes {
+        let [client, upstream] = readings(sockets)?;
+        let before = upstream.received.saturating_sub(ending.received(Side::Upstream, &upstream));
+        if all_is_delivered(&tracks[0].read(), [&client, &upstream], ending)
+            && self.reach.capture(&self.ends, tracks[1].place(), self.client, before)? == Answer::Yes
+        {
             let beside = tracks[1].read().beside;
             self.captured = Some(Captured { since: beside, beside, looked: Instant::now() });
             return Ok(());
@@ -147,16 +150,14 @@ impl<'a> Bypass<'a> {
     }
 }
 
-/// Whatever the client has sent has arrived at the server's socket.
-fn all_is_delivered(tracks: &[Track<'_>; 2], sockets: [&Socket; 2], ending: &Ending) -> io::Result<bool> {
-    let [client, upstream] = readings(sockets)?;
-    let up = tracks[0].read();
-    Ok(sys::is_established(&client)
-        && sys::is_established(&upstream)
+/// Whatever the client has sent has arrived at the server's socket. `up` was read after the sockets were.
+fn all_is_delivered(up: &Direction, [client, upstream]: [&Reading; 2], ending: &Ending) -> bool {
+    sys::is_established(client)
+        && sys::is_established(upstream)
         && up.is_clean()
-        && up.seen() == ending.received(Side::Client, &client)
-        && up.seen() == ending.written(Side::Upstream, &upstream)
-        && upstream.queued == 0)
+        && up.seen() == ending.received(Side::Client, client)
+        && up.seen() == ending.written(Side::Upstream, upstream)
+        && upstream.queued == 0
 }
 
 /// Of our connection to the server.

@@ -37,6 +37,9 @@ pub(crate) struct Pair {
     pub(crate) upstream: TcpStream,
 }
 
+/// A pair that no datapath of the kernel's takes, and what the kernel still knows of it: to be dropped after it is closed.
+type Left<'a> = (Pair, Option<Trace<'a>>);
+
 /// What a worker's flows are carried with.
 pub(crate) struct Carriers {
     pub(crate) hub: Arc<Hub>,
@@ -113,7 +116,7 @@ impl Carriers {
         flow: &Flow,
         pair: Pair,
         plan: &[Datapath],
-    ) -> Result<(Spliced<'a>, Datapath), Box<(Pair, Option<Trace<'a>>)>> {
+    ) -> Result<(Spliced<'a>, Datapath), Box<Left<'a>>> {
         let Some((handle, watch)) = &self.sockmap else { return Err(Box::new((pair, None))) };
         for &datapath in plan.iter().filter(|datapath| **datapath != Datapath::Copy) {
             let bypass = match self.bypass(datapath, handle, &pair) {

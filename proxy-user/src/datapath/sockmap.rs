@@ -54,10 +54,10 @@ pub(super) fn take_over<'a>(
     flow: &Flow,
     pair: Pair,
     bypass: Option<Bypass<'a>>,
-) -> Result<Spliced<'a>, Refused<'a>> {
+) -> Result<Spliced<'a>, Box<Refused<'a>>> {
     let (tracks, legs) = match enroll(handle, &pair, flow.copied()) {
         Ok(enrolled) => enrolled,
-        Err((reason, trace)) => return Err(Refused { pair, reason, trace }),
+        Err((reason, trace)) => return Err(Box::new(Refused { pair, reason, trace })),
     };
     // From here on there is no way back: bytes may move at any moment.
     let sockets = match (pair.client.into_std(), pair.upstream.into_std()) {

@@ -61,6 +61,7 @@ fn empty(task: Task) -> Request {
         upstream: 0,
         client: 0,
         slot: 0,
+        before: 0,
         family: 0,
         tuple: [0; TUPLE_BYTES],
         padding: [0; 4],
@@ -97,10 +98,11 @@ impl Reach {
         self.run(&ends.request(Task::Look))
     }
 
-    /// Captures the socket at the other end of ours, whose direction to the client is at `place`.
-    pub(crate) fn capture(&self, ends: &Ends, place: Place, client: u64) -> io::Result<Answer> {
-        let request = ends.request(Task::Capture);
-        self.run(&Request { upstream: place.cookie, client, slot: u64::from(place.slot), ..request })
+    /// Captures the socket at the other end of ours, whose direction to the client is at `place`; it had sent `before` bytes
+    /// when that began.
+    pub(crate) fn capture(&self, ends: &Ends, place: Place, client: u64, before: u64) -> io::Result<Answer> {
+        let (upstream, slot) = (place.cookie, u64::from(place.slot));
+        self.run(&Request { upstream, client, slot, before, ..ends.request(Task::Capture) })
     }
 
     /// Lets it go. What a call under way has taken already still goes where it was to go.

@@ -57,7 +57,7 @@ impl<'a> Scene<'a> {
     }
 
     fn capture(&self) -> anyhow::Result<Answer> {
-        Ok(self.reach.capture(&self.ends, self.tracks[1].place(), self.client_cookie)?)
+        Ok(self.reach.capture(&self.ends, self.tracks[1].place(), self.client_cookie, 0)?)
     }
 
     /// What the daemon has to wait for before it captures: the server has nothing on its way.
