@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use harness::daemon::{Access, Daemon, Datapath, Kernel, Launch};
+use harness::daemon::{Access, Daemon, Datapath, Flow, Kernel, Launch};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::peers::agent::Work;
 use harness::peers::raw::{Ending, expect_ending, finish, reset, transfer};
@@ -30,9 +30,10 @@ fn kernel(daemon: &Daemon) -> Result<Kernel> {
     daemon.status()?.kernel.context("the status has no kernel counters")
 }
 
-/// The kernel carries all bytes of a flow whose readers keep up, with that datapath in the configuration.
-fn carries_everything(datapath: Datapath) -> Result<()> {
-    let site = RawSite::start(&config().datapath(datapath))?;
+/// As long as its readers keep up.
+#[test]
+fn by_sockmap_the_kernel_carries_every_byte() -> Result<()> {
+    let site = RawSite::start(&config().datapath(Datapath::Sockmap))?;
     let before = kernel(&site.daemon)?;
     let (mut client, mut server) = site.flow()?;
     for portion in 0..BULK / PORTION {
@@ -59,13 +60,32 @@ fn carries_everything(datapath: Datapath) -> Result<()> {
 }
 
 #[test]
-fn by_sockmap_the_kernel_carries_every_byte() -> Result<()> {
-    carries_everything(Datapath::Sockmap)
-}
+fn auto_copies_at_first_and_hands_over_what_lives_on() -> Result<()> {
+    let site = RawSite::start(&config().datapath(Datapath::Auto))?;
+    let (mut client, mut server) = site.flow()?;
+    let address = client.local_addr()?.to_string();
+    let flow = site.daemon.wait_for_flow("the flow to be copied", |flow| flow.client == address)?;
+    assert_eq!(flow.datapath.as_deref(), Some("copy"), "{flow:?}");
+    transfer(&mut server, &mut client, 1, BULK)?;
+    transfer(&mut client, &mut server, 2, PORTION)?;
+    let by_kernel = |flow: &Flow| flow.client == address && flow.datapath.as_deref() == Some("sockmap");
+    let flow = site.daemon.wait_for_flow("the flow to be handed over", by_kernel)?;
+    let sent = PORTION + polling_hello().len() as u64;
+    assert_eq!((flow.bytes_in, flow.bytes_out), (sent, BULK), "{flow:?}");
 
-#[test]
-fn auto_is_sockmap_on_a_host_that_can() -> Result<()> {
-    carries_everything(Datapath::Auto)
+    let before = kernel(&site.daemon)?;
+    transfer(&mut server, &mut client, 3, PORTION)?;
+    transfer(&mut client, &mut server, 4, PORTION)?;
+    let after = kernel(&site.daemon)?;
+    assert_eq!(after.redirected_bytes, before.redirected_bytes + 2 * PORTION, "{before:?} then {after:?}");
+    let access = settle(&site.daemon, client, server)?;
+    assert_eq!((access.bytes_in, access.bytes_out), (sent + PORTION, BULK + PORTION), "{access:?}");
+    assert_eq!((access.datapath.as_deref(), access.reason.as_str()), (Some("sockmap"), "eof"), "{access:?}");
+    for (datapath, bytes) in [("copy", sent + BULK), ("sockmap", 2 * PORTION)] {
+        let counted = site.daemon.metrics()?.sum("snisplice_bytes_total", &[("datapath", datapath)]);
+        assert!((counted - bytes as f64).abs() < 1.0, "{datapath}: {counted} of {bytes}");
+    }
+    site.daemon.stop()
 }
 
 #[test]
@@ -95,7 +115,7 @@ fn a_reader_that_falls_behind_is_given_every_byte_by_the_kernel_or_the_daemon() 
 fn what_the_bpf_programs_log_is_in_the_log_at_debug_level() -> Result<()> {
     let site = RawSite::launch(&config().datapath(Datapath::Sockmap), &Launch::new()?.verbose())?;
     let logged = || site.daemon.log().iter().any(|line| line.contains("has no target"));
-    for _ in 0..50 {
+    for _ in 0..500 {
         let (mut client, mut server) = site.flow()?;
         let address = client.local_addr()?;
         let sender = thread::spawn(move || while server.write_all(&[0; 16 * 1024]).is_ok() {});

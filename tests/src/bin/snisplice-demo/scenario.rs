@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use harness::daemon::{Daemon, Kernel, Launch};
+use harness::daemon::{Daemon, Datapath, Kernel, Launch};
 use harness::netns::edge;
 use harness::peers::agent::Work;
 use harness::peers::tls::{TlsClient, Wire};
@@ -26,7 +26,8 @@ const WEB: &str = "octopus-web";
 /// Plays the whole demo. `connections` more TLS connections follow the story.
 pub(crate) fn play(launch: &Launch, connections: u32, printer: &Printer) -> Result<Report> {
     printer.step("three network namespaces: client -- edge -- backend");
-    let site = Site::launch(&site::config(), launch)?;
+    // By name, since `auto` would copy for the first second of each, and some are over before.
+    let site = Site::launch(&site::config().datapath(Datapath::Sockmap), launch)?;
     printer.step(&format!(
         "in the backend: a polling server on {POLLING_PORT}, a web application on {WEB_PORT}"
     ));
