@@ -16,6 +16,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf, SockHash};
 use aya_ebpf::programs::SkBuffContext;
 use aya_log_ebpf::debug;
+use proxy_common::abi::credit::low;
 use proxy_common::abi::sockmap::{COUNTER_COUNT, Counter, Direction, EVENTS_BYTES, MAX_SOCKETS, Target};
 
 /// Every spliced socket.
@@ -58,7 +59,7 @@ static INGRESS_OFFSET: Global<u32> = Global::new(0);
 static QUEUE_LENGTH_OFFSET: Global<u32> = Global::new(0);
 
 /// The low bits of `sk_user_data` are flags (`SK_USER_DATA_PTRMASK` in `include/net/sock.h`).
-const USER_DATA_FLAGS: usize = 7;
+const USER_DATA_FLAGS: u64 = 7;
 
 /// A passing direction tells userspace again every so many bytes, since an event may find the ring full.
 const REMIND_EVERY: u64 = 256 * 1024;
@@ -117,30 +118,42 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
         Credit::Spent if has_queue(ctx) => Credit::Overdrawn,
         credit => credit,
     };
+    if !redirect(ctx, direction, len, &credit) {
+        // Counted first: who is told must find something to do.
+        pass(direction, len);
+        tell(cookie);
+    }
+    SK_PASS
+}
+
+/// Says whether the segment goes to the target.
+#[inline(always)]
+fn redirect(ctx: &SkBuffContext, direction: &mut Direction, len: u64, credit: &Credit) -> bool {
     match credit {
-        Credit::Some | Credit::Overdrawn => {
-            if SOCKETS.redirect_skb(ctx, direction.target, 0) == i64::from(SK_PASS) {
-                direction.redirected += len;
-                count(Counter::RedirectedBytes, len);
-                count(Counter::RedirectedSegments, 1);
-                if matches!(credit, Credit::Overdrawn) {
-                    count(Counter::OverdrawnBytes, len);
-                }
-                return SK_PASS;
-            }
-            count(Counter::RedirectFailures, 1);
+        Credit::Some => {}
+        Credit::Overdrawn => count(Counter::OverdrawnBytes, len),
+        Credit::Spent => {
+            count(Counter::CreditStops, 1);
+            return false;
         }
-        Credit::Spent => count(Counter::CreditStops, 1),
-        Credit::Withheld => {}
+        Credit::Withheld => return false,
         Credit::NoTarget => {
             count(Counter::RedirectFailures, 1);
-            debug!(ctx, "socket {} has no target {}, {} bytes passed", cookie, direction.target, len);
+            debug!(
+                ctx,
+                "socket {} has no target {}, {} bytes passed", direction.source, direction.target, len
+            );
+            return false;
         }
     }
-    // Counted first: who is told must find something to do.
-    pass(direction, len);
-    tell(cookie);
-    SK_PASS
+    if SOCKETS.redirect_skb(ctx, direction.target, 0) != i64::from(SK_PASS) {
+        count(Counter::RedirectFailures, 1);
+        return false;
+    }
+    direction.redirected += len;
+    count(Counter::RedirectedBytes, len);
+    count(Counter::RedirectedSegments, 1);
+    true
 }
 
 /// Takes off the head of a segment what was seen before: a retransmission may hold both old and new bytes, and no kernel up to
@@ -166,7 +179,7 @@ fn cut_repeated(ctx: &SkBuffContext, direction: &mut Direction) -> bool {
     for _ in 0..CUTS_MAX {
         let cut = left.min(CUT_MAX);
         // SAFETY: the context is the one the kernel called this program with.
-        let result = unsafe { bpf_skb_adjust_room(ctx.skb.skb.cast(), -(cut as i32), 0, 0) };
+        let result = unsafe { bpf_skb_adjust_room(ctx.skb.skb.cast(), -cut.cast_signed(), 0, 0) };
         if result != 0 {
             return false;
         }
@@ -196,7 +209,7 @@ fn own_tcp(ctx: &SkBuffContext) -> Option<*const u8> {
 /// open.
 #[inline(always)]
 fn is_target_passing(direction: &Direction) -> bool {
-    let Some(back) = DIRECTIONS.get_ptr(direction.back as u32) else { return false };
+    let Some(back) = DIRECTIONS.get_ptr(low(direction.back)) else { return false };
     // SAFETY: an element of a map; both words are written whole, by others.
     unsafe { others(&raw const (*back).passed) != others(&raw const (*back).taken) }
 }
@@ -211,7 +224,7 @@ fn has_queue(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn queue_length(ctx: &SkBuffContext) -> Option<u32> {
     let data: u64 = read(own_tcp(ctx)?, USER_DATA_OFFSET.load())?;
-    let psock = (data as usize & !USER_DATA_FLAGS) as *const u8;
+    let psock = (data & !USER_DATA_FLAGS) as *const u8;
     read(psock, INGRESS_OFFSET.load() + QUEUE_LENGTH_OFFSET.load())
 }
 

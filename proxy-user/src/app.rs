@@ -86,8 +86,8 @@ fn bind(snapshot: &Snapshot) -> Result<Vec<Vec<Bound>>, Failure> {
     }
     for (listener, address) in all() {
         for worker in &mut workers {
-            let socket =
-                sys::bind(address, true).map_err(|error| bind_failure(&listener.name, address, &error))?;
+            let socket = sys::bind(address, true, Some(snapshot.timeouts.keepalive))
+                .map_err(|error| bind_failure(&listener.name, address, &error))?;
             worker.push(Bound { listener: Arc::clone(listener), socket });
         }
     }

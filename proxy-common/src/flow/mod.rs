@@ -1,11 +1,15 @@
 //! The life of one flow, as decisions: how it ends and why, and how many bytes it carried.
 
+mod budget;
 mod bytes;
+mod idle;
 mod reason;
 mod splice;
 mod vigil;
 
+pub use budget::{Budget, Change};
 pub use bytes::Meter;
+pub use idle::Idle;
 pub use reason::{ConnectFailure, End, Reason, Side};
 pub use splice::{Bounds, Leg, Look, Reading, Seen, Splice, Step};
 pub use vigil::{Alarm, Vigil};

@@ -99,6 +99,8 @@ pub enum Reason {
     KernelLost,
     /// One side had ended, and no byte moved for too long.
     HalfCloseTimeout,
+    /// No byte moved for as long as the configuration allows.
+    IdleTimeout,
     /// The daemon is stopping.
     Drain,
     /// The operating system refused something that should not fail; the log has the error.
@@ -129,6 +131,7 @@ impl Reason {
             Self::ClientGone => "client_gone",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::KernelLost => "kernel_lost",
+            Self::IdleTimeout => "idle_timeout",
             Self::Drain => "drain",
             Self::Internal => "internal",
         }
@@ -150,6 +153,7 @@ impl Reason {
             | Self::NoRoute
             | Self::KernelLost
             | Self::HalfCloseTimeout
+            | Self::IdleTimeout
             | Self::Drain
             | Self::Internal => None,
         }

@@ -43,6 +43,8 @@ pub struct Reading {
     pub queued: u64,
     /// Time since the peer was last heard of, while it owes us an answer. Else zero.
     pub silent: Duration,
+    /// Time since a byte was last sent to the peer or received from it.
+    pub rested: Duration,
 }
 
 impl Reading {
@@ -150,7 +152,7 @@ pub struct Splice {
     moved_at: Duration,
     pause: Duration,
     reset_at: Option<Duration>,
-    close_at: Option<Duration>,
+    closing: Option<Closing>,
     quiet: bool,
 }
 
@@ -168,16 +170,16 @@ impl Splice {
             moved_at: now,
             pause: PAUSE_MIN,
             reset_at: None,
-            close_at: None,
+            closing: None,
             quiet: false,
         }
     }
 
-    /// Bring the flow to its end from our side: in order if nothing has moved for 0.7 s, else with a reset after
-    /// [`Bounds::flush`].
-    pub const fn close(&mut self, now: Duration) {
-        if self.close_at.is_none() {
-            self.close_at = Some(now);
+    /// Bring the flow to its end from our side, for `reason`: in order if nothing has moved for 0.7 s (of an idle flow that is
+    /// known), else with a reset after [`Bounds::flush`].
+    pub const fn close(&mut self, now: Duration, reason: Reason) {
+        if self.closing.is_none() {
+            self.closing = Some(Closing { at: now, reason });
             self.pause = PAUSE_MIN;
         }
     }
@@ -216,8 +218,8 @@ impl Splice {
         if let Some(side) = lost {
             return self.after_reset(side, now, look);
         }
-        if let Some(since) = self.close_at {
-            return self.while_closing(since, now, look);
+        if let Some(closing) = self.closing {
+            return self.while_closing(closing, now, look);
         }
         self.pass_ends_on(now, look)
     }
@@ -292,8 +294,9 @@ impl Splice {
     }
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn while_closing(&mut self, since: Duration, now: Duration, look: &Look) -> Step {
-        self.quiet |= now.saturating_sub(self.moved_at.max(since)) >= QUIET
+    fn while_closing(&mut self, Closing { at, reason }: Closing, now: Duration, look: &Look) -> Step {
+        let rested = matches!(reason, Reason::IdleTimeout);
+        self.quiet |= (rested || now.saturating_sub(self.moved_at.max(at)) >= QUIET)
             && Side::BOTH.into_iter().all(|side| self.drained(side, look));
         for side in Side::BOTH {
             let target = side.other();
@@ -304,8 +307,9 @@ impl Splice {
         }
         let sent = self.fin_out == [true; 2];
         let done = sent && Side::BOTH.into_iter().all(|side| self.acknowledged(side, look));
-        if done || now.saturating_sub(since) >= self.bounds.flush {
-            return Step::Finished { end: self.end(Reason::Drain), clean: done };
+        if done || now.saturating_sub(at) >= self.bounds.flush {
+            // Our doing, whichever side answers it first.
+            return Step::Finished { end: End { reason, side: None }, clean: done };
         }
         self.wait(now, true)
     }
@@ -360,10 +364,15 @@ impl Splice {
     }
 
     const fn end(&self, reason: Reason) -> End {
-        // A drain is our doing, whichever side answers it first.
-        let side = if matches!(reason, Reason::Drain) { None } else { self.first };
-        End { reason, side }
+        End { reason, side: self.first }
     }
+}
+
+/// We are to end the flow.
+#[derive(Debug, Clone, Copy)]
+struct Closing {
+    at: Duration,
+    reason: Reason,
 }
 
 enum Source {

@@ -44,7 +44,7 @@ impl Kernel {
             1
         };
         let received = source.sent - source.beside + u64::from(source.fin_in);
-        Reading { state, acked, received, queued: total - acked, silent: Duration::ZERO }
+        Reading { state, acked, received, queued: total - acked, ..Reading::default() }
     }
 
     fn look(&self) -> Look {
@@ -223,16 +223,35 @@ fn drive_to_end(
 fn told_to_close_a_quiet_flow_ends_in_order() {
     let (mut splice, mut kernel) = (start(), Kernel::default());
     kernel.pipes[0] = Pipe { sent: 5, seen: 5, written: 5, acked: 5, ..Pipe::default() };
-    splice.close(Duration::ZERO);
+    splice.close(Duration::ZERO, Reason::Drain);
     let (took, clean) = drive_to_end(&mut splice, &mut kernel, Kernel::settle);
     assert!(clean && took >= QUIET && took < BOUNDS.flush, "{took:?}");
+}
+
+#[test]
+fn a_flow_that_has_rested_for_long_ends_in_order_at_once_and_one_that_waits_with_a_reset() {
+    let rested = Pipe { sent: 5, seen: 5, written: 5, acked: 5, ..Pipe::default() };
+    let waiting = Pipe { written: 4, acked: 3, ..rested };
+    for (pipe, in_order) in [(rested, true), (waiting, false)] {
+        let (mut splice, mut kernel) = (start(), Kernel::default());
+        kernel.pipes[0] = pipe;
+        splice.close(Duration::ZERO, Reason::IdleTimeout);
+        assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+        let (sent, later) = (kernel.pipes.map(|pipe| pipe.fin_out), Duration::from_millis(1));
+        assert_eq!(sent, [in_order; 2]);
+        if in_order {
+            kernel.settle();
+        }
+        let ended = drive(&mut splice, &mut kernel, if in_order { later } else { BOUNDS.flush });
+        assert_eq!(ended, Some((End { reason: Reason::IdleTimeout, side: None }, in_order)));
+    }
 }
 
 #[test]
 fn told_to_close_a_stuck_flow_ends_with_a_reset() {
     let (mut splice, mut kernel) = (start(), Kernel::default());
     kernel.pipes[1] = Pipe { sent: 5, seen: 5, ..Pipe::default() };
-    splice.close(Duration::ZERO);
+    splice.close(Duration::ZERO, Reason::Drain);
     let (took, clean) = drive_to_end(&mut splice, &mut kernel, |_| {});
     assert!(!clean && took >= BOUNDS.flush, "{took:?}");
 }
@@ -240,7 +259,7 @@ fn told_to_close_a_stuck_flow_ends_with_a_reset() {
 #[test]
 fn told_to_close_a_flow_in_mid_transfer_ends_with_a_reset_even_if_nothing_is_under_way_for_a_moment() {
     let (mut splice, mut kernel) = (start(), Kernel::default());
-    splice.close(Duration::ZERO);
+    splice.close(Duration::ZERO, Reason::Drain);
     let (took, clean) = drive_to_end(&mut splice, &mut kernel, |kernel| {
         kernel.act(0, Side::Upstream, 1000);
         kernel.settle();
@@ -252,7 +271,7 @@ fn told_to_close_a_flow_in_mid_transfer_ends_with_a_reset_even_if_nothing_is_und
 fn told_to_close_a_stalled_transfer_that_goes_on_ends_with_a_reset() {
     let (mut splice, mut kernel) = (start(), Kernel::default());
     kernel.pipes[1] = Pipe { sent: 1000, seen: 1000, written: 10, acked: 10, ..Pipe::default() };
-    splice.close(Duration::ZERO);
+    splice.close(Duration::ZERO, Reason::Drain);
     let mut elapsed = 0;
     let (_, clean) = drive_to_end(&mut splice, &mut kernel, |kernel| {
         elapsed += 10;

@@ -98,7 +98,7 @@ mod tests {
     const OPEN: u8 = 1;
 
     fn leg(received: u64, written: u64, queued: u64) -> Reading {
-        Reading { state: OPEN, acked: written - queued, received, queued, silent: Duration::ZERO }
+        Reading { state: OPEN, acked: written - queued, received, queued, ..Reading::default() }
     }
 
     fn look(client: Reading, upstream: Reading) -> Look {

@@ -112,7 +112,7 @@ fn status_text(status: &Value) -> String {
 }
 
 fn flows_text(answer: &Value) -> String {
-    const COLUMNS: [&str; 10] = [
+    const COLUMNS: [&str; 11] = [
         "id",
         "client",
         "listener",
@@ -123,6 +123,7 @@ fn flows_text(answer: &Value) -> String {
         "bytes_in",
         "bytes_out",
         "age_seconds",
+        "idle_seconds",
     ];
     let flows = answer.get("flows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut rows = vec![COLUMNS.map(str::to_uppercase)];

@@ -128,7 +128,7 @@ fn low_ports() -> Finding {
 }
 
 fn dual_stack() -> Finding {
-    match sys::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), false) {
+    match sys::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), false, None) {
         Ok(_) => finding("IPv6", "[::] can be listened on, for IPv4 too", None),
         Err(error) => {
             let remedy = "set address = [\"0.0.0.0:443\"] in [[listen]]".to_owned();

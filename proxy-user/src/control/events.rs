@@ -9,6 +9,7 @@ use aya_log::EbpfLogger;
 use log::Log;
 
 use super::admin::Kernel;
+use super::budget::Keeper;
 use crate::hub::Hub;
 use crate::sys;
 
@@ -42,11 +43,13 @@ pub(crate) async fn run(hub: Arc<Hub>, events: RingBuf<MapData>) -> std::io::Res
 /// at once where an event was lost, since any may have been meant.
 pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
     let rounds = (hub.snapshot.timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
+    let mut budget = Keeper::new(&hub.snapshot.limits);
     let mut lost_events = 0;
     for round in 0_u64.. {
         tokio::time::sleep(ROUND).await;
         hub.flows.wake_some(round, rounds);
         let Ok(sockmap) = &kernel.sockmap else { continue };
+        budget.look(sockmap);
         let lost = sockmap.counters().lost_events;
         if lost != lost_events {
             lost_events = lost;

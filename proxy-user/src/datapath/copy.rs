@@ -52,9 +52,10 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
         sys::wake_when_readable(socket, 1)?;
     }
     let [to_upstream, to_client] = &flow.copied;
-    let states = [State::default(), State::default()];
-    let mut up = std::pin::pin!(pump(&mut client, sockets[1], to_upstream, &states[0]));
-    let mut down = std::pin::pin!(pump(&mut upstream, sockets[0], to_client, &states[1]));
+    let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
+    let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
+    let mut up = std::pin::pin!(pump(&mut client, sockets[1], flow, to_upstream, (&resting[0], &blocked)));
+    let mut down = std::pin::pin!(pump(&mut upstream, sockets[0], flow, to_client, (&resting[1], &blocked)));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut alarm = std::pin::pin!(pause(due));
     // Whether a pump has come to its end, we have been told to stop, and a socket has failed.
@@ -74,32 +75,28 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             // Time to look whether the peers are still there.
             () = flow.wake.notified() => {}
             () = &mut alarm => {
-                if !stopped && ended == [false; 2] && states.iter().all(|state| state.resting.load(Ordering::Relaxed)) {
+                if !stopped && ended == [false; 2] && all_rest() {
                     return Ok(Copied::Due);
                 }
                 alarm.set(pause(due));
                 continue;
             }
-            () = states[0].blocked.notified() => {
-                limit = earlier(limit, Some(LOOK));
-                continue;
-            }
-            () = states[1].blocked.notified() => {
+            () = blocked.notified() => {
                 limit = earlier(limit, Some(LOOK));
                 continue;
             }
             () = pause(limit) => {}
+            () = ending.idle(|| flow.rested()) => {}
         }
         let taken = || {
             let [up, down] = flow.copied();
             ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
         };
         match ending.turn(sockets, taken)? {
-            Next::Wait(next) => {
-                let waits = states.iter().any(|state| !state.resting.load(Ordering::Relaxed));
-                limit = earlier(next, waits.then_some(LOOK));
+            Next::Wait(next) => limit = earlier(next, (!all_rest()).then_some(LOOK)),
+            Next::Done(Carried { end, .. }) => {
+                return Ok(Copied::Ended(Carried { end, bytes: flow.copied() }));
             }
-            Next::Done(carried) => return Ok(Copied::Ended(carried)),
         }
     }
 }
@@ -123,24 +120,25 @@ async fn failed(socket: &TcpStream) {
     let _ = socket.ready(Interest::ERROR).await;
 }
 
-/// What a pump tells of itself.
-#[derive(Default)]
-struct State {
-    /// The source was read to the end of its queue, to the last segment, and all of it is written.
-    resting: AtomicBool,
-    /// Rung when the target takes no more for now.
-    blocked: Notify,
-}
+/// What a pump tells of itself: that it rests, since the source was read to the end of its queue, to the last segment, and all
+/// of that is written; and, by ringing, that the target takes no more for now.
+type Telling<'a> = (&'a AtomicBool, &'a Notify);
 
 /// Moves bytes until the source has no more, or the target takes no more. Which of the two, and how it came about, the
 /// sockets tell better than the errors do.
-async fn pump(source: &mut ReadHalf<'_>, target: &TcpStream, moved: &AtomicU64, state: &State) {
+async fn pump(
+    source: &mut ReadHalf<'_>,
+    target: &TcpStream,
+    flow: &Flow,
+    moved: &AtomicU64,
+    (resting, blocked): Telling<'_>,
+) {
     loop {
-        state.resting.store(true, Ordering::Relaxed);
+        resting.store(true, Ordering::Relaxed);
         if source.readable().await.is_err() {
             return;
         }
-        state.resting.store(false, Ordering::Relaxed);
+        resting.store(false, Ordering::Relaxed);
         let mut buffer = Buffer::take();
         for turn in 1.. {
             let count = match read_now(source, buffer.bytes()).await {
@@ -150,9 +148,10 @@ async fn pump(source: &mut ReadHalf<'_>, target: &TcpStream, moved: &AtomicU64, 
             };
             let Some(bytes) = buffer.bytes().get(..count) else { return };
             // A partial write: what is left over is lost with the target.
-            if write_all(target, bytes, moved, &state.blocked).await.is_err() {
+            if write_all(target, bytes, moved, blocked).await.is_err() {
                 return;
             }
+            flow.moved(Duration::ZERO);
             if count < buffer.bytes().len() {
                 // The queue was read to its end, which the runtime knows too: no need to ask once more.
                 break;

@@ -5,7 +5,9 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use proxy_common::flow::{Alarm, Bounds, End, Leg, Look, Reading, Reason, Seen, Side, Splice, Step, Vigil};
+use proxy_common::flow::{
+    Alarm, Bounds, End, Idle, Leg, Look, Reading, Reason, Seen, Side, Splice, Step, Vigil,
+};
 use socket2::SockRef;
 
 use super::Carried;
@@ -19,6 +21,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub(super) struct Ending {
     machine: Splice,
     vigil: Vigil,
+    in_kernel: bool,
+    idle: Idle,
     begun: Instant,
     last: Look,
 }
@@ -39,14 +43,29 @@ impl Ending {
         Self {
             machine: Splice::new(legs, bounds, Duration::ZERO),
             vigil: Vigil::new(timeouts.keepalive, in_kernel),
+            in_kernel,
+            idle: Idle::new(timeouts.idle),
             begun: Instant::now(),
             last: Look::default(),
         }
     }
 
-    /// Starts to end the flow from our side.
+    /// Starts to end the flow from our side, because the daemon stops.
     pub(super) fn close(&mut self) {
-        self.machine.close(self.begun.elapsed());
+        self.machine.close(self.begun.elapsed(), Reason::Drain);
+    }
+
+    /// Returns at the earliest moment at which the flow may have been idle for too long; never, if it may be. `rested`: for how
+    /// long nothing has moved, as far as memory tells. That costs no system call while bytes move; the sockets have the last word
+    /// in [`Self::turn`].
+    pub(super) async fn idle(&self, rested: impl Fn() -> Duration) {
+        loop {
+            match self.idle.left(self.begun.elapsed(), rested()) {
+                Some(Duration::ZERO) => return,
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Bytes written so far to the socket of `side`, by userspace or the kernel, as of `reading`.
@@ -70,7 +89,12 @@ impl Ending {
             let (seen, beside) = counts();
             let look = Look { legs, seen, beside };
             self.last = look;
-            match self.machine.step(self.begun.elapsed(), &look) {
+            let step = self.machine.step(self.begun.elapsed(), &look);
+            if matches!(step, Step::Wait(_)) && self.idle.is_over(self.begun.elapsed(), self.rested()) {
+                self.machine.close(self.begun.elapsed(), Reason::IdleTimeout);
+                continue;
+            }
+            match step {
                 Step::Wait(limit) => match self.vigil.check(self.begun.elapsed(), &look, &self.machine) {
                     Alarm::None(again) => return Ok(Next::Wait(earlier(limit, again))),
                     Alarm::End(reason) => {
@@ -84,14 +108,22 @@ impl Ending {
     }
 
     fn finish<S: AsFd>(&mut self, sockets: [&S; 2], end: End, clean: bool) -> io::Result<Next> {
-        // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way any more, so
-        // that the answers are final now.
-        self.last.legs = readings(sockets)?;
+        if self.in_kernel {
+            // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way any more, so
+            // that the answers are final now.
+            self.last.legs = readings(sockets)?;
+        }
         let end = name_timeout(end, sockets);
         for socket in sockets {
             sys::reset_on_close(socket, !clean)?;
         }
         Ok(Next::Done(Carried { end, bytes: self.bytes() }))
+    }
+
+    /// For how long no byte had moved as of the last turn, whoever moved it.
+    pub(super) fn rested(&self) -> Duration {
+        let [client, upstream] = &self.last.legs;
+        client.rested.min(upstream.rested)
     }
 
     /// Bytes given to each peer, as of the last turn; client to upstream first.

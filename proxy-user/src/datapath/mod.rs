@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use local::Bypass;
 use proxy_common::flow::{End, Reason};
-use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip};
+use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Local, Skip};
 use tokio::net::TcpStream;
 
 use self::copy::Copied;
@@ -37,6 +37,9 @@ pub(crate) struct Pair {
     pub(crate) client: TcpStream,
     pub(crate) upstream: TcpStream,
 }
+
+/// A pair that no datapath of the kernel's takes, and what the kernel still knows of it: to be dropped after it is closed.
+type Left<'a> = (Pair, Option<Trace<'a>>);
 
 /// What a worker's flows are carried with.
 pub(crate) struct Carriers {
@@ -70,7 +73,9 @@ impl Carriers {
         if let Err(error) = sys::reset_on_close(&pair.client, true) {
             return internal(flow, [0; 2], &error);
         }
-        let near = is_near(&pair);
+        let near = choice != Choice::Only(Datapath::Copy)
+            && self.host().local != Local::Unavailable
+            && is_near(&pair);
         let plan = plan::plan(choice, self.host(), near);
         if let Some(patience) = plan::patience(choice, &plan) {
             match self.copy(flow, &mut pair, Some(patience)).await {
@@ -112,7 +117,7 @@ impl Carriers {
         flow: &Flow,
         pair: Pair,
         plan: &[Datapath],
-    ) -> Result<(Spliced<'a>, Datapath), Box<(Pair, Option<Trace<'a>>)>> {
+    ) -> Result<(Spliced<'a>, Datapath), Box<Left<'a>>> {
         let Some((handle, watch)) = &self.sockmap else { return Err(Box::new((pair, None))) };
         for &datapath in plan.iter().filter(|datapath| **datapath != Datapath::Copy) {
             let bypass = match self.bypass(datapath, handle, &pair) {

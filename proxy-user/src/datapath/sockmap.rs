@@ -55,10 +55,10 @@ pub(super) fn take_over<'a>(
     flow: &Flow,
     pair: Pair,
     bypass: Option<Bypass<'a>>,
-) -> Result<Spliced<'a>, Refused<'a>> {
+) -> Result<Spliced<'a>, Box<Refused<'a>>> {
     let (tracks, legs) = match enroll(handle, &pair, flow.copied()) {
         Ok(enrolled) => enrolled,
-        Err((reason, trace)) => return Err(Refused { pair, reason, trace }),
+        Err((reason, trace)) => return Err(Box::new(Refused { pair, reason, trace })),
     };
     // From here on there is no way back: bytes may move at any moment.
     let sockets = match (pair.client.into_std(), pair.upstream.into_std()) {
@@ -182,6 +182,7 @@ impl Spliced<'_> {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
             };
+            flow.moved(ending.rested());
             tokio::select! {
                 () = flow.wake.notified() => {}
                 () = &mut stopping, if !stopped => {
@@ -189,6 +190,7 @@ impl Spliced<'_> {
                     ending.close();
                 }
                 () = sleep(limit) => {}
+                () = ending.idle(|| rested(flow, &self.tracks)) => {}
             }
         }
     }
@@ -208,6 +210,11 @@ fn counts(tracks: &[Track<'_>; 2]) -> ([Seen; 2], [u64; 2]) {
         directions.each_ref().map(|direction| Seen::Bytes(direction.seen())),
         directions.each_ref().map(|direction| direction.beside),
     )
+}
+
+/// For how long no byte has moved, as far as the verdict tells, and what was learnt at turns: bytes beside it show there.
+fn rested(flow: &Flow, tracks: &[Track<'_>; 2]) -> Duration {
+    tracks.iter().fold(flow.rested(), |rested, track| rested.min(sys::since(track.read().active_ns)))
 }
 
 async fn sleep(limit: Option<Duration>) {

@@ -54,7 +54,6 @@ async fn travel(
     way: &mut Way,
 ) -> Result<Carried, Reason> {
     let hub = &carriers.hub;
-    sys::tune(&stream, hub.snapshot.timeouts.keepalive).map_err(|error| internal(flow, &error))?;
     let stopping = hub.phases.reached(Phase::Closing);
     let (pair, upstream) = tokio::select! {
         result = establish(stream, listener, hub, flow, way) => result?,

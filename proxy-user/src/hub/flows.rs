@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proxy_common::abi::sockmap::Place;
 use proxy_common::flow::Meter;
@@ -43,6 +43,8 @@ pub(crate) struct Flow {
     pub(crate) wake: Notify,
     /// Bytes that userspace has written, client to upstream first.
     pub(crate) copied: [AtomicU64; 2],
+    /// When a byte was last known to move, in milliseconds since it was accepted. The verdict knows better of those that it sees.
+    moved_ms: AtomicU64,
     facts: Mutex<Facts>,
 }
 
@@ -66,6 +68,17 @@ pub(crate) struct Facts {
 impl Flow {
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A byte moved so long ago.
+    pub(crate) fn moved(&self, rested: Duration) {
+        let at = self.accepted.elapsed().saturating_sub(rested).as_millis();
+        self.moved_ms.fetch_max(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// For how long no byte is known to have moved.
+    pub(crate) fn rested(&self) -> Duration {
+        self.accepted.elapsed().saturating_sub(Duration::from_millis(self.moved_ms.load(Ordering::Relaxed)))
     }
 
     /// Bytes copied by userspace so far, client to upstream first.
@@ -98,6 +111,7 @@ impl Flows {
             accepted: Instant::now(),
             wake: Notify::new(),
             copied: [AtomicU64::new(0), AtomicU64::new(0)],
+            moved_ms: AtomicU64::new(0),
             facts: Mutex::new(Facts {
                 stage: Stage::Hello,
                 sni: None,

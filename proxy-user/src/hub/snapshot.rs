@@ -21,6 +21,7 @@ pub(crate) struct Snapshot {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) admin: Admin,
     pub(crate) timeouts: Timeouts,
+    pub(crate) limits: Limits,
 }
 
 /// `[[listen]]`: one name for one or more addresses.
@@ -77,7 +78,14 @@ pub(crate) struct Admin {
     pub(crate) http: Option<SocketAddr>,
 }
 
-/// `[timeouts]`: all bounds on waiting, none of them zero.
+/// `[limits]`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limits {
+    /// Bytes in the buffers of all TCP sockets of the host, above which flows get less credit. None: as the kernel has it.
+    pub(crate) tcp_memory: Option<u64>,
+}
+
+/// `[timeouts]`: all bounds on waiting, none of them zero but `idle`.
 #[derive(Debug, Clone)]
 pub(crate) struct Timeouts {
     /// From accept to a verdict on the hello.
@@ -86,6 +94,8 @@ pub(crate) struct Timeouts {
     pub(crate) connect: Duration,
     /// Without a byte either way, once one side has ended.
     pub(crate) half_close: Duration,
+    /// Without a byte either way, until an established flow is closed. Zero: for ever.
+    pub(crate) idle: Duration,
     /// From SIGTERM until the flows that are left are closed.
     pub(crate) drain: Duration,
     /// Without any sign of life of a peer that owes one, until it is given up.
@@ -98,6 +108,7 @@ impl Default for Timeouts {
             hello: Duration::from_secs(10),
             connect: Duration::from_secs(5),
             half_close: Duration::from_secs(60),
+            idle: Duration::ZERO,
             drain: Duration::from_secs(30),
             keepalive: Duration::from_secs(65),
         }

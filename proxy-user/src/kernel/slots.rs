@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use proxy_common::abi::credit::CEILING;
 use proxy_common::abi::sockmap::{DIRECTION_WORDS, Direction, Place, Word};
 
 use crate::sys::SharedWords;
@@ -22,20 +23,25 @@ struct Free {
     fresh: std::ops::Range<u32>,
     /// [`Direction::beside`] of all that were returned.
     beside: u64,
+    /// The most that [`Direction::ceiling`] may be.
+    ceiling: u64,
 }
 
 impl Slots {
     pub(super) fn new(memory: SharedWords, count: u32) -> Arc<Self> {
-        Arc::new(Self { memory, free: Mutex::new(Free { returned: Vec::new(), fresh: 0..count, beside: 0 }) })
+        Arc::new(Self {
+            memory,
+            free: Mutex::new(Free { returned: Vec::new(), fresh: 0..count, beside: 0, ceiling: CEILING }),
+        })
     }
 
     /// Takes a slot for `direction`. `E2BIG`: there is none left.
     pub(super) fn claim(self: &Arc<Self>, direction: Direction) -> io::Result<Slot> {
-        let number = {
-            let mut free = self.free();
-            let next = free.returned.pop().or_else(|| free.fresh.next());
-            next.ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))?
-        };
+        // Held until the slot is filled, so that a new ceiling reaches every direction.
+        let mut free = self.free();
+        let next = free.returned.pop().or_else(|| free.fresh.next());
+        let number = next.ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))?;
+        let direction = Direction { ceiling: direction.ceiling.min(free.ceiling), ..direction };
         let slot = Slot { slots: Arc::clone(self), number };
         let source = Word::Source as usize;
         for (index, value) in
@@ -59,14 +65,19 @@ impl Slots {
         (source.load(Ordering::Relaxed) == place.cookie).then_some(direction)
     }
 
-    /// Changes how much credit the direction at `place` may have, if it is still there. When it has just gone, the next one
-    /// there starts with its own.
-    pub(super) fn set_ceiling(&self, place: Place, bytes: u64) {
-        if self.read(place).is_some()
-            && let Some(word) = self.words(place.slot).and_then(|words| words.get(Word::Ceiling as usize))
-        {
+    /// Changes how much credit any direction may have, those that are there and those to come.
+    pub(super) fn set_ceiling(&self, bytes: u64) {
+        let mut free = self.free();
+        free.ceiling = bytes;
+        let slots = (0..free.fresh.start).filter_map(|number| self.words(number));
+        for word in slots.filter_map(|words| words.get(Word::Ceiling as usize)) {
             word.store(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// The most credit that any direction may have.
+    pub(super) fn ceiling(&self) -> u64 {
+        self.free().ceiling
     }
 
     /// The sum of [`Direction::beside`] over all directions that are or were.

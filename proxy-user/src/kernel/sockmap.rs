@@ -132,6 +132,16 @@ impl Sockmap {
         self.handle.slots.read(place)
     }
 
+    /// The most credit that a direction may have, in bytes.
+    pub(crate) fn ceiling(&self) -> u64 {
+        self.handle.slots.ceiling()
+    }
+
+    /// Changes it for all flows.
+    pub(crate) fn set_ceiling(&self, bytes: u64) {
+        self.handle.slots.set_ceiling(bytes);
+    }
+
     /// Counts from zero from now on.
     pub(super) fn reset_counters(&mut self) {
         self.zero = KernelCounters::default();

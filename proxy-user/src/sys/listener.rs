@@ -2,17 +2,24 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::tcp::tune;
 
 /// Connections that may wait to be accepted: a whole fleet may come back in one instant. The kernel cuts it to
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 /// A non-blocking listener on `address`. Several may share one address, for one worker each: the kernel spreads the
-/// connections. An unspecified IPv6 address takes IPv4 too.
-pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+/// connections. An unspecified IPv6 address takes IPv4 too. Accepted sockets inherit what is tuned here (`sk_clone_lock` in
+/// `net/core/sock.c`), for which each would need five system calls of its own.
+pub(crate) fn bind(address: SocketAddr, shared: bool, silence: Option<Duration>) -> io::Result<TcpListener> {
     let socket = bound(address, shared)?;
+    if let Some(silence) = silence {
+        tune(&socket, silence)?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -2,8 +2,10 @@
 //! options by name.
 
 mod bpf;
+mod clock;
 mod epoll;
 mod listener;
+mod memory;
 mod process;
 mod program;
 mod readable;
@@ -11,8 +13,10 @@ mod shared;
 mod tcp;
 
 pub(crate) use bpf::attached_verdict;
+pub(crate) use clock::since;
 pub(crate) use epoll::Poller;
 pub(crate) use listener::{bind, check_free, is_own_address};
+pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use program::run_program;
 pub(crate) use readable::readable;

@@ -112,7 +112,8 @@ pub(crate) fn reading(socket: &impl AsFd) -> io::Result<Reading> {
     let owes_an_answer = info.retransmits >= UNANSWERED || info.probes >= UNANSWERED;
     let silent = if owes_an_answer { Duration::from_millis(info.last_ack_ms.into()) } else { Duration::ZERO };
     let queued = out_queue(socket)?;
-    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued, silent })
+    let rested = Duration::from_millis(info.last_data_sent_ms.min(info.last_data_received_ms).into());
+    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued, silent, rested })
 }
 
 /// The head of `struct tcp_info` (`include/uapi/linux/tcp.h`): fields are only ever added behind, and a kernel gives
@@ -123,13 +124,18 @@ struct TcpInfo {
     ca_state: u8,
     retransmits: u8,
     probes: u8,
-    before_times: [u8; 52],
+    before_times: [u8; 40],
+    last_data_sent_ms: u32,
+    /// Not kept by Linux.
+    last_ack_sent_ms: u32,
+    last_data_received_ms: u32,
     last_ack_ms: u32,
     before_counts: [u8; 60],
     acked: u64,
     received: u64,
 }
 
+const _: () = assert!(std::mem::offset_of!(TcpInfo, last_data_sent_ms) == 44);
 const _: () = assert!(std::mem::offset_of!(TcpInfo, last_ack_ms) == 56);
 const _: () = assert!(std::mem::offset_of!(TcpInfo, acked) == 120);
 const _: () = assert!(size_of::<TcpInfo>() == 136);
@@ -140,7 +146,10 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
         ca_state: 0,
         retransmits: 0,
         probes: 0,
-        before_times: [0; 52],
+        before_times: [0; 40],
+        last_data_sent_ms: 0,
+        last_ack_sent_ms: 0,
+        last_data_received_ms: 0,
         last_ack_ms: 0,
         before_counts: [0; 60],
         acked: 0,

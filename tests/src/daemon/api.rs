@@ -75,6 +75,7 @@ pub struct Flow {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub age_seconds: f64,
+    pub idle_seconds: f64,
 }
 
 /// One record of the access log. A connection that went nowhere has no route, and no upstream.

@@ -45,6 +45,7 @@ pub struct Config {
     datapath: Option<String>,
     hold: Option<String>,
     timeouts: String,
+    limits: String,
 }
 
 impl Config {
@@ -114,6 +115,12 @@ impl Config {
         self
     }
 
+    /// Sets the budget of memory for TCP.
+    #[must_use]
+    pub fn tcp_memory(self, size: &str) -> Self {
+        Self { limits: format!("[limits]\ntcp_memory = \"{size}\"\n\n"), ..self }
+    }
+
     /// The file's text.
     pub fn render(&self, admin_socket: &Path) -> String {
         let datapath = self.datapath.clone().unwrap_or_else(Datapath::of_environment);
@@ -129,6 +136,7 @@ impl Config {
         if !self.timeouts.is_empty() {
             text += &format!("[timeouts]\n{}\n", self.timeouts);
         }
+        text += &self.limits;
         let socket = admin_socket.display();
         text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
     }

@@ -4,7 +4,6 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 
 use anyhow::{Result, ensure};
-use harness::carrier::{Carrier, Place};
 use harness::daemon::Access;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::keyed;
@@ -175,8 +174,8 @@ fn never_drained(upload: bool) -> Result<()> {
     let (mut sender, mut stopped) = if upload { (client, server) } else { (server, client) };
     // The daemon can take all of it, with the end, but cannot get rid of it.
     socket2::SockRef::from(&stopped).set_recv_buffer_size(64 * 1024)?;
-    // Over loopback windows are small at first.
-    let all = if Carrier::of_environment()?.place == Place::Edge { 128 * 1024 } else { MIB };
+    // Windows and credit are small at first.
+    let all = 128 * 1024;
     let sent = fill(&mut sender, all)?;
     assert_eq!(sent, all);
     finish(&sender)?;

@@ -14,6 +14,7 @@
 //! Law 10, that no input breaks the daemon, is in `hello.rs` and `routing.rs`.
 
 mod backpressure;
+mod budget;
 mod bytes;
 mod ends;
 mod scripts;

@@ -1,16 +1,25 @@
 //! Law 8: timers see the bytes that the kernel carries.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use harness::carrier::Carrier;
 use harness::deadline::dawdle;
-use harness::peers::raw::{Ending, expect_ending, finish, transfer};
+use harness::peers::raw::{Ending, expect_ending, fill, finish, read_to_ending, transfer};
+use harness::site::{RawSite, config_of};
 
 use crate::site_with;
 
-/// Three times the timeout, in steps that are shorter than it.
-const STEPS: u64 = 10;
+/// Several times the timeouts, in steps that are shorter than those.
+const STEPS: u64 = 17;
 const STEP: Duration = Duration::from_millis(300);
+
+/// The timeout, and how much later a busy machine may notice.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(2);
+
+/// Bytes of a step.
+const PORTION: u64 = 1000;
 
 #[test]
 fn law_8_a_half_closed_flow_that_still_moves_is_not_timed_out() -> Result<()> {
@@ -26,5 +35,57 @@ fn law_8_a_half_closed_flow_that_still_moves_is_not_timed_out() -> Result<()> {
     expect_ending(&mut client, Ending::Eof)?;
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
     assert_eq!((access.reason.as_str(), access.bytes_out), ("eof", STEPS), "{access:?}");
+    site.daemon.stop()
+}
+
+#[test]
+fn law_8_a_busy_flow_is_never_idle_and_one_that_rests_is_ended_in_order() -> Result<()> {
+    let carrier = Carrier::of_environment()?;
+    let site = RawSite::of(&carrier, &config_of(&carrier).timeout("idle", "1s"))?;
+    let before = carrier.account(&site.daemon)?;
+    let (mut client, mut server) = site.flow()?;
+    for number in 0..STEPS {
+        // One direction is enough, whichever.
+        if number % 2 == 0 {
+            transfer(&mut server, &mut client, number, PORTION)?;
+        } else {
+            transfer(&mut client, &mut server, number, PORTION)?;
+        }
+        dawdle(STEP);
+    }
+    transfer(&mut server, &mut client, STEPS, PORTION)?;
+    let rests = Instant::now();
+    expect_ending(&mut client, Ending::Eof)?;
+    let rested = rests.elapsed();
+    expect_ending(&mut server, Ending::Eof)?;
+    assert!(rested + STEP > TIMEOUT && rested < TIMEOUT + LATE, "ended after {rested:?}");
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    assert_eq!((access.reason.as_str(), access.side.as_deref()), ("idle_timeout", None), "{access:?}");
+    carrier.prove(&site.daemon, &before, &[access])?;
+    site.daemon.stop()
+}
+
+/// What waits for a reader that does not read is neither delivered nor moving.
+#[test]
+fn law_8_an_idle_flow_with_bytes_that_wait_is_reset() -> Result<()> {
+    let site = site_with(|config| config.timeout("idle", "1s"))?;
+    let (mut client, mut server) = site.flow()?;
+    fill(&mut client, u64::MAX)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    assert_eq!((access.reason.as_str(), access.side.as_deref()), ("idle_timeout", None), "{access:?}");
+    assert_eq!(read_to_ending(&mut server)?.1, Ending::Reset);
+    assert_eq!(read_to_ending(&mut client)?.1, Ending::Reset);
+    site.daemon.stop()
+}
+
+#[test]
+fn law_8_the_list_of_flows_says_since_when_nothing_has_moved() -> Result<()> {
+    let site = site_with(|config| config)?;
+    let (mut client, mut server) = site.flow()?;
+    site.daemon.wait_for_flow("a flow that rests", |flow| flow.idle_seconds >= 2.0)?;
+    transfer(&mut client, &mut server, 1, PORTION)?;
+    let flow = site.daemon.wait_for_flow("the flow", |_| true)?;
+    assert!(flow.age_seconds >= 2.0 && flow.idle_seconds < 2.0, "{flow:?}");
+    drop((client, server));
     site.daemon.stop()
 }

@@ -43,6 +43,10 @@ impl Collector for Readings {
             gauge.encode(metric)?;
         }
         let Ok(sockmap) = &self.kernel.sockmap else { return Ok(()) };
+        let ceiling = ConstGauge::new(i64::try_from(sockmap.ceiling()).unwrap_or(i64::MAX));
+        let help = "Most bytes on their way in a direction of a flow";
+        let metric = encoder.encode_descriptor("credit_ceiling_bytes", help, None, ceiling.metric_type())?;
+        ceiling.encode(metric)?;
         let counters = sockmap.counters();
         let readings = [
             ("kernel_redirected_bytes", "Bytes that the kernel carried", counters.redirected_bytes),

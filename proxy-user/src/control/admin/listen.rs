@@ -34,7 +34,7 @@ pub(crate) fn open(config: &snapshot::Admin) -> anyhow::Result<Listeners> {
 }
 
 fn open_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    sys::bind(address, false).map_err(|error| {
+    sys::bind(address, false, None).map_err(|error| {
         let remedy = format!(
             "find what listens there with `ss -ltnp sport = :{}`; a second snisplice needs an http and a socket of its own",
             address.port()

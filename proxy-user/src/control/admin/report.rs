@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proxy_common::plan::{self, Datapath, Host};
 use serde::Serialize;
@@ -10,6 +11,7 @@ use super::Admin;
 use crate::control::events::LOST;
 use crate::hub::{Bytes, Flow, Hub, Phase};
 use crate::kernel::{KernelCounters, Local, Sockmap, Unavailable};
+use crate::sys;
 
 /// What the kernel does for this daemon.
 pub(crate) struct Kernel {
@@ -138,14 +140,16 @@ struct FlowStatus {
     bytes_in: u64,
     bytes_out: u64,
     age_seconds: u64,
+    idle_seconds: u64,
 }
 
 pub(super) fn flows(admin: &Admin) -> FlowList {
     let flows = admin.hub.flows.list();
-    FlowList { flows: flows.iter().map(|flow| flow_status(flow, carried(&admin.kernel, flow))).collect() }
+    FlowList { flows: flows.iter().map(|flow| flow_status(flow, &admin.kernel)).collect() }
 }
 
-fn flow_status(flow: &Flow, [bytes_in, bytes_out]: Bytes) -> FlowStatus {
+fn flow_status(flow: &Flow, kernel: &Kernel) -> FlowStatus {
+    let ([bytes_in, bytes_out], rested) = (carried(kernel, flow), rested(kernel, flow));
     let facts = flow.facts();
     FlowStatus {
         id: flow.id,
@@ -161,7 +165,16 @@ fn flow_status(flow: &Flow, [bytes_in, bytes_out]: Bytes) -> FlowStatus {
         bytes_in,
         bytes_out,
         age_seconds: flow.accepted.elapsed().as_secs(),
+        idle_seconds: rested.as_secs(),
     }
+}
+
+/// For how long no byte of a live flow has moved, whoever carries them.
+fn rested(kernel: &Kernel, flow: &Flow) -> Duration {
+    let places = flow.facts().places;
+    let Ok(sockmap) = &kernel.sockmap else { return flow.rested() };
+    let directions = places.into_iter().flatten().filter_map(|place| sockmap.direction(place));
+    directions.fold(flow.rested(), |rested, direction| rested.min(sys::since(direction.active_ns)))
 }
 
 /// Brings the byte counters up to date for flows that are alive.

@@ -16,7 +16,7 @@ use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
 use super::{rules, value};
-use crate::hub::snapshot::{Admin, Listener, Server, Timeouts, Upstream};
+use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10944);
@@ -51,6 +51,7 @@ pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
         upstreams: raw.upstreams.iter().map(|entry| upstream(entry, &mut places, report)).collect(),
         admin: admin(raw.admin.as_ref(), report),
         timeouts: timeouts(raw.timeouts.as_ref(), report),
+        limits: limits(raw.limits.as_ref(), report),
     };
     rules::check(raw, &checked, &places, report);
     checked
@@ -211,14 +212,28 @@ fn admin(entry: Option<&raw::Admin>, report: &mut Report<'_>) -> Admin {
 fn timeouts(entry: Option<&raw::Timeouts>, report: &mut Report<'_>) -> Timeouts {
     let default = Timeouts::default();
     let Some(entry) = entry else { return default };
+    let idle = idle(&entry.idle, default.idle, report);
     let mut wait = |field, default| duration(field, &value::WAIT, default, report);
     Timeouts {
         hello: wait(&entry.hello, default.hello),
         connect: wait(&entry.connect, default.connect),
         half_close: wait(&entry.half_close, default.half_close),
+        idle,
         drain: wait(&entry.drain, default.drain),
         keepalive: wait(&entry.keepalive, default.keepalive),
     }
+}
+
+fn idle(field: &Field<String>, default: Duration, report: &mut Report<'_>) -> Duration {
+    let given = field.given().and_then(|text| report.keep(text.at, value::idle(&text.value)));
+    given.unwrap_or(default)
+}
+
+fn limits(entry: Option<&raw::Limits>, report: &mut Report<'_>) -> Limits {
+    let tcp_memory = entry
+        .and_then(|entry| entry.tcp_memory.given())
+        .and_then(|text| report.keep(text.at, value::memory(&text.value)));
+    Limits { tcp_memory }
 }
 
 fn duration(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proxy_common::route::{Route, Table};
 
-use crate::hub::snapshot::{Admin, Listener, Snapshot, Timeouts, Upstream};
+use crate::hub::snapshot::{Admin, Limits, Listener, Snapshot, Timeouts, Upstream};
 
 /// The parts of a configuration. Complete only when the report that they came with has no error.
 pub(super) struct Checked {
@@ -13,6 +13,7 @@ pub(super) struct Checked {
     pub(super) upstreams: Vec<Upstream>,
     pub(super) admin: Admin,
     pub(super) timeouts: Timeouts,
+    pub(super) limits: Limits,
 }
 
 pub(super) fn compile(checked: Checked) -> Snapshot {
@@ -22,5 +23,6 @@ pub(super) fn compile(checked: Checked) -> Snapshot {
         upstreams: checked.upstreams.into_iter().map(Arc::new).collect(),
         admin: checked.admin,
         timeouts: checked.timeouts,
+        limits: checked.limits,
     }
 }

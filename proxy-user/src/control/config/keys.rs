@@ -47,8 +47,10 @@ pub(super) static HTTP: Key = key("http", r#""127.0.0.1:10944""#);
 pub(super) static HELLO: Key = key("hello", r#""10s""#);
 pub(super) static CONNECT: Key = key("connect", r#""5s""#);
 pub(super) static HALF_CLOSE: Key = key("half_close", r#""60s""#);
+pub(super) static IDLE: Key = key("idle", r#""1h""#);
 pub(super) static DRAIN: Key = key("drain", r#""30s""#);
 pub(super) static KEEPALIVE: Key = key("keepalive", r#""65s""#);
+pub(super) static TCP_MEMORY: Key = key("tcp_memory", r#""512MiB""#);
 
 pub(super) static LISTEN: Section = Section { name: "listen", repeated: true, keys: &[&NAME, &ADDRESS, &TO] };
 pub(super) static ROUTE: Section =
@@ -56,11 +58,15 @@ pub(super) static ROUTE: Section =
 pub(super) static UPSTREAM: Section =
     Section { name: "upstream", repeated: true, keys: &[&NAME, &SERVERS, &DATAPATH, &HOLD] };
 pub(super) static ADMIN: Section = Section { name: "admin", repeated: false, keys: &[&SOCKET, &HTTP] };
-pub(super) static TIMEOUTS: Section =
-    Section { name: "timeouts", repeated: false, keys: &[&HELLO, &CONNECT, &HALF_CLOSE, &DRAIN, &KEEPALIVE] };
+pub(super) static TIMEOUTS: Section = Section {
+    name: "timeouts",
+    repeated: false,
+    keys: &[&HELLO, &CONNECT, &HALF_CLOSE, &IDLE, &DRAIN, &KEEPALIVE],
+};
+pub(super) static LIMITS: Section = Section { name: "limits", repeated: false, keys: &[&TCP_MEMORY] };
 
 /// Every section, in the order of the reference.
-pub(super) static SECTIONS: [&Section; 5] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS];
+pub(super) static SECTIONS: [&Section; 6] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS, &LIMITS];
 
 /// The known word that `word` is most likely a slip of: at most one edit for every three characters.
 pub(super) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {

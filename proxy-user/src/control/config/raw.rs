@@ -53,6 +53,7 @@ pub(super) struct Raw {
     pub(super) upstreams: Vec<Upstream>,
     pub(super) admin: Option<Admin>,
     pub(super) timeouts: Option<Timeouts>,
+    pub(super) limits: Option<Limits>,
 }
 
 #[derive(Debug)]
@@ -92,8 +93,14 @@ pub(super) struct Timeouts {
     pub(super) hello: Field<String>,
     pub(super) connect: Field<String>,
     pub(super) half_close: Field<String>,
+    pub(super) idle: Field<String>,
     pub(super) drain: Field<String>,
     pub(super) keepalive: Field<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) tcp_memory: Field<String>,
 }
 
 /// Reads the whole document and reports everything that is not of the known shape.
@@ -132,8 +139,12 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
             hello: table.duration(&keys::HELLO),
             connect: table.duration(&keys::CONNECT),
             half_close: table.duration(&keys::HALF_CLOSE),
+            idle: table.duration(&keys::IDLE),
             drain: table.duration(&keys::DRAIN),
             keepalive: table.duration(&keys::KEEPALIVE),
+        }),
+        limits: single(document, &keys::LIMITS, report, |table| Limits {
+            tcp_memory: table.string(&keys::TCP_MEMORY),
         }),
     }
 }

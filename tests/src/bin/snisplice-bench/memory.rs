@@ -14,7 +14,7 @@ const STILL: Duration = Duration::from_millis(250);
 const NOISE: f64 = 512.0;
 
 /// How long stillness is waited for; a machine that never stands still is measured as it is.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// What is held at one moment.
 #[derive(Debug, Clone, Copy, Default)]

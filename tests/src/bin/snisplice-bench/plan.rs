@@ -73,7 +73,7 @@ const fn scenario(
     Scenario { id, title, placement, quick, work }
 }
 
-/// All scenarios, in the order of the tables. Neighbours with the same placement share one start of each system.
+/// All scenarios, in the order of the tables.
 pub(crate) const SCENARIOS: [Scenario; 23] = [
     scenario("bulk-up-1", "Upload, 1 flow", Routed, true, bulk(1, Up)),
     scenario("bulk-down-1", "Download, 1 flow", Routed, true, bulk(1, Down)),
@@ -121,6 +121,12 @@ pub(crate) const SCENARIOS: [Scenario; 23] = [
 impl Scenario {
     pub(crate) fn with_id(id: &str) -> Option<Self> {
         SCENARIOS.into_iter().find(|scenario| scenario.id == id)
+    }
+
+    /// True where memory that the system has from before would hide what it takes. Such a scenario cannot be repeated
+    /// either.
+    pub(crate) fn needs_fresh_start(&self) -> bool {
+        matches!(self.work, Work::Idle(_))
     }
 
     /// Measures one system.
@@ -197,9 +203,12 @@ impl Plan {
         order
     }
 
-    /// Scenarios that follow each other with the same placement.
+    /// Scenarios that follow each other and share one start of each system.
     pub(crate) fn groups(&self) -> Vec<&[Scenario]> {
-        self.scenarios.chunk_by(|one, next| one.placement == next.placement).collect()
+        let together = |one: &Scenario, next: &Scenario| {
+            one.placement == next.placement && !one.needs_fresh_start() && !next.needs_fresh_start()
+        };
+        self.scenarios.chunk_by(together).collect()
     }
 }
 
@@ -234,6 +243,16 @@ mod tests {
         let firsts: Vec<_> = (0..SYSTEMS.len()).map(|round| plan.order(round)[0].name).collect();
         assert_eq!(firsts, SYSTEMS.map(|system| system.name));
         assert_eq!(plan.order(3).len(), SYSTEMS.len());
+    }
+
+    #[test]
+    fn idle_memory_is_measured_of_a_fresh_process() {
+        let plan =
+            Plan { scenarios: SCENARIOS.to_vec(), systems: Vec::new(), rounds: 1, window: Duration::ZERO };
+        let groups = plan.groups();
+        assert!(groups.iter().any(|group| matches!(group, [one] if one.id == "idle")));
+        assert_eq!(groups.iter().map(|group| group.len()).sum::<usize>(), SCENARIOS.len());
+        assert!(groups.len() < SCENARIOS.len());
     }
 
     #[test]

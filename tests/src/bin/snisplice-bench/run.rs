@@ -96,21 +96,27 @@ impl Turn<'_> {
     ) -> Result<()> {
         let mut running =
             self.system.start(self.network, placement, self.places).context("starting the system")?;
-        if let Some(configuration) = running.configuration() {
+        if let Some(configuration) = running.configuration(self.places) {
             results.configurations.entry(self.system.name.to_owned()).or_insert(configuration);
         }
         let echo = Echo::start(&running.path)?;
         running.probe()?;
         for scenario in scenarios {
             progress.begin(self.round, scenario, self.system);
-            outcomes.push(self.undisturbed(&running, &echo, scenario));
+            outcomes.push(self.undisturbed(&running, &echo, scenario, progress));
         }
         echo.stop()?;
         running.stop().context("stopping the system")
     }
 
     /// Measures again, and once more, while others use the machine.
-    fn undisturbed(&self, running: &Running, echo: &Echo, scenario: &Scenario) -> Result<Values> {
+    fn undisturbed(
+        &self,
+        running: &Running,
+        echo: &Echo,
+        scenario: &Scenario,
+        progress: &mut Progress,
+    ) -> Result<Values> {
         let processes = running.processes();
         let mut tries = 1..=TRIES;
         loop {
@@ -120,7 +126,7 @@ impl Turn<'_> {
             });
             let share = others.share()?;
             let last = tries.next().is_none_or(|this| this == TRIES);
-            if share <= DISTURBED || last {
+            if share <= DISTURBED || last || scenario.needs_fresh_start() || !progress.may_repeat() {
                 return measured.map(|mut values| {
                     values.set(Metric::Disturbance, share);
                     values
@@ -137,12 +143,13 @@ struct Progress {
     done: usize,
     all: usize,
     rounds: usize,
+    repeated: usize,
 }
 
 impl Progress {
     fn new(plan: &Plan) -> Self {
         let all = plan.rounds * plan.scenarios.len() * plan.systems.len();
-        Self { start: Instant::now(), done: 0, all, rounds: plan.rounds }
+        Self { start: Instant::now(), done: 0, all, rounds: plan.rounds, repeated: 0 }
     }
 
     fn begin(&mut self, round: usize, scenario: &Scenario, system: System) {
@@ -161,6 +168,13 @@ impl Progress {
             system.name
         );
         self.done += 1;
+    }
+
+    /// True while repetitions make the run longer by a fifth at most; on a busy machine they are of no use anyway.
+    fn may_repeat(&mut self) -> bool {
+        let may = self.repeated * 5 < self.all;
+        self.repeated += usize::from(may);
+        may
     }
 
     fn skip(&mut self) {

@@ -31,6 +31,7 @@ pub(crate) enum Metric {
     StormMillis,
     Retries,
     KernelShare,
+    Fallbacks,
     Disturbance,
 }
 
@@ -68,6 +69,7 @@ impl Metric {
             Self::StormMillis => "all back ms",
             Self::Retries => "retries",
             Self::KernelShare => "kernel share",
+            Self::Fallbacks => "fell back",
             Self::Disturbance => "disturbance",
         }
     }
@@ -77,6 +79,7 @@ impl Metric {
             Self::Rate | Self::RoundTrips | Self::Connects => Better::More,
             Self::PacedRate
             | Self::KernelShare
+            | Self::Fallbacks
             | Self::Retries
             | Self::Flows
             | Self::KernelPerFlow

@@ -119,8 +119,8 @@ fn gaps(results: &Results) -> String {
     if results.disturbed() > 0 {
         text += &format!("- {} measurements were disturbed by other processes\n", results.disturbed());
     }
-    if results.not_measured.is_empty() && results.failures().next().is_none() {
-        text += "Everything was.\n";
+    if text.ends_with("\n\n") {
+        text += "Everything was measured, and undisturbed.\n";
     }
     text
 }

@@ -17,7 +17,7 @@ use harness::workdir::WorkDir;
 
 use crate::load;
 use crate::network::{Network, Path, Placement, Service};
-use crate::values::{Metric, Values};
+use crate::values::Values;
 
 /// What carries the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,13 +138,22 @@ impl Running {
         ready.and_then(|relayed| relayed)
     }
 
-    /// How it is set up.
-    pub(crate) fn configuration(&self) -> Option<String> {
-        match &self.process {
-            None => None,
-            Some(Process::Ours(daemon)) => fs::read_to_string(daemon.config_file()).ok(),
-            Some(Process::Rival(rival)) => Some(rival.configuration.clone()),
-        }
+    /// How it is set up, without the paths of this machine.
+    pub(crate) fn configuration(&self, places: &Places) -> Option<String> {
+        let (text, folder) = match &self.process {
+            None => return None,
+            Some(Process::Ours(daemon)) => {
+                (fs::read_to_string(daemon.config_file()).ok()?, daemon.admin_socket().parent()?.to_owned())
+            }
+            Some(Process::Rival(rival)) => {
+                (rival.configuration.clone(), rival.work.file("output").parent()?.to_owned())
+            }
+        };
+        let text = text.replace(&folder.display().to_string(), "run");
+        Some(match &places.rivals {
+            Some(root) => text.replace(&root.display().to_string(), ""),
+            None => text,
+        })
     }
 
     /// The ids of its processes.
@@ -157,14 +166,12 @@ impl Running {
         }
     }
 
-    /// Measures with `work`, and adds how much of what it moved was carried by the kernel.
+    /// Measures with `work`, and adds who carried what was moved.
     pub(crate) fn measure(&self, work: impl FnOnce(&Path) -> Result<Values>) -> Result<Values> {
         let Some(Process::Ours(daemon)) = &self.process else { return work(&self.path) };
         let before = snisplice::Carried::read(daemon)?;
         let mut values = work(&self.path)?;
-        if let Some(share) = snisplice::Carried::read(daemon)?.share_since(before) {
-            values.set(Metric::KernelShare, share);
-        }
+        snisplice::Carried::read(daemon)?.report(before, &mut values);
         Ok(values)
     }
 

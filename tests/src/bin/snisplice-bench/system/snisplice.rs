@@ -10,6 +10,7 @@ use harness::workdir::WorkDir;
 
 use super::Places;
 use crate::network::{FRONT_PORT, Path, Service};
+use crate::values::{Metric, Values};
 
 /// The version, if this build knows the datapath.
 pub(super) fn version(path: &Path, datapath: &str, places: &Places) -> Result<String> {
@@ -51,25 +52,34 @@ pub(super) fn stop(daemon: Daemon) -> Result<()> {
 const BY_KERNEL: [&str; 2] =
     ["snisplice_kernel_redirected_bytes_total", "snisplice_kernel_bypassed_bytes_total"];
 
-/// Bytes that went through the daemon, and those of them that its kernel programs moved.
+/// What the daemon has carried, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Carried {
-    all: f64,
+    bytes: f64,
+    /// Those of them that its kernel programs moved.
     by_kernel: f64,
+    /// Flows that another datapath than the one asked for has carried.
+    fallbacks: f64,
 }
 
 impl Carried {
     pub(super) fn read(daemon: &Daemon) -> Result<Self> {
         let metrics = daemon.metrics()?;
         Ok(Self {
-            all: metrics.sum("snisplice_bytes_total", &[]),
+            bytes: metrics.sum("snisplice_bytes_total", &[]),
             by_kernel: BY_KERNEL.iter().map(|name| metrics.sum(name, &[])).sum(),
+            fallbacks: metrics.sum("snisplice_datapath_fallbacks_total", &[]),
         })
     }
 
-    /// The kernel's share of what was carried since `before`; `None` if nothing was.
-    pub(super) fn share_since(self, before: Self) -> Option<f64> {
-        let all = self.all - before.all;
-        (all > 0.0).then(|| (self.by_kernel - before.by_kernel) / all)
+    /// Adds what was carried since `before` to `values`.
+    pub(super) fn report(self, before: Self, values: &mut Values) {
+        let bytes = self.bytes - before.bytes;
+        if bytes > 0.0 {
+            values.set(Metric::KernelShare, (self.by_kernel - before.by_kernel) / bytes);
+        }
+        if self.fallbacks > before.fallbacks {
+            values.set(Metric::Fallbacks, self.fallbacks - before.fallbacks);
+        }
     }
 }

@@ -1,0 +1,24 @@
+//! The clock of the BPF programs.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Time since a moment that a BPF program has noted, in nanoseconds of the monotonic clock. 0, which is never: since the
+/// clock began.
+pub(crate) fn since(ns: u64) -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
+    now.saturating_sub(Duration::from_nanos(ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_that_is_yet_to_come_is_now() {
+        assert!(since(0) > Duration::ZERO);
+        assert_eq!(since(u64::MAX), Duration::ZERO);
+    }
+}

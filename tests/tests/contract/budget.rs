@@ -1,0 +1,61 @@
+//! Law 4, for all flows together: what they hold shrinks when TCP takes more of the host's memory than it may.
+
+use std::thread;
+
+use anyhow::{Result, anyhow};
+use harness::carrier::Carrier;
+use harness::deadline::{PATIENCE, wait_for};
+use harness::keyed;
+use harness::peers::raw::{Ending, expect_ending, fill, finish, transfer};
+use harness::site::{RawSite, config_of};
+
+const MIB: u64 = 1024 * 1024;
+const FLOWS: usize = 8;
+const OFFER: u64 = 32 * MIB;
+
+/// Bounds of the credit of a direction (docs/kernel.md).
+const FLOOR: f64 = 64.0 * 1024.0;
+const CEILING: f64 = 16.0 * 1024.0 * 1024.0;
+
+fn ceiling(site: &RawSite) -> Option<f64> {
+    Some(site.daemon.metrics().ok()?.samples_of("snisplice_credit_ceiling_bytes").first()?.value)
+}
+
+#[test]
+fn law_4_flows_hold_less_when_memory_is_short_and_lose_nothing() -> Result<()> {
+    let carrier = Carrier::of_environment()?;
+    let site = RawSite::of(&carrier, &config_of(&carrier).tcp_memory("1MiB"))?;
+    let fillers: Vec<_> = (0..FLOWS)
+        .map(|_| {
+            let (mut client, server) = site.flow()?;
+            Ok(thread::spawn(move || -> Result<_> { Ok((fill(&mut client, OFFER)?, client, server)) }))
+        })
+        .collect::<Result<_>>()?;
+    let join = |filler: thread::JoinHandle<_>| filler.join().map_err(|_| anyhow!("a sender panicked"))?;
+    let flows = fillers.into_iter().map(join).collect::<Result<Vec<_>>>()?;
+    wait_for("the credit to shrink to its floor", PATIENCE, || (ceiling(&site)? == FLOOR).then_some(()))?;
+    site.daemon.wait_for_log("flows get less credit")?;
+    for (sent, mut client, mut server) in flows {
+        keyed::receive(&mut server, 1, sent)?;
+        // More than the floor, with no more than that on its way.
+        transfer(&mut client, &mut server, 2, MIB)?;
+        transfer(&mut server, &mut client, 3, MIB)?;
+        finish(&client)?;
+        finish(&server)?;
+        expect_ending(&mut server, Ending::Eof)?;
+        expect_ending(&mut client, Ending::Eof)?;
+    }
+    site.daemon.wait_for_idle()?;
+    site.daemon.stop()
+}
+
+#[test]
+fn law_4_with_memory_to_spare_flows_have_all_their_credit() -> Result<()> {
+    let carrier = Carrier::of_environment()?;
+    let site = RawSite::of(&carrier, &config_of(&carrier).tcp_memory("1024GiB"))?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, OFFER)?;
+    assert_eq!(ceiling(&site), Some(CEILING));
+    drop((client, server));
+    site.daemon.stop()
+}
