@@ -22,7 +22,7 @@ pub const OFFSETS: [(&str, &str, &str); 2] =
 /// The most that may be unacknowledged by the client when the server sends past the loopback connection, in bytes. One call
 /// may add half a MiB. The client's send buffer must be much larger: where it is full, the server's call fails, and a
 /// server that waits for an edge is never told to try again.
-pub const CEILING: u64 = 2 << 20;
+pub const CEILING: u64 = 8 << 20;
 
 /// What the daemon asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -79,10 +79,11 @@ impl<'a> Leftover<'a> {
         Self { tracks, sockets, watch, flow, shares: Default::default(), last_look: None }
     }
 
-    /// Moves what can be moved now, but for bytes of `held`. Some: come back after that time even if nothing happens.
-    pub(super) fn carry(&mut self, ending: &Ending, held: Option<Side>) -> io::Result<Option<Duration>> {
+    /// Moves what can be moved now, but for bytes of sides that are `held`. Some: come back after that time even if nothing
+    /// happens.
+    pub(super) fn carry(&mut self, ending: &Ending, held: [bool; 2]) -> io::Result<Option<Duration>> {
         let mut again = None;
-        for side in Side::BOTH.into_iter().filter(|&side| held != Some(side)) {
+        for (side, _) in Side::BOTH.into_iter().zip(held).filter(|(_, held)| !held) {
             let direction = self.track(side).read();
             if !self.share(side).waits(&direction) {
                 continue;
@@ -189,7 +190,7 @@ impl Share {
 
 /// Errors that need no answer of their own: the socket is not ready, or its peer has ended the connection, which the
 /// ending finds out by itself.
-fn ready(result: io::Result<usize>) -> io::Result<usize> {
+pub(super) fn ready(result: io::Result<usize>) -> io::Result<usize> {
     match result {
         Err(error)
             if matches!(

@@ -99,9 +99,10 @@ impl<'a> Bypass<'a> {
         Ok(Some(left))
     }
 
-    /// Whose bytes have to wait: the server is captured, and is not to be sent anything.
-    pub(super) fn holds(&self) -> Option<Side> {
-        self.captured.as_ref().map(|_| Side::Client)
+    /// Whether bytes of that side are not for [`super::leftover`] to carry: those of the client while the server is captured,
+    /// which then is not to be sent anything, and those of the server at any time, see [`super::ahead`].
+    pub(super) fn holds(&self, side: Side) -> bool {
+        side == Side::Upstream || self.captured.is_some()
     }
 
     fn try_capture(

@@ -5,6 +5,7 @@
 //! byte; a reset as a reset. While a flow lives, closing its sockets in any unforeseen way resets them, so that a
 //! cut stream never looks complete.
 
+mod ahead;
 mod buffers;
 mod copy;
 mod ending;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use proxy_common::abi::credit::CEILING;
 use proxy_common::abi::sockmap::{Direction, Place};
-use proxy_common::flow::{Leg, Reason, Seen};
+use proxy_common::flow::{Leg, Reason, Seen, Side};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
+use super::ahead::Ahead;
 use super::ending::{Ending, Next, earlier, readings};
 use super::leftover::Leftover;
 use super::local::Bypass;
@@ -160,6 +161,10 @@ impl Spliced<'_> {
             bypass.begin(&self.tracks);
         }
         let mut leftover = Leftover::new(&self.tracks, sockets, self.watch, flow.id);
+        let mut ahead = match &self.bypass {
+            Some(_) => Some(Ahead::new(&self.tracks, sockets)?),
+            None => None,
+        };
         let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
         let mut stopped = false;
         loop {
@@ -168,8 +173,11 @@ impl Spliced<'_> {
                 Some(bypass) => bypass.turn(&self.tracks, sockets, ending)?,
                 None => None,
             };
-            let held = self.bypass.as_ref().and_then(Bypass::holds);
-            let again = earlier(look, leftover.carry(ending, held)?);
+            let held = Side::BOTH.map(|side| self.bypass.as_ref().is_some_and(|bypass| bypass.holds(side)));
+            let mut again = earlier(look, leftover.carry(ending, held)?);
+            if let Some(ahead) = &mut ahead {
+                again = earlier(again, ahead.carry(ending)?);
+            }
             let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),

@@ -58,6 +58,12 @@ pub(crate) fn limit_unsent(socket: &impl AsFd, bytes: u64) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
+/// Sets the receive window to about `bytes`, whatever `net.core.rmem_max` says (`SO_RCVBUFFORCE`, CAP_NET_ADMIN). The kernel
+/// doubles the figure for its own bookkeeping (socket(7)).
+pub(crate) fn force_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    Ok(sockopt::set_socket_recv_buffer_size_force(socket, bytes)?)
+}
+
 /// `SO_COOKIE`: a number that the kernel gives to this socket only, ever.
 pub(crate) fn cookie(socket: &impl AsFd) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)
