@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use harness::carrier::Carrier;
+use harness::carrier::{Account, Carrier};
+use harness::daemon::Datapath;
 use harness::deadline::dawdle;
 use harness::peers::raw::{Ending, expect_ending, fill, finish, read_to_ending, transfer};
 use harness::site::{RawSite, config_of};
@@ -61,7 +62,14 @@ fn law_8_a_busy_flow_is_never_idle_and_one_that_rests_is_ended_in_order() -> Res
     assert!(rested + STEP > TIMEOUT && rested < TIMEOUT + LATE, "ended after {rested:?}");
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
     assert_eq!((access.reason.as_str(), access.side.as_deref()), ("idle_timeout", None), "{access:?}");
-    carrier.prove(&site.daemon, &before, &[access])?;
+    if carrier.datapath == Datapath::Auto {
+        // It is copied for its first second, which counts for copy.
+        let moved = |account: Account| account.kernel.map_or(0, |kernel| kernel.redirected_bytes);
+        let moved = moved(carrier.account(&site.daemon)?) - moved(before);
+        assert!(moved >= STEPS * PORTION / 2, "the kernel moved {moved} bytes");
+    } else {
+        carrier.prove(&site.daemon, &before, &[access])?;
+    }
     site.daemon.stop()
 }
 
