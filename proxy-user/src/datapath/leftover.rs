@@ -30,8 +30,11 @@ const UNSENT_MIN: u64 = 64 * 1024;
 /// Buffers that one direction may move before the other flows of the worker get their turn.
 const TURN: usize = 16;
 
-/// How long redirected bytes may take to reach the target's queue before we look again: the kernel's worker needs less.
-const WORKER: Duration = Duration::from_millis(1);
+/// First and longest pause before we look again whether redirected bytes have reached the target's queue, or passed ones the
+/// source's. The kernel's worker needs less than the first; where it is short of memory it may need long, and a host full of
+/// such flows must not spend itself on looking.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(128);
 
 /// When to look a last time after everything seemed to be carried: a segment may have been passed at the very moment
 /// that the verdict was told so. It has long been counted by then.
@@ -56,6 +59,8 @@ struct Share {
     rest: Option<(Buffer, Range<usize>)>,
     /// All that was redirected before is in the target's queue, so that ours may follow.
     in_turn: bool,
+    /// The next pause, as far as it is within its bounds.
+    pause: Duration,
 }
 
 enum Outcome {
@@ -105,7 +110,7 @@ impl<'a> Leftover<'a> {
 
     fn carry_one(&mut self, side: Side, ending: &Ending) -> io::Result<Outcome> {
         if !self.share(side).in_turn && !self.begin(side, ending)? {
-            return Ok(Outcome::Later(WORKER));
+            return Ok(self.later(side));
         }
         for _ in 0..TURN {
             if !self.write_rest(side)? {
@@ -156,6 +161,9 @@ impl<'a> Leftover<'a> {
         let count = ready(source.read(buffer.bytes()))?;
         let share = self.share(side);
         share.read += count as u64;
+        if count > 0 {
+            share.pause = Duration::ZERO;
+        }
         share.rest = Some((buffer, 0..count)).filter(|_| count > 0);
         Ok(count > 0)
     }
@@ -168,7 +176,14 @@ impl<'a> Leftover<'a> {
         self.share(side).in_turn = false;
         // More may be on its way to the queue, or lost with a connection that was reset.
         let more = self.track(side).read().passed > read;
-        Ok(if more { Outcome::Later(WORKER) } else { Outcome::Calm })
+        Ok(if more { self.later(side) } else { Outcome::Calm })
+    }
+
+    fn later(&mut self, side: Side) -> Outcome {
+        let share = self.share(side);
+        let pause = share.pause.clamp(PAUSE_MIN, PAUSE_MAX);
+        share.pause = pause * 2;
+        Outcome::Later(pause)
     }
 
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
