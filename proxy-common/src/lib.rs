@@ -8,6 +8,8 @@
 
 pub mod abi;
 #[cfg(feature = "std")]
+pub mod balance;
+#[cfg(feature = "std")]
 pub mod btf;
 #[cfg(feature = "std")]
 pub mod flow;

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, events, logs};
-use crate::front::{self, Bound};
+use crate::front::{self, Bound, Entrance, Exchange};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room};
 use crate::{kernel, sys};
@@ -170,9 +170,11 @@ async fn essential(what: &str, hub: Arc<Hub>, task: impl Future<Output = io::Res
 
 fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Result<Vec<JoinHandle<()>>> {
     let mut workers = Vec::new();
-    for (index, sockets) in sockets.into_iter().enumerate() {
+    let (exchange, doors) = Exchange::new(sockets.len());
+    for (index, (sockets, door)) in sockets.into_iter().zip(doors).enumerate() {
+        let entrance = Entrance { sockets, exchange: Arc::clone(&exchange), door };
         let handle = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
-        workers.push(front::start_worker(index, Arc::clone(hub), sockets, handle, kernel.host())?);
+        workers.push(front::start_worker(index, Arc::clone(hub), entrance, handle, kernel.host())?);
     }
     Ok(workers)
 }

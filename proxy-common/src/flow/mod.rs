@@ -5,6 +5,7 @@ mod bytes;
 mod idle;
 mod reason;
 mod splice;
+mod streak;
 mod vigil;
 
 pub use budget::{Budget, Change};
@@ -12,4 +13,5 @@ pub use bytes::Meter;
 pub use idle::Idle;
 pub use reason::{ConnectFailure, End, Reason, Side};
 pub use splice::{Bounds, Leg, Look, Reading, Seen, Splice, Step};
+pub use streak::Streak;
 pub use vigil::{Alarm, Vigil};

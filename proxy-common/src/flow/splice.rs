@@ -48,7 +48,9 @@ pub struct Reading {
 }
 
 impl Reading {
-    pub(super) const fn closed(&self) -> bool {
+    /// Nothing will be sent or received any more.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
         self.state == CLOSE
     }
 
@@ -227,7 +229,7 @@ impl Splice {
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn source(&mut self, side: Side, look: &Look) -> Source {
         let (i, reading) = (side.index(), &look.legs[side.index()]);
-        if !reading.closed() {
+        if !reading.is_closed() {
             if reading.fin_received() {
                 self.ended(side);
             }
@@ -277,7 +279,7 @@ impl Splice {
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn acknowledged(&self, side: Side, look: &Look) -> bool {
         let reading = &look.legs[side.index()];
-        reading.queued == 0 || reading.closed()
+        reading.queued == 0 || reading.is_closed()
     }
 
     /// TCP delivers what came before a reset where it can: give the other side time to take it.
@@ -285,7 +287,7 @@ impl Splice {
     fn after_reset(&mut self, side: Side, now: Duration, look: &Look) -> Step {
         let since = *self.reset_at.get_or_insert(now);
         let other = side.other();
-        let other_closed = look.legs[other.index()].closed();
+        let other_closed = look.legs[other.index()].is_closed();
         let delivered = self.drained(side, look) && self.acknowledged(other, look);
         if other_closed || delivered || now.saturating_sub(since) >= self.bounds.flush {
             return Step::Finished { end: self.end(Reason::Reset(side)), clean: false };

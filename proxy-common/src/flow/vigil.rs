@@ -51,7 +51,7 @@ impl Vigil {
     /// To be asked with a look that `splice` has made its step for.
     pub fn check(&mut self, now: Duration, look: &Look, splice: &Splice) -> Alarm {
         for (side, leg) in Side::BOTH.into_iter().zip(&look.legs) {
-            if !leg.closed() && leg.silent >= self.silence {
+            if !leg.is_closed() && leg.silent >= self.silence {
                 return Alarm::End(Reason::PeerTimeout(side));
             }
         }

@@ -17,12 +17,18 @@ use crate::sys;
 /// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// A flow that is younger needs no keepalive yet. Each is woken to look for itself more often than a peer may be silent.
+const YOUNG: Duration = Duration::from_secs(1);
+
 /// Brings one flow to its end.
 pub(super) struct Ending {
     machine: Splice,
     vigil: Vigil,
     in_kernel: bool,
     idle: Idle,
+    /// To be set on the upstream connection once the flow has lived for [`YOUNG`]: most do not, and four system calls are not
+    /// little for them.
+    keepalive: Option<Duration>,
     begun: Instant,
     last: Look,
 }
@@ -45,6 +51,7 @@ impl Ending {
             vigil: Vigil::new(timeouts.keepalive, in_kernel),
             in_kernel,
             idle: Idle::new(timeouts.idle),
+            keepalive: Some(timeouts.keepalive),
             begun: Instant::now(),
             last: Look::default(),
         }
@@ -84,8 +91,9 @@ impl Ending {
         sockets: [&S; 2],
         counts: impl Fn() -> ([Seen; 2], [u64; 2]),
     ) -> io::Result<Next> {
+        self.keep_alive(sockets)?;
+        let mut legs = readings(sockets)?;
         loop {
-            let legs = readings(sockets)?;
             let (seen, beside) = counts();
             let look = Look { legs, seen, beside };
             self.last = look;
@@ -101,23 +109,37 @@ impl Ending {
                         return self.finish(sockets, End { reason, side: reason.side() }, false);
                     }
                 },
-                Step::ShutdownWrite(side) => shutdown_write(of(sockets, side))?,
+                Step::ShutdownWrite(side) => {
+                    shutdown_write(of(sockets, side))?;
+                    *of_mut(&mut legs, side) = sys::reading(of(sockets, side))?;
+                }
                 Step::Finished { end, clean } => return self.finish(sockets, end, clean),
             }
         }
     }
 
     fn finish<S: AsFd>(&mut self, sockets: [&S; 2], end: End, clean: bool) -> io::Result<Next> {
-        if self.in_kernel {
-            // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way any more, so
-            // that the answers are final now.
-            self.last.legs = readings(sockets)?;
-        }
         let end = name_timeout(end, sockets);
-        for socket in sockets {
+        for (socket, leg) in sockets.into_iter().zip(&mut self.last.legs) {
+            if leg.is_closed() {
+                // What it says is final, and closing it does nothing any more.
+                continue;
+            }
+            if self.in_kernel {
+                // An acknowledgement between the two questions of a reading makes it too small. Nothing is on its way any more,
+                // so that the answers are final now.
+                *leg = sys::reading(socket)?;
+            }
             sys::reset_on_close(socket, !clean)?;
         }
         Ok(Next::Done(Carried { end, bytes: self.bytes() }))
+    }
+
+    fn keep_alive<S: AsFd>(&mut self, [_, upstream]: [&S; 2]) -> io::Result<()> {
+        match self.keepalive.take_if(|_| self.begun.elapsed() >= YOUNG) {
+            Some(silence) => sys::keep_alive(upstream, silence),
+            None => Ok(()),
+        }
     }
 
     /// For how long no byte had moved as of the last turn, whoever moved it.
@@ -139,6 +161,13 @@ pub(super) fn readings<S: AsFd>([client, upstream]: [&S; 2]) -> io::Result<[Read
 }
 
 pub(super) fn of<S>([client, upstream]: [&S; 2], side: Side) -> &S {
+    match side {
+        Side::Client => client,
+        Side::Upstream => upstream,
+    }
+}
+
+const fn of_mut<T>([client, upstream]: &mut [T; 2], side: Side) -> &mut T {
     match side {
         Side::Client => client,
         Side::Upstream => upstream,

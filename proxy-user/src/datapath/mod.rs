@@ -11,6 +11,8 @@ mod copy;
 mod ending;
 mod leftover;
 mod local;
+mod pipes;
+mod pump;
 mod sockmap;
 mod watch;
 

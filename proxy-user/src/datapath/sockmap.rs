@@ -154,7 +154,7 @@ impl Spliced<'_> {
             sys::limit_unsent(socket, u64::MAX)?;
         }
         for socket in sockets {
-            // Sets bytes going that were queued before; it also undoes what the peek asked for.
+            // Sets bytes going that were queued before.
             sys::wake_when_readable(socket, 1)?;
         }
         if let Some(bypass) = &self.bypass {

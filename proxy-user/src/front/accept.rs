@@ -1,12 +1,14 @@
 //! Accepting connections, also when the system runs out of something.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::conn;
+use super::exchange::{Door, Exchange, Newcomer, Seat};
 use crate::datapath::Carriers;
 use crate::hub::snapshot::Listener;
 use crate::hub::{Hub, Phase};
@@ -20,9 +22,16 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Connections that are still taken out of the queue once the daemon drains.
 const LAST: usize = 4096;
 
+/// What a worker serves connections with.
+pub(super) struct Desk {
+    pub(super) worker: usize,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) carriers: Arc<Carriers>,
+}
+
 /// Accepts until the daemon drains. What is queued by then still gets in; what comes later is refused by the kernel.
-pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, carriers: Arc<Carriers>) {
-    let hub = Arc::clone(&carriers.hub);
+pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<Desk>) {
+    let hub = Arc::clone(&desk.carriers.hub);
     let mut draining = std::pin::pin!(hub.phases.reached(Phase::Draining));
     let mut complained: Option<Instant> = None;
     loop {
@@ -32,7 +41,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, carriers: 
             accepted = next(&socket, &listener, &hub) => accepted,
         };
         match accepted {
-            Ok((stream, client)) => start(stream, client, &listener, &carriers),
+            Ok((stream, client)) => start(stream, client, &listener, &desk),
             Err(error) => {
                 hub.meters.accept_error(&listener.name);
                 if concerns_one_connection(&error) {
@@ -53,17 +62,13 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, carriers: 
         let Ok(Ok((stream, client))) = tokio::time::timeout(Duration::ZERO, socket.accept()).await else {
             return;
         };
-        start(stream, client, &listener, &carriers);
+        start(stream, client, &listener, &desk);
     }
 }
 
 /// The next connection, once there is room for it. Until then it waits in the queue of the kernel, which turns away what
 /// the queue does not hold.
-async fn next(
-    socket: &TcpListener,
-    listener: &Listener,
-    hub: &Hub,
-) -> io::Result<(TcpStream, std::net::SocketAddr)> {
+async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         if hub.room.is_full() {
             if hub.room.may_complain() {
@@ -82,16 +87,50 @@ async fn next(
     }
 }
 
-fn start(
-    stream: TcpStream,
-    client: std::net::SocketAddr,
-    listener: &Arc<Listener>,
-    carriers: &Arc<Carriers>,
-) {
-    carriers.hub.meters.accepted(&listener.name);
+fn start(stream: TcpStream, client: SocketAddr, listener: &Arc<Listener>, desk: &Desk) {
+    desk.carriers.hub.meters.accepted(&listener.name);
     // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d; routes and logs speak of a.b.c.d.
-    let client = std::net::SocketAddr::new(client.ip().to_canonical(), client.port());
-    tokio::spawn(conn::serve(stream, client, Arc::clone(listener), Arc::clone(carriers)));
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let seat = desk.exchange.seat(desk.worker);
+    if seat.worker == desk.worker {
+        serve(stream, client, Arc::clone(listener), desk, seat);
+        return;
+    }
+    let stream = match stream.into_std() {
+        Ok(stream) => stream,
+        Err(error) => return tracing::error!(%error, "a new connection cannot leave the runtime"),
+    };
+    if let Err(newcomer) =
+        desk.exchange.send(Newcomer { stream, client, listener: Arc::clone(listener), seat })
+    {
+        let seat = newcomer.seat.at(desk.worker);
+        take_in(Newcomer { seat, ..*newcomer }, desk);
+    }
+}
+
+/// Serves what other workers have accepted, until none of them is left.
+pub(super) async fn welcome(Door(mut door): Door, desk: Arc<Desk>) {
+    while let Some(newcomer) = door.recv().await {
+        take_in(newcomer, &desk);
+    }
+}
+
+fn take_in(Newcomer { stream, client, listener, seat }: Newcomer, desk: &Desk) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => serve(stream, client, listener, desk, seat),
+        Err(error) => {
+            desk.carriers.hub.meters.accept_error(&listener.name);
+            tracing::error!(%error, "a new connection cannot enter the runtime");
+        }
+    }
+}
+
+fn serve(stream: TcpStream, client: SocketAddr, listener: Arc<Listener>, desk: &Desk, seat: Seat) {
+    let carriers = Arc::clone(&desk.carriers);
+    tokio::spawn(async move {
+        conn::serve(stream, client, listener, carriers).await;
+        drop(seat);
+    });
 }
 
 /// Errors of a connection that died in the queue (accept(2), "Error handling"): the next one may be fine.

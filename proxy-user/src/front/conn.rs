@@ -9,7 +9,7 @@ use proxy_common::flow::{End, Reason};
 use proxy_common::hello::Sni;
 use tokio::net::TcpStream;
 
-use super::connect::{self, Failed};
+use super::connect::{self, Failed, Wanted};
 use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carried, Carriers, Pair};
@@ -79,7 +79,8 @@ async fn establish(
     let upstream = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?;
     note_upstream(flow, &upstream.name);
     let begun = Instant::now();
-    let connected = connect::connect(hub, upstream, &stream, flow.id).await;
+    let wanted = Wanted { hub, upstream, spoken: listener.to.is_none(), spread: flow.id };
+    let connected = connect::connect(wanted, &stream).await;
     way.connect = Some(begun.elapsed());
     match connected {
         Ok(server) => {

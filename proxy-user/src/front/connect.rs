@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::hub::Hub;
-use crate::hub::snapshot::{Server, Timeouts, Upstream};
+use crate::hub::snapshot::{Server, Upstream};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
@@ -28,16 +28,21 @@ pub(super) enum Failed {
     ClientGone,
 }
 
+/// Which upstream is wanted, and for whom.
+pub(super) struct Wanted<'a> {
+    pub(super) hub: &'a Hub,
+    pub(super) upstream: &'a Upstream,
+    /// The client has spoken: its bytes follow as soon as a server takes the connection.
+    pub(super) spoken: bool,
+    /// Any number, which differs from client to client.
+    pub(super) spread: u64,
+}
+
 /// Connects, or fails once the upstream's hold time is over and each server was tried again. The hello stays in the
 /// client's socket meanwhile.
-pub(super) async fn connect(
-    hub: &Hub,
-    upstream: &Upstream,
-    client: &TcpStream,
-    spread: u64,
-) -> Result<TcpStream, Failed> {
+pub(super) async fn connect(wanted: Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
     tokio::select! {
-        result = attempts(hub, upstream, spread) => {
+        result = attempts(&wanted) => {
             result.map_err(|(failure, error)| Failed::Upstream { failure, error })
         }
         // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.
@@ -45,35 +50,32 @@ pub(super) async fn connect(
     }
 }
 
-async fn attempts(
-    hub: &Hub,
-    upstream: &Upstream,
-    spread: u64,
-) -> Result<TcpStream, (ConnectFailure, String)> {
+async fn attempts(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, String)> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
-        let failure = match pass(hub, upstream).await {
+        let failure = match pass(wanted).await {
             Ok(stream) => return Ok(stream),
             Err(failure) => failure,
         };
-        let left = upstream.hold.saturating_sub(begun.elapsed());
+        let left = wanted.upstream.hold.saturating_sub(begun.elapsed());
         if left.is_zero() {
             return Err(failure);
         }
         // Held clients come back at slightly different times, or a server that has just come up meets them all at once.
-        let spread = f64::from(u8::try_from(spread % 64).unwrap_or(0)) / 128.0;
+        let spread = f64::from(u8::try_from(wanted.spread % 64).unwrap_or(0)) / 128.0;
         tokio::time::sleep((pause + pause.mul_f64(spread)).min(left)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
 /// Every server once.
-async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailure, String)> {
+async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, String)> {
+    let Wanted { hub, upstream, spoken, .. } = *wanted;
     let mut failure = (ConnectFailure::Other, "no server".to_owned());
     for server in &upstream.servers {
         let attempt = Instant::now();
-        match one(server, &hub.snapshot.timeouts).await {
+        match one(server, spoken, hub.snapshot.timeouts.connect).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
@@ -88,19 +90,22 @@ async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailu
     Err(failure)
 }
 
-async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (ConnectFailure, io::Error)> {
-    let tuned = |stream: TcpStream| sys::tune(&stream, timeouts.keepalive).map(|()| stream);
+async fn one(
+    server: &Server,
+    spoken: bool,
+    limit: Duration,
+) -> Result<TcpStream, (ConnectFailure, io::Error)> {
     let attempt = async {
         let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
         for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
-            match open(address).await.and_then(tuned) {
+            match open(address, spoken).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = (classify(&error), error),
             }
         }
         Err(last)
     };
-    match tokio::time::timeout(timeouts.connect, attempt).await {
+    match tokio::time::timeout(limit, attempt).await {
         Ok(result) => result,
         Err(_) => Err((ConnectFailure::Timeout, io::ErrorKind::TimedOut.into())),
     }
@@ -108,9 +113,13 @@ async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (Connect
 
 /// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
 /// empty stream.
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+async fn open(address: SocketAddr, spoken: bool) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     sys::reset_on_close(&socket, true)?;
+    sys::write_at_once(&socket)?;
+    if spoken {
+        sys::answer_with_data(&socket)?;
+    }
     socket.connect(address).await
 }
 

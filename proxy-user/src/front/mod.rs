@@ -4,6 +4,7 @@
 mod accept;
 mod conn;
 mod connect;
+mod exchange;
 mod peek;
 mod refuse;
 
@@ -15,6 +16,9 @@ use std::thread::JoinHandle;
 use proxy_common::plan::Host;
 use tokio::runtime::Builder;
 
+use self::accept::Desk;
+use self::exchange::Door;
+pub(crate) use self::exchange::Exchange;
 use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
 use crate::hub::{Hub, Phase};
@@ -25,19 +29,26 @@ pub(crate) struct Bound {
     pub(crate) socket: TcpListener,
 }
 
+/// The ways by which connections come to a worker.
+pub(crate) struct Entrance {
+    pub(crate) sockets: Vec<Bound>,
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) door: Door,
+}
+
 /// Starts worker number `index`. It returns when the phase is [`Phase::Stopped`]; if it fails before, it brings that
 /// phase about.
 pub(crate) fn start_worker(
     index: usize,
     hub: Arc<Hub>,
-    sockets: Vec<Bound>,
+    entrance: Entrance,
     sockmap: Option<SockmapHandle>,
     host: Host,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let _gone = Gone(Arc::clone(&hub));
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let result = runtime.block_on(work(hub, sockets, sockmap, host));
+            let result = runtime.block_on(work(index, hub, entrance, sockmap, host));
             // Drops the flows that are left, whose sockets are armed to reset, and does not wait for a name server.
             runtime.shutdown_background();
             result
@@ -58,15 +69,18 @@ impl Drop for Gone {
 }
 
 async fn work(
+    index: usize,
     hub: Arc<Hub>,
-    sockets: Vec<Bound>,
+    Entrance { sockets, exchange, door }: Entrance,
     sockmap: Option<SockmapHandle>,
     host: Host,
 ) -> io::Result<()> {
     let carriers = Arc::new(Carriers::new(Arc::clone(&hub), sockmap, host)?);
+    let desk = Arc::new(Desk { worker: index, exchange, carriers });
+    tokio::spawn(accept::welcome(door, Arc::clone(&desk)));
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
-        tokio::spawn(accept::run(socket, listener, Arc::clone(&carriers)));
+        tokio::spawn(accept::run(socket, listener, Arc::clone(&desk)));
     }
     hub.phases.reached(Phase::Stopped).await;
     Ok(())

@@ -27,11 +27,22 @@ pub(super) enum Opening {
 /// Between two looks the kernel wakes us only when so many bytes are there that another look can say more: a client that
 /// sends byte by byte costs a few looks, not thousands.
 pub(super) async fn opening(stream: &TcpStream) -> io::Result<Opening> {
+    let mut waits = false;
+    let opening = look_on(stream, &mut waits).await?;
+    if waits {
+        // More may have been asked for at once than is ever to come.
+        sys::wake_when_readable(stream, 1)?;
+    }
+    Ok(opening)
+}
+
+/// `waits` becomes true once the kernel is asked to wake us for so many bytes only.
+async fn look_on(stream: &TcpStream, waits: &mut bool) -> io::Result<Opening> {
     let mut room = vec![0; FIRST_LOOK];
     loop {
         // Asked before the look: if the client had ended by then, the look shows all there will ever be.
         let ready = stream.ready(Interest::READABLE).await?;
-        let result = stream.try_io(Interest::READABLE, || look(stream, &mut room));
+        let result = stream.try_io(Interest::READABLE, || look(stream, &mut room, waits));
         match result {
             Ok(opening) => return Ok(opening),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
@@ -49,7 +60,7 @@ pub(super) async fn opening(stream: &TcpStream) -> io::Result<Opening> {
 }
 
 /// `WouldBlock`: nothing new can be said until more bytes are there. The runtime then waits for the next edge.
-fn look(stream: &TcpStream, room: &mut Vec<u8>) -> io::Result<Opening> {
+fn look(stream: &TcpStream, room: &mut Vec<u8>, waits: &mut bool) -> io::Result<Opening> {
     loop {
         let count = sys::peek(stream, room)?;
         let bytes = room.get(..count).unwrap_or_default();
@@ -68,6 +79,7 @@ fn look(stream: &TcpStream, room: &mut Vec<u8>) -> io::Result<Opening> {
                 room.resize(MAX_PEEK, 0);
             }
             Verdict::Incomplete { need } => {
+                *waits = true;
                 sys::wake_when_readable(stream, need)?;
                 return Err(io::ErrorKind::WouldBlock.into());
             }

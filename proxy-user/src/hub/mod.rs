@@ -14,7 +14,7 @@ use std::time::Instant;
 pub(crate) use flows::{Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use phase::{Phase, Phases};
-pub(crate) use room::Room;
+pub(crate) use room::{PIPES, Room};
 use snapshot::Snapshot;
 
 /// One for each daemon.

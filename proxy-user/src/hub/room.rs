@@ -9,8 +9,10 @@ use tokio::sync::watch;
 
 /// Descriptors that a connection may need: its own and that of its server.
 const PER_CONNECTION: u64 = 2;
-/// What a worker opens for itself: its runtime, its set of spliced sockets, its handles on maps.
-const PER_WORKER: u64 = 10;
+/// Pipes that a worker may have lent to its flows at a time.
+pub(crate) const PIPES: usize = 32;
+/// What a worker opens for itself: its runtime, its set of spliced sockets, its handles on maps, both ends of its pipes.
+const PER_WORKER: u64 = 10 + 2 * PIPES as u64;
 /// For the admin endpoint, name servers, and what the libraries open for a moment.
 const KEPT_BACK: u64 = 64;
 
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn it_is_full_at_the_limit_and_until_there_is_some_slack() {
-        let room = Room::for_files(Some(20 + 10 + 64 + 2 * 32 + 1), 20, 1);
+        let room = Room::for_files(Some(20 + PER_WORKER + 64 + 2 * 32 + 1), 20, 1);
         assert_eq!(room.limit(), 32);
         let mut places: Vec<_> = (0..31).map(|_| room.take()).collect();
         assert!(!room.is_full());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::tcp::tune;
+use super::tcp::{keep_alive, write_at_once};
 
 /// Connections that may wait to be accepted: a whole fleet may come back in one instant. The kernel cuts it to
 /// `net.core.somaxconn`.
@@ -18,7 +18,8 @@ const BACKLOG: i32 = 4096;
 pub(crate) fn bind(address: SocketAddr, shared: bool, silence: Option<Duration>) -> io::Result<TcpListener> {
     let socket = bound(address, shared)?;
     if let Some(silence) = silence {
-        tune(&socket, silence)?;
+        write_at_once(&socket)?;
+        keep_alive(&socket, silence)?;
     }
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -22,6 +22,6 @@ pub(crate) use program::run_program;
 pub(crate) use readable::readable;
 pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{
-    cookie, error, force_receive_buffer, force_send_buffer, is_established, limit_unsent, peek, reading,
-    reset_on_close, tune, wake_when_readable,
+    answer_with_data, cookie, error, force_receive_buffer, force_send_buffer, fresh_reading, is_established,
+    keep_alive, limit_unsent, peek, reading, reset_on_close, wake_when_readable, write_at_once,
 };

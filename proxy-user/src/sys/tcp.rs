@@ -20,15 +20,25 @@ const UNANSWERED: u8 = 3;
 /// `TCP_ESTABLISHED` (`include/net/tcp_states.h`).
 const ESTABLISHED: u8 = 1;
 
-/// Sets what every leg of a flow needs. Without `TCP_NODELAY` two small writes and a reply take 40 ms: the kernel's
-/// redirect is a write like any other.
-/// An idle peer that answers no probe is found by the kernel after `silence`.
+/// Lets small writes go at once: without `TCP_NODELAY` two of them and a reply take 40 ms. The kernel's redirect is a
+/// write like any other.
+pub(crate) fn write_at_once(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_nodelay(true)
+}
+
+/// Lets the acknowledgement that ends the handshake of a connecting socket wait for the first bytes, which must follow at once
+/// (`tcp_rcv_synsent_state_process` in `net/ipv4/tcp_input.c`): a segment less for each connection. If they do not, it is
+/// sent after 40 ms to 200 ms.
+pub(crate) fn answer_with_data(socket: &impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_quickack(socket, false)?)
+}
+
+/// Lets the kernel find an idle peer that answers no probe for `silence`.
 ///
 /// `TCP_USER_TIMEOUT` would bound the silence of a busy peer too. It is not set, because it also ends connections whose
 /// peer is well and merely does not read (tcp(7); measured on Linux 6.18). [`Reading::silent`] is for that.
-pub(crate) fn tune(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
+pub(crate) fn keep_alive(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
-    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(whole_seconds(silence * KEEPALIVE_IDLE_PARTS / KEEPALIVE_PARTS))
         .with_interval(whole_seconds(silence / KEEPALIVE_PARTS))
@@ -108,12 +118,17 @@ pub(crate) fn is_established(reading: &Reading) -> bool {
 /// `TCP_INFO`, then `SIOCOUTQ`: in this order an acknowledgement in between makes their sum too small, never too
 /// large.
 pub(crate) fn reading(socket: &impl AsFd) -> io::Result<Reading> {
+    let reading = fresh_reading(socket)?;
+    Ok(Reading { queued: out_queue(socket)?, ..reading })
+}
+
+/// The same of a socket that nothing was written to.
+pub(crate) fn fresh_reading(socket: &impl AsFd) -> io::Result<Reading> {
     let info = tcp_info(socket)?;
     let owes_an_answer = info.retransmits >= UNANSWERED || info.probes >= UNANSWERED;
     let silent = if owes_an_answer { Duration::from_millis(info.last_ack_ms.into()) } else { Duration::ZERO };
-    let queued = out_queue(socket)?;
     let rested = Duration::from_millis(info.last_data_sent_ms.min(info.last_data_received_ms).into());
-    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued, silent, rested })
+    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued: 0, silent, rested })
 }
 
 /// The head of `struct tcp_info` (`include/uapi/linux/tcp.h`): fields are only ever added behind, and a kernel gives

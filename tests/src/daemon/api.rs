@@ -53,6 +53,7 @@ pub struct Kernel {
     pub passed_bytes: u64,
     pub redirect_failures: u64,
     pub bypassed_bytes: u64,
+    pub lost_events: u64,
 }
 
 #[derive(Debug, Deserialize)]

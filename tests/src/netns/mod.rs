@@ -1,6 +1,7 @@
 //! Network namespaces: private networks for one test.
 
 mod sys;
+mod syscalls;
 mod topology;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ pub use sys::{
     BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
     wait_for_interrupt,
 };
+pub use syscalls::SyscallCount;
 pub use topology::{
     BACKEND_IPV4, BACKEND_IPV6, CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6, Topology, backend, edge,
 };

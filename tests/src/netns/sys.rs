@@ -165,7 +165,7 @@ fn check(answer: i32) -> io::Result<()> {
 /// A BPF map that another process may own too.
 #[derive(Debug)]
 pub struct BpfMap {
-    fd: OwnedFd,
+    pub(super) fd: OwnedFd,
     key_size: usize,
 }
 
@@ -208,6 +208,14 @@ impl BpfMap {
         Ok(Self { fd: bpf_object(0, &mut [15, 4, 4, entries, 0])?, key_size: 4 })
     }
 
+    /// Makes an array (`BPF_MAP_TYPE_ARRAY`) of one counter of 64 bits.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub(super) fn of_one_counter() -> io::Result<Self> {
+        Ok(Self { fd: bpf_object(0, &mut [2, 4, 8, 1, 0])?, key_size: 4 })
+    }
+
     /// The keys that are in it now.
     ///
     /// # Errors
@@ -247,7 +255,7 @@ impl BpfMap {
         if key.len() == self.key_size { Ok(key) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
-    fn element(&self, command: i32, key: u64, value: u64, flags: u64) -> io::Result<()> {
+    pub(super) fn element(&self, command: i32, key: u64, value: u64, flags: u64) -> io::Result<()> {
         let map = number(&self.fd)?;
         bpf(command, &mut Element { map, padding: 0, key, value, flags }).map(drop)
     }
@@ -324,28 +332,28 @@ pub fn duplicate_of(pid: u32, descriptor: i32) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) })
 }
 
-fn address<T>(of: &[T]) -> u64 {
+pub(super) fn address<T>(of: &[T]) -> u64 {
     of.as_ptr().expose_provenance() as u64
 }
 
-fn address_of_room<T>(of: &mut [T]) -> u64 {
+pub(super) fn address_of_room<T>(of: &mut [T]) -> u64 {
     of.as_mut_ptr().expose_provenance() as u64
 }
 
-fn number(fd: &OwnedFd) -> io::Result<u32> {
+pub(super) fn number(fd: &OwnedFd) -> io::Result<u32> {
     u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
 }
 
 /// Addresses in `attr` must be of values that live, with the sizes that the command expects.
 fn bpf<T>(command: i32, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is a live value of the size that is passed; all callers are in this file, and give addresses of live
-    // values in it.
+    // SAFETY: `attr` is a live value of the size that is passed; all callers are in this file or in `syscalls.rs`, and give
+    // addresses of live values in it.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attr), size_of::<T>()) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
 
 /// A command that gives a new descriptor.
-fn bpf_object<T>(command: i32, attr: &mut T) -> io::Result<OwnedFd> {
+pub(super) fn bpf_object<T>(command: i32, attr: &mut T) -> io::Result<OwnedFd> {
     owned(bpf(command, attr)?)
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::daemon::Daemon;
 use crate::deadline::{PATIENCE, wait_for};
@@ -16,7 +16,7 @@ const SOCKHASH: u32 = 18;
 /// What a daemon holds besides itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// Open descriptors.
+    /// Open descriptors, without those of pipes: workers keep some of these for the next flow.
     pub descriptors: usize,
     /// Entries of its BPF hash maps.
     pub map_entries: usize,
@@ -36,6 +36,11 @@ impl Footprint {
         })
         .map_err(|error| error.context(format!("{:?}", footprint(daemon))))
     }
+}
+
+/// Ends of pipes that an idle daemon may have: 16 pipes for each worker, and its standard streams.
+fn most_pipes() -> Result<usize> {
+    Ok(2 * 16 * std::thread::available_parallelism()?.get() + 3)
 }
 
 /// Waits until `daemon` has no flow and no entry of one, and returns what it holds then.
@@ -58,7 +63,13 @@ pub fn footprint(daemon: &Daemon) -> Result<Footprint> {
     // The question itself takes a descriptor for a moment: it is asked before those are counted.
     let flows = daemon.flows()?.len();
     let process = Path::new("/proc").join(daemon.pid().to_string());
-    let descriptors = fs::read_dir(process.join("fd"))?.count();
+    let files: Vec<_> = fs::read_dir(process.join("fd"))?
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .collect();
+    let (pipes, others): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|file| file.to_string_lossy().starts_with("pipe:"));
+    let descriptors = others.len();
+    ensure!(flows > 0 || pipes.len() <= most_pipes()?, "an idle daemon keeps {} ends of pipes", pipes.len());
     let mut entries = 0;
     for entry in fs::read_dir(process.join("fdinfo"))? {
         // A descriptor may be closed between listing and reading.

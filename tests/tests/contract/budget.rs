@@ -1,8 +1,10 @@
 //! Law 4, for all flows together: what they hold shrinks when TCP takes more of the host's memory than it may.
 
+use std::fs;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use harness::carrier::Carrier;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::keyed;
@@ -57,5 +59,40 @@ fn law_4_with_memory_to_spare_flows_have_all_their_credit() -> Result<()> {
     transfer(&mut client, &mut server, 1, OFFER)?;
     assert_eq!(ceiling(&site), Some(CEILING));
     drop((client, server));
+    site.daemon.stop()
+}
+
+/// Pages that TCP has of this host, in bytes, whatever the namespace (`mem` in `/proc/net/sockstat`).
+fn tcp_memory() -> Result<u64> {
+    let all = fs::read_to_string("/proc/net/sockstat")?;
+    let line = all.lines().find(|line| line.starts_with("TCP:")).context("no TCP in sockstat")?;
+    let pages =
+        line.split_whitespace().skip_while(|word| *word != "mem").nth(1).context("no mem in sockstat")?;
+    Ok(pages.parse::<u64>()? * rustix::param::page_size() as u64)
+}
+
+#[test]
+fn law_4_credit_comes_back_with_the_memory() -> Result<()> {
+    /// More than other tests take meanwhile, less than what these flows are offered.
+    const SPARE: u64 = 256;
+    const MANY: usize = 24;
+    let carrier = Carrier::of_environment()?;
+    let budget = format!("{}MiB", tcp_memory()? / MIB + SPARE);
+    let site = RawSite::of(&carrier, &config_of(&carrier).tcp_memory(&budget))?;
+    let mut flows = Vec::new();
+    // Both ends hold what they can, until it is too much.
+    wait_for("the credit to shrink", Duration::from_secs(60), || {
+        if flows.len() < MANY {
+            let (mut client, mut server) = site.flow().ok()?;
+            fill(&mut client, OFFER).ok()?;
+            fill(&mut server, OFFER).ok()?;
+            flows.push((client, server));
+        }
+        (ceiling(&site)? < CEILING).then_some(())
+    })?;
+    drop(flows);
+    let patience = Duration::from_secs(60);
+    wait_for("the credit to come back", patience, || (ceiling(&site)? == CEILING).then_some(()))?;
+    site.daemon.wait_for_idle()?;
     site.daemon.stop()
 }

@@ -10,7 +10,7 @@ use harness::peers::raw::transfer;
 use harness::site::{RawSite, config, polling_hello};
 
 /// Enough for the daemon itself and a handful of flows.
-const FILES: [&str; 2] = ["prlimit", "--nofile=160:160"];
+const FILES: [&str; 2] = ["prlimit", "--nofile=288:288"];
 
 fn wait_for_readiness(daemon: &Daemon, status: u16) -> Result<String> {
     wait_for(&format!("/readyz to answer {status}"), PATIENCE, || {
@@ -72,9 +72,9 @@ fn without_descriptors_connections_wait_and_the_admin_endpoint_answers() -> Resu
 
 #[test]
 fn the_soft_limit_is_raised_to_the_hard_one() -> Result<()> {
-    let site = RawSite::launch(&config(), &Launch::new()?.under(&["prlimit", "--nofile=160:400"]))?;
+    let site = RawSite::launch(&config(), &Launch::new()?.under(&["prlimit", "--nofile=160:528"]))?;
     let line = site.daemon.wait_for_log("raised the limit on open files")?;
-    assert!(line.contains("\"now\":400"), "{line}");
+    assert!(line.contains("\"now\":528"), "{line}");
     let limit = gauge(&site.daemon, "snisplice_connections_limit")?;
     assert!((100..200).contains(&limit), "{limit}");
     site.daemon.stop()

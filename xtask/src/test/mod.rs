@@ -26,7 +26,8 @@ pub(crate) struct Options {
     /// Only tests whose name contains this, and no lint
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
-    /// End-to-end tests only over this datapath; may be given more than once [default: sockmap and copy]
+    /// End-to-end tests only over this datapath; may be given more than once [default: all of them over sockmap and
+    /// copy, those of the contract over local too]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
     /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
@@ -77,11 +78,20 @@ fn set_up(options: &Options) -> Result<()> {
 
 fn test_stages(options: &Options) -> Vec<Stage> {
     let mut stages = vec![tests("unit", unit(options), options)];
-    let both = [Datapath::Sockmap, Datapath::Copy];
-    let datapaths = if options.datapath.is_empty() { &both } else { options.datapath.as_slice() };
-    for &datapath in datapaths {
-        let name = format!("end-to-end ({})", datapath.name());
-        stages.push(tests(&name, vec![end_to_end(datapath, options)], options));
+    let mut add = |what: &str, programs: &str, datapath: Datapath| {
+        let name = format!("{what} ({})", datapath.name());
+        stages.push(tests(&name, vec![end_to_end(programs, datapath, options)], options));
+    };
+    let chosen = match options.datapath.as_slice() {
+        [] => &[Datapath::Sockmap, Datapath::Copy],
+        chosen => chosen,
+    };
+    for &datapath in chosen {
+        add("end-to-end", "*", datapath);
+    }
+    if options.datapath.is_empty() {
+        // What is not about carrying bytes does not differ here.
+        add("contract", "contract", Datapath::Local);
     }
     // With `--only` a stage may be empty, but not all of them.
     if options.only.is_some() && stages.iter().all(|stage| stage.ran() == 0) {
@@ -140,9 +150,9 @@ fn unit(options: &Options) -> Vec<Command> {
     vec![crates, harness]
 }
 
-/// The end-to-end tests, as root: they make network namespaces and load BPF programs.
-fn end_to_end(datapath: Datapath, options: &Options) -> Command {
-    let mut command = cargo_test(&["--package", "snisplice-tests", "--test", "*"]);
+/// End-to-end test programs, as root: they make network namespaces and load BPF programs.
+fn end_to_end(programs: &str, datapath: Datapath, options: &Options) -> Command {
+    let mut command = cargo_test(&["--package", "snisplice-tests", "--test", programs]);
     let runner = privilege::prefix();
     if !runner.is_empty() {
         // The compiler needs no root, so that only the test programs get it.
