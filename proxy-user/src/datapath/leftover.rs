@@ -27,6 +27,10 @@ const UNSENT_MAX: u64 = 2 * 1024 * 1024;
 /// And at least, however slow the target is.
 const UNSENT_MIN: u64 = 64 * 1024;
 
+/// A target with less credit is slow: it takes less than 1 MB a second. What its source's window brings beyond that
+/// waits for it, in the proxy.
+const SLOW: u64 = 256 * 1024;
+
 /// Buffers that one direction may move before the other flows of the worker get their turn.
 const TURN: usize = 16;
 
@@ -59,6 +63,8 @@ struct Share {
     rest: Option<(Buffer, Range<usize>)>,
     /// All that was redirected before is in the target's queue, so that ours may follow.
     in_turn: bool,
+    /// The kernel does not tune the source's receive buffer, since the target is slow.
+    frozen: bool,
     /// The next pause, as far as it is within its bounds.
     pause: Duration,
 }
@@ -112,13 +118,14 @@ impl<'a> Leftover<'a> {
         if !self.share(side).in_turn && !self.begin(side, ending)? {
             return Ok(self.later(side));
         }
+        let credit = self.follow(side)?;
         for _ in 0..TURN {
             if !self.write_rest(side)? {
                 // Sets the bell: the next look of the poller finds the target full, and rings when it no longer is.
                 self.watch.again(of(self.sockets, side.other()), self.flow)?;
                 return Ok(Outcome::Blocked);
             }
-            if !self.read_some(side)? {
+            if !self.read_some(side, credit)? {
                 return self.hand_back(side);
             }
         }
@@ -141,6 +148,20 @@ impl<'a> Leftover<'a> {
         Ok(true)
     }
 
+    /// Fits what may wait for the target to its pace. Returns its credit.
+    ///
+    /// The kernel tunes the receive buffer of a source by how fast it is read. All of a new flow's first credit is read
+    /// at once, so that without this 2 MB came in for a target of 256 kbit/s, a minute's worth.
+    fn follow(&mut self, side: Side) -> io::Result<u64> {
+        let credit = self.track(side).read().credit;
+        let slow = credit < SLOW;
+        if self.share(side).frozen != slow {
+            sys::freeze_receive_buffer(of(self.sockets, side), slow)?;
+            self.share(side).frozen = slow;
+        }
+        Ok(credit)
+    }
+
     /// Says whether there is nothing left to write.
     fn write_rest(&mut self, side: Side) -> io::Result<bool> {
         let mut target = of(self.sockets, side.other());
@@ -155,10 +176,11 @@ impl<'a> Leftover<'a> {
     }
 
     /// Says whether there was anything to read.
-    fn read_some(&mut self, side: Side) -> io::Result<bool> {
+    fn read_some(&mut self, side: Side, credit: u64) -> io::Result<bool> {
         let mut source = of(self.sockets, side);
         let mut buffer = Buffer::take();
-        let count = ready(source.read(buffer.bytes()))?;
+        let most = usize::try_from(credit.max(UNSENT_MIN)).unwrap_or(usize::MAX).min(buffer.bytes().len());
+        let count = ready(source.read(buffer.bytes().get_mut(..most).unwrap_or_default()))?;
         let share = self.share(side);
         share.read += count as u64;
         if count > 0 {

@@ -91,22 +91,37 @@ pub(crate) fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(copied)
 }
 
+/// Stops the kernel from tuning the receive buffer, or lets it go on (`SO_BUF_LOCK`, Linux 5.14; before, it goes on always).
+/// The send buffer, which [`force_send_buffer`] has set, stays as it is.
+pub(crate) fn freeze_receive_buffer(socket: &impl AsFd, frozen: bool) -> io::Result<()> {
+    /// `include/uapi/linux/socket.h`
+    const SEND: libc::c_int = 1;
+    const RECEIVE: libc::c_int = 2;
+    let locks = if frozen { SEND | RECEIVE } else { SEND };
+    match set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, locks) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        result => result,
+    }
+}
+
 /// Wakes readers only when at least `bytes` are queued, or at the end of the stream (`SO_RCVLOWAT`). Setting it also
 /// makes the kernel look at the queue at once, which is how bytes that arrived before a splice are set going
 /// (`tcp_set_rcvlowat` in `net/ipv4/tcp.c`).
 pub(crate) fn wake_when_readable(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     let value = libc::c_int::try_from(bytes.max(1)).unwrap_or(libc::c_int::MAX);
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value)
+}
+
+fn set_option(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the fd is borrowed, so it stays open; the kernel reads `size` bytes of `value`, which lives here.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const value).cast(),
-            size,
-        )
-    };
+    let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
