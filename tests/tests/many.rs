@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::daemon::{Config, Daemon, Datapath};
-use harness::deadline::{PATIENCE, wait_for};
+use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::keyed;
 use harness::netns::{SyscallCount, backend, send_signal};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish};
@@ -59,7 +59,7 @@ fn trickle(flows: &mut [Flow]) -> Result<()> {
             client.write_all(&[7])?;
         }
         let next = Duration::from_millis(50) * u32::try_from(number + 1)?;
-        thread::sleep(next.saturating_sub(begun.elapsed()));
+        dawdle(next.saturating_sub(begun.elapsed()));
     }
     Ok(())
 }

@@ -62,9 +62,14 @@ impl Pipe {
     /// Gives `target` as much as it takes.
     pub(super) fn drain(&mut self, target: &impl AsFd) -> io::Result<usize> {
         let Some(ends) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        let count = splice(&ends.read, None, target, None, self.held, FLAGS)?;
-        self.held = self.held.saturating_sub(count);
-        Ok(count)
+        match splice(&ends.read, None, target, None, self.held, FLAGS)? {
+            // Bytes are there, so that this is no answer at all: whoever asked would ask for ever.
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            count => {
+                self.held = self.held.saturating_sub(count);
+                Ok(count)
+            }
+        }
     }
 }
 

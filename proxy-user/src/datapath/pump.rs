@@ -164,14 +164,19 @@ async fn read_now(source: &mut ReadHalf<'_>, buffer: &mut [u8]) -> Found {
 
 fn fill(source: &TcpStream, pipe: &mut Pipe) -> Found {
     let mut hidden = false;
-    let filled = source.try_io(Interest::READABLE, || match pipe.fill(source) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            // The runtime takes this for "nothing there", and waits for an edge that has come already: be sure.
-            let count = sys::peek(source, &mut [0])?;
-            hidden = count > 0;
-            Ok(count)
+    let filled = source.try_io(Interest::READABLE, || {
+        let filled = pipe.fill(source);
+        let is_empty = match &filled {
+            Ok(count) => *count == 0,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if !is_empty {
+            return filled;
         }
-        filled => filled,
+        // Taken at its word, this would be the end of the stream, or a wait for an edge that has come already: be sure.
+        let count = sys::peek(source, &mut [0])?;
+        hidden = count > 0;
+        Ok(count)
     });
     if hidden { Found::Hidden } else { found(filled) }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use proxy_common::flow::{End, Reason};
 use proxy_common::hello::Sni;
+use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
 
 use super::connect::{self, Failed, Wanted};
@@ -79,7 +80,9 @@ async fn establish(
     let upstream = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?;
     note_upstream(flow, &upstream.name);
     let begun = Instant::now();
-    let wanted = Wanted { hub, upstream, spoken: listener.to.is_none(), spread: flow.id };
+    // The hello is there. But local looks for the server's socket first, which is none before the handshake has ended.
+    let follows = listener.to.is_none() && upstream.datapath != Choice::Only(Datapath::Local);
+    let wanted = Wanted { hub, upstream, follows, spread: flow.id };
     let connected = connect::connect(wanted, &stream).await;
     way.connect = Some(begun.elapsed());
     match connected {
@@ -188,7 +191,7 @@ fn settle(hub: &Hub, flow: &Flow, carried: &Carried, way: &Way) {
         upstream = facts.upstream.as_deref(),
         server = facts.server.map(tracing::field::display),
         upstream_local = facts.upstream_local.map(tracing::field::display),
-        datapath = facts.datapath.map(proxy_common::plan::Datapath::name),
+        datapath = facts.datapath.map(Datapath::name),
         bytes_in,
         bytes_out,
         duration_ms = millis(flow.accepted.elapsed()),

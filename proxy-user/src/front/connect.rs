@@ -32,8 +32,8 @@ pub(super) enum Failed {
 pub(super) struct Wanted<'a> {
     pub(super) hub: &'a Hub,
     pub(super) upstream: &'a Upstream,
-    /// The client has spoken: its bytes follow as soon as a server takes the connection.
-    pub(super) spoken: bool,
+    /// The client's first bytes follow as soon as a server takes the connection.
+    pub(super) follows: bool,
     /// Any number, which differs from client to client.
     pub(super) spread: u64,
 }
@@ -71,11 +71,11 @@ async fn attempts(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, Str
 
 /// Every server once.
 async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, String)> {
-    let Wanted { hub, upstream, spoken, .. } = *wanted;
+    let Wanted { hub, upstream, follows, .. } = *wanted;
     let mut failure = (ConnectFailure::Other, "no server".to_owned());
     for server in &upstream.servers {
         let attempt = Instant::now();
-        match one(server, spoken, hub.snapshot.timeouts.connect).await {
+        match one(server, follows, hub.snapshot.timeouts.connect).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
@@ -92,13 +92,13 @@ async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, String)
 
 async fn one(
     server: &Server,
-    spoken: bool,
+    follows: bool,
     limit: Duration,
 ) -> Result<TcpStream, (ConnectFailure, io::Error)> {
     let attempt = async {
         let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
         for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
-            match open(address, spoken).await {
+            match open(address, follows).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = (classify(&error), error),
             }
@@ -113,11 +113,11 @@ async fn one(
 
 /// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
 /// empty stream.
-async fn open(address: SocketAddr, spoken: bool) -> io::Result<TcpStream> {
+async fn open(address: SocketAddr, follows: bool) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     sys::reset_on_close(&socket, true)?;
     sys::write_at_once(&socket)?;
-    if spoken {
+    if follows {
         sys::answer_with_data(&socket)?;
     }
     socket.connect(address).await

@@ -5,8 +5,9 @@ use std::net::TcpStream;
 
 use anyhow::Result;
 use harness::daemon::Datapath;
+use harness::keyed;
 use harness::netns::{BpfMap, BpfVerdict};
-use harness::peers::raw::{Ending, expect_ending, finish, transfer};
+use harness::peers::raw::{Ending, expect_ending, fill, finish, transfer};
 use harness::site::{RawSite, config, polling_hello};
 
 const BYTES: u64 = 8 * 1024 * 1024;
@@ -45,6 +46,32 @@ fn a_socket_that_another_program_has_already_is_copied() -> Result<()> {
     carry(&site, client, server, "copy")?;
     let labels = [("from", "sockmap"), ("reason", "kernel_refused")];
     site.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
+    site.daemon.stop()
+}
+
+/// Bytes that wait behind a foreign verdict are seen by reading only, also once the stream's end is known.
+#[test]
+fn what_waits_behind_another_program_comes_before_the_end() -> Result<()> {
+    let site = site()?;
+    let foreign = BpfMap::of_sockets(4)?;
+    foreign.attach_verdict(&BpfVerdict::that_passes()?)?;
+    let mut client = site.connect()?;
+    let address = client.local_addr()?.to_string();
+    site.daemon.wait_for_flow("the connection to be accepted", |flow| flow.client == address)?;
+    foreign.insert(&0_u32.to_ne_bytes(), &site.daemon.socket_to(client.local_addr()?)?)?;
+    let hello = polling_hello();
+    client.write_all(&hello)?;
+    let mut server = site.polling.accept_after(&hello)?;
+
+    // As much as the way holds, and the end right behind it.
+    let sent = fill(&mut client, 8 * BYTES)?;
+    finish(&client)?;
+    keyed::receive(&mut server, 1, sent)?;
+    expect_ending(&mut server, Ending::Eof)?;
+    finish(&server)?;
+    expect_ending(&mut client, Ending::Eof)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("eof", Some("copy")), "{access:?}");
     site.daemon.stop()
 }
 
