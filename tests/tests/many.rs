@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ const SECONDS: u64 = 5;
 
 /// System calls of the daemon for a flow and a second. Each flow looks after itself once in 15 s, in four of them.
 const MOST_CALLS: f64 = 0.5;
+
+/// Thousands of descriptors at a time are enough for one process.
+static DESCRIPTORS: Mutex<()> = Mutex::new(());
 
 type Flow = (TcpStream, TcpStream);
 
@@ -66,6 +70,7 @@ fn trickle(flows: &mut [Flow]) -> Result<()> {
 
 #[test]
 fn bytes_that_the_kernel_carries_cost_no_system_call_for_each_flow() -> Result<()> {
+    let _alone = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
     let site = site()?;
     let count = as_many_as_possible();
     let mut flows = flows(&site, count)?;
@@ -95,6 +100,7 @@ fn events_that_find_no_room_are_made_good() -> Result<()> {
     const FLOWS: usize = 4_500;
     /// More than the credit of a new direction, so that each has something to tell.
     const BYTES: u64 = 192 * 1024;
+    let _alone = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
     // Little credit, and servers that take little before they read.
     let mut site = site_with(config().tcp_memory("1MiB"))?;
     site.net.backend.enter(|| Ok(fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 8192 8192")?))?;
