@@ -1,9 +1,10 @@
 //! Servers that do not accept: clients are held, refused, or leave.
 
 use std::io::Write as _;
+use std::thread;
 
-use anyhow::Result;
-use harness::netns::backend;
+use anyhow::{Result, anyhow};
+use harness::netns::{backend, edge};
 use harness::peers::raw::{Ending, RawListener, expect_ending, reset, transfer};
 use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
 
@@ -13,7 +14,7 @@ const MIB: u64 = 1024 * 1024;
 fn a_server_that_refuses_resets_the_client() -> Result<()> {
     let site = RawSite::start(&config().hold("0s"))?;
     site.polling.stop()?;
-    let mut client = site.net.client.connect(harness::netns::edge(443))?;
+    let mut client = site.net.client.connect(edge(443))?;
     client.write_all(&polling_hello())?;
     expect_ending(&mut client, Ending::Reset)?;
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
@@ -28,13 +29,43 @@ fn a_server_that_refuses_resets_the_client() -> Result<()> {
     site.daemon.stop()
 }
 
+/// A server that takes a connection and resets it at once has answered: it is not asked again, and the client is told.
+#[test]
+fn a_reset_at_once_is_passed_on_and_not_tried_again() -> Result<()> {
+    const BURSTS: usize = 10;
+    /// Less than the server's kernel lets wait to be accepted.
+    const BURST: usize = 100;
+    let site = RawSite::start(&config().hold("60s"))?;
+    for _ in 0..BURSTS {
+        let take = |_| -> Result<()> { Ok(reset(site.polling.accept()?)?) };
+        thread::scope(|scope| {
+            let server = scope.spawn(move || (0..BURST).try_for_each(take));
+            // All at once, so that the daemon sees some of the resets together with the connection.
+            site.daemon.signal(libc::SIGSTOP)?;
+            let connect = |_| site.net.client.connect(edge(POLLING_PORT));
+            let clients = (0..BURST).map(connect).collect::<Result<Vec<_>>>();
+            site.daemon.signal(libc::SIGCONT)?;
+            for mut client in clients? {
+                expect_ending(&mut client, Ending::Reset)?;
+            }
+            server.join().map_err(|_| anyhow!("the server panicked"))?
+        })?;
+    }
+    assert!(site.polling.is_untouched(), "a connection was tried again");
+    site.daemon.wait_for_idle()?;
+    let labels = [("reason", "upstream_reset")];
+    let all = (BURSTS * BURST) as f64;
+    site.daemon.wait_for_metric("snisplice_connections_closed_total", &labels, all)?;
+    site.daemon.stop()
+}
+
 #[test]
 fn a_connection_is_held_until_the_server_is_back() -> Result<()> {
     let site = RawSite::start(&config().hold("10s"))?;
     let RawSite { daemon, polling, net, .. } = site;
     polling.stop()?;
     let hello = polling_hello();
-    let mut client = net.client.connect(harness::netns::edge(443))?;
+    let mut client = net.client.connect(edge(443))?;
     client.write_all(&hello)?;
     let labels = [("upstream", "octopus-polling")];
     daemon.wait_for_metric("snisplice_upstream_connect_failures_total", &labels, 1.0)?;
@@ -49,7 +80,7 @@ fn a_connection_is_held_until_the_server_is_back() -> Result<()> {
 fn a_client_that_leaves_while_it_is_held_is_noticed() -> Result<()> {
     let RawSite { daemon, polling, net, .. } = RawSite::start(&config().hold("60s"))?;
     polling.stop()?;
-    let mut client = net.client.connect(harness::netns::edge(443))?;
+    let mut client = net.client.connect(edge(443))?;
     let address = client.local_addr()?;
     client.write_all(&polling_hello())?;
     let labels = [("upstream", "octopus-polling")];

@@ -90,18 +90,19 @@ pub struct Leg {
 }
 
 impl Leg {
-    /// From a reading taken before anything of the flow was written to the socket or read from it.
+    /// For counts that begin with the connection: from a reading when `written` bytes of the flow had been written to it.
     #[must_use]
-    pub const fn at(reading: &Reading) -> Self {
-        // What waits in the receive queue at that moment is still to be carried, and `received` counts it already;
-        // nothing was read, so the zero of that count is the start of the connection.
-        Self { written: reading.acked.wrapping_add(reading.queued), received: 0 }
+    pub const fn from_start(reading: &Reading, written: u64) -> Self {
+        // What waits in the receive queue at that moment is still to be carried, and `received` counts it already.
+        let sum = reading.acked.wrapping_add(reading.queued);
+        Self { written: sum.wrapping_sub(written), received: 0 }
     }
 
-    /// The same when userspace has read `read` bytes from it, to the end of its queue, and written all that it had for it.
+    /// For counts that begin now: userspace has read `read` bytes from it, to the end of its queue, and written all that it
+    /// had for it.
     #[must_use]
-    pub const fn after(reading: &Reading, read: u64) -> Self {
-        Self { received: read, ..Self::at(reading) }
+    pub const fn from_now(reading: &Reading, read: u64) -> Self {
+        Self { received: read, ..Self::from_start(reading, 0) }
     }
 
     fn written(&self, reading: &Reading, fin_sent: bool) -> u64 {

@@ -91,7 +91,7 @@ impl Kernel {
 
 fn start() -> Splice {
     let kernel = Kernel::default();
-    Splice::new(Side::BOTH.map(|side| Leg::at(&kernel.leg(side))), BOUNDS, Duration::ZERO)
+    Splice::new(Side::BOTH.map(|side| Leg::from_start(&kernel.leg(side), 0)), BOUNDS, Duration::ZERO)
 }
 
 /// Steps until the machine waits or has finished; checks that no FIN overtakes a byte.

@@ -112,7 +112,7 @@ mod tests {
     /// A flow of which nothing is carried yet.
     fn flow(in_kernel: bool) -> (Vigil, Splice) {
         let bounds = Bounds { half_close: Duration::from_secs(60), flush: Duration::from_secs(1) };
-        let legs = [Leg::at(&leg(0, 0, 0)), Leg::at(&leg(0, 0, 0))];
+        let legs = [Leg::from_start(&leg(0, 0, 0), 0), Leg::from_start(&leg(0, 0, 0), 0)];
         (Vigil::new(SILENCE, in_kernel), Splice::new(legs, bounds, Duration::ZERO))
     }
 

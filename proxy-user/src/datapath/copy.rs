@@ -40,9 +40,9 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let (mut client, client_socket) = pair.client.split();
     let (mut upstream, upstream_socket) = pair.upstream.split();
     let sockets: [&TcpStream; 2] = [client_socket.as_ref(), upstream_socket.as_ref()];
-    // Nothing of the flow was written yet.
-    let [near, far] = [sys::fresh_reading(sockets[0])?, sys::fresh_reading(sockets[1])?];
-    let mut ending = Ending::new(hub, [Leg::at(&near), Leg::at(&far)], false);
+    // A flow that the kernel was to take, and did not, has been copied before.
+    let [up, down] = flow.copied();
+    let mut ending = Ending::new(hub, [leg(sockets[0], down)?, leg(sockets[1], up)?], false);
     let [to_upstream, to_client] = &flow.copied;
     let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
     let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
@@ -92,6 +92,12 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             }
         }
     }
+}
+
+/// Where a socket stands that `written` bytes of the flow were written to.
+fn leg(socket: &TcpStream, written: u64) -> io::Result<Leg> {
+    let reading = if written == 0 { sys::fresh_reading(socket) } else { sys::exact_reading(socket) }?;
+    Ok(Leg::from_start(&reading, written))
 }
 
 async fn pause(limit: Option<Duration>) {

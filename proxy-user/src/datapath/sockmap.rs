@@ -12,7 +12,7 @@ use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
 use super::ahead::Ahead;
-use super::ending::{Ending, Next, earlier, readings};
+use super::ending::{Ending, Next, earlier};
 use super::leftover::Leftover;
 use super::local::Bypass;
 use super::{Carried, Pair, Watch, internal};
@@ -109,11 +109,11 @@ fn refusal(error: &io::Error) -> Fallback {
 
 /// `copied`: bytes that userspace has read from each socket before.
 fn prepare([client, upstream]: [&TcpStream; 2], copied: Bytes) -> io::Result<([u64; 2], [Leg; 2], bool)> {
-    let readings = readings([client, upstream])?;
+    let readings = [sys::exact_reading(client)?, sys::exact_reading(upstream)?];
     let open = readings.iter().all(sys::is_established);
     let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
     let ([near, far], [up, down]) = (&readings, copied);
-    Ok((cookies, [Leg::after(near, up), Leg::after(far, down)], open))
+    Ok((cookies, [Leg::from_now(near, up), Leg::from_now(far, down)], open))
 }
 
 impl Spliced<'_> {

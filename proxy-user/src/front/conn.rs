@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proxy_common::flow::{End, Reason};
+use proxy_common::flow::{End, Reason, Side};
 use proxy_common::hello::Sni;
 use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
@@ -99,6 +99,7 @@ async fn establish(
                     Reason::Connect(failure)
                 }
                 Failed::ClientGone => Reason::ClientGone,
+                Failed::Reset => Reason::Reset(Side::Upstream),
             })
         }
     }
@@ -199,7 +200,7 @@ fn settle(hub: &Hub, flow: &Flow, carried: &Carried, way: &Way) {
         connect_ms = way.connect.map(millis),
         reason = end.reason.label(),
         error = way.error,
-        side = end.side.map(proxy_common::flow::Side::name),
+        side = end.side.map(Side::name),
         "closed",
     );
 }

@@ -26,6 +26,8 @@ pub(super) enum Failed {
     },
     /// The client did not wait.
     ClientGone,
+    /// A server took it, and reset it at once. That is its answer, and no other is asked.
+    Reset,
 }
 
 /// Which upstream is wanted, and for whom.
@@ -42,21 +44,19 @@ pub(super) struct Wanted<'a> {
 /// client's socket meanwhile.
 pub(super) async fn connect(wanted: Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
     tokio::select! {
-        result = attempts(&wanted) => {
-            result.map_err(|(failure, error)| Failed::Upstream { failure, error })
-        }
+        result = attempts(&wanted) => result,
         // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.
         _ = client.ready(Interest::ERROR) => Err(Failed::ClientGone),
     }
 }
 
-async fn attempts(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, String)> {
+async fn attempts(wanted: &Wanted<'_>) -> Result<TcpStream, Failed> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
         let failure = match pass(wanted).await {
-            Ok(stream) => return Ok(stream),
-            Err(failure) => failure,
+            Err(failure @ Failed::Upstream { .. }) => failure,
+            settled => return settled,
         };
         let left = wanted.upstream.hold.saturating_sub(begun.elapsed());
         if left.is_zero() {
@@ -70,9 +70,9 @@ async fn attempts(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, Str
 }
 
 /// Every server once.
-async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, String)> {
+async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, Failed> {
     let Wanted { hub, upstream, follows, .. } = *wanted;
-    let mut failure = (ConnectFailure::Other, "no server".to_owned());
+    let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
     for server in &upstream.servers {
         let attempt = Instant::now();
         match one(server, follows, hub.snapshot.timeouts.connect).await {
@@ -80,14 +80,16 @@ async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, (ConnectFailure, String)
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
             }
+            // A refusal has another name: this one was established.
+            Err((_, error)) if error.kind() == io::ErrorKind::ConnectionReset => return Err(Failed::Reset),
             Err((reason, error)) => {
                 hub.meters.connect_failed(&upstream.name, reason);
                 tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
-                failure = (reason, format!("{server}: {error}"));
+                failed = Failed::Upstream { failure: reason, error: format!("{server}: {error}") };
             }
         }
     }
-    Err(failure)
+    Err(failed)
 }
 
 async fn one(
@@ -132,7 +134,7 @@ async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
 
 fn classify(error: &io::Error) -> ConnectFailure {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => ConnectFailure::Refused,
+        io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
         io::ErrorKind::TimedOut => ConnectFailure::Timeout,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ConnectFailure::Unreachable,
         _ => ConnectFailure::Other,

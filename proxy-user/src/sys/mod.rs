@@ -22,7 +22,7 @@ pub(crate) use program::run_program;
 pub(crate) use readable::readable;
 pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{
-    answer_with_data, cookie, error, force_receive_buffer, force_send_buffer, freeze_receive_buffer,
-    fresh_reading, is_established, keep_alive, limit_unsent, peek, reading, reset_on_close,
-    wake_when_readable, write_at_once,
+    answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer,
+    freeze_receive_buffer, fresh_reading, is_established, keep_alive, limit_unsent, peek, reading,
+    reset_on_close, wake_when_readable, write_at_once,
 };

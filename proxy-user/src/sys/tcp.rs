@@ -137,6 +137,19 @@ pub(crate) fn reading(socket: &impl AsFd) -> io::Result<Reading> {
     Ok(Reading { queued: out_queue(socket)?, ..reading })
 }
 
+/// The same, and exact: no acknowledgement came in between. Of a socket that nothing is being written to, so that there are
+/// not many.
+pub(crate) fn exact_reading(socket: &impl AsFd) -> io::Result<Reading> {
+    let mut before = reading(socket)?;
+    loop {
+        let after = reading(socket)?;
+        if after.acked == before.acked {
+            return Ok(before);
+        }
+        before = after;
+    }
+}
+
 /// The same of a socket that nothing was written to.
 pub(crate) fn fresh_reading(socket: &impl AsFd) -> io::Result<Reading> {
     let info = tcp_info(socket)?;

@@ -10,8 +10,8 @@ use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::site::{RawSite, config, polling_hello};
 
 /// The map has room for as many sockets as the daemon may open.
-const FILES: [&str; 2] = ["prlimit", "--nofile=160:160"];
-const ROOM: u64 = 160;
+const FILES: [&str; 2] = ["prlimit", "--nofile=288:288"];
+const ROOM: u64 = 288;
 
 const BYTES: u64 = 1024 * 1024;
 
@@ -58,6 +58,38 @@ fn full_but_for(free: u64) -> Result<()> {
     wait_for("the map to be empty", PATIENCE, || map.keys().ok()?.is_empty().then_some(()))?;
     expect_carried_by(&site, "sockmap")?;
     site.daemon.stop()
+}
+
+/// A flow that was copied, is refused by the kernel, and goes on being copied, ends as any other.
+fn copied_before_and_after(free: u64) -> Result<()> {
+    let site = RawSite::launch(&config().datapath(Datapath::Auto), &Launch::new()?.under(&FILES))?;
+    let map = site.daemon.socket_map()?;
+    let _fillers = fill(&site, &map, free)?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, BYTES)?;
+    transfer(&mut server, &mut client, 2, 1)?;
+    let labels = [("from", "sockmap"), ("reason", "map_full")];
+    site.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
+    transfer(&mut client, &mut server, 3, BYTES)?;
+    transfer(&mut server, &mut client, 4, BYTES)?;
+    finish(&client)?;
+    expect_ending(&mut server, Ending::Eof)?;
+    finish(&server)?;
+    expect_ending(&mut client, Ending::Eof)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("eof", Some("copy")), "{access:?}");
+    assert_eq!((access.bytes_in, access.bytes_out), (polling_hello().len() as u64 + 2 * BYTES, BYTES + 1));
+    site.daemon.stop()
+}
+
+#[test]
+fn without_room_in_the_map_flows_go_on_being_copied() -> Result<()> {
+    copied_before_and_after(0)
+}
+
+#[test]
+fn with_room_for_one_socket_of_the_two_flows_go_on_being_copied() -> Result<()> {
+    copied_before_and_after(1)
 }
 
 #[test]

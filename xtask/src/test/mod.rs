@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
     /// End-to-end tests only over this datapath; may be given more than once [default: all of them over sockmap and
-    /// copy, those of the contract over local too]
+    /// copy, those of the contract over local and auto too]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
     /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
@@ -91,7 +91,9 @@ fn test_stages(options: &Options) -> Vec<Stage> {
     }
     if options.datapath.is_empty() {
         // What is not about carrying bytes does not differ here.
-        add("contract", "contract", Datapath::Local);
+        for datapath in [Datapath::Local, Datapath::Auto] {
+            add("contract", "contract", datapath);
+        }
     }
     // With `--only` a stage may be empty, but not all of them.
     if options.only.is_some() && stages.iter().all(|stage| stage.ran() == 0) {
