@@ -11,6 +11,7 @@ pub mod carrier;
 pub mod command;
 pub mod daemon;
 pub mod deadline;
+pub mod guard;
 pub mod hello;
 pub mod keyed;
 pub mod netns;
