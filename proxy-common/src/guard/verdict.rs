@@ -63,7 +63,8 @@ pub trait World {
     fn bucket(&self, source: Source) -> Option<Bucket>;
     /// Puts the bucket of a source back.
     fn put_bucket(&self, source: Source, is_new: bool, after: Bucket);
-    /// How fast all sources together may open connections: all of them, or those with a live one beyond that.
+    /// How fast all sources together may open connections: all of them, or those with a live one
+    /// beyond that, for whom no limit means that nothing is kept.
     fn ceiling_rate(&self, reserve: bool) -> Rate;
     /// The bucket of that.
     fn ceiling(&self, reserve: bool) -> Bucket;
@@ -133,7 +134,8 @@ fn within_ceiling<W: World>(source: Source, world: &W, now: u64) -> bool {
     if !world.ceiling_rate(false).is_limited() {
         return true;
     }
-    (world.is_live(source) && take(true, world, now)) || take(false, world, now)
+    let reserve = world.ceiling_rate(true).is_limited() && world.is_live(source);
+    (reserve && take(true, world, now)) || take(false, world, now)
 }
 
 /// Takes a token of the ceiling, or of what is kept for sources with live connections.

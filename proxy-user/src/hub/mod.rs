@@ -6,6 +6,7 @@ mod meters;
 mod phase;
 mod room;
 pub(crate) mod snapshot;
+mod sources;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,6 +17,7 @@ pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use room::Room;
 use snapshot::Snapshot;
+pub(crate) use sources::Sources;
 
 /// One for each daemon.
 pub(crate) struct Hub {
@@ -24,6 +26,8 @@ pub(crate) struct Hub {
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
     pub(crate) room: Room,
+    /// None: no guard is configured.
+    pub(crate) sources: Option<Sources>,
     pub(crate) started: Instant,
     /// Set once the sockmap datapath, found good at the start, has been taken from us.
     pub(crate) sockmap_lost: AtomicBool,
@@ -32,6 +36,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(snapshot: Arc<Snapshot>, room: Room) -> Self {
         Self {
+            sources: snapshot.guard.as_ref().map(|guard| Sources::new(guard.source_bits)),
             meters: Meters::new(&snapshot.listeners),
             snapshot,
             flows: Flows::default(),
