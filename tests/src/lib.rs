@@ -18,4 +18,5 @@ pub mod netns;
 pub mod peers;
 pub mod script;
 pub mod site;
+pub mod wire;
 pub mod workdir;

@@ -16,7 +16,7 @@ impl Numbers {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -25,7 +25,7 @@ impl Numbers {
 
     /// A number below `bound`, which is small.
     pub fn below(&mut self, bound: u8) -> u8 {
-        let [.., byte, _] = self.next().to_ne_bytes();
+        let [.., byte, _] = self.number().to_ne_bytes();
         byte % bound.max(1)
     }
 
@@ -45,11 +45,11 @@ impl Numbers {
         let low = self.below(16);
         if is_v4 {
             let near = Ipv4Addr::new(10, 1, low / 8, low);
-            let any = self.next().to_ne_bytes();
+            let any = self.number().to_ne_bytes();
             return if wild { Ipv4Addr::new(any[0], any[1], any[2], any[3]).into() } else { near.into() };
         }
         let near = Ipv6Addr::new(0xfd00, 1, 0, u16::from(low / 8), 0, 0, 0, u16::from(low));
-        let any = u128::from(self.next()) << 64 | u128::from(self.next());
+        let any = u128::from(self.number()) << 64 | u128::from(self.number());
         if wild { Ipv6Addr::from(any).into() } else { near.into() }
     }
 
@@ -67,7 +67,7 @@ impl Numbers {
 
     /// A site without bans.
     pub fn site(&mut self) -> Site {
-        let listeners = (0..8_u8).map(|n| (self.address(n % 2 == 0), [443, 10_943][usize::from(n / 4)]));
+        let listeners = (0..8_u8).map(|n| (self.address(n % 2 == 0), if n < 4 { 443 } else { 10_943 }));
         let listeners = listeners.collect();
         let (allow, deny) = (self.below(4), self.below(12));
         Site {
@@ -102,14 +102,14 @@ impl Numbers {
         if self.once_in(8) {
             port = port.wrapping_add(u16::from(self.below(3)));
         }
-        let [flags, ..] = self.next().to_ne_bytes();
+        let [flags, ..] = self.number().to_ne_bytes();
         let flags = if self.once_in(2) {
             self.of(&[0x02, 0x10, 0x18, 0x12, 0x11, 0x14]).unwrap_or(flags)
         } else {
             flags
         };
         let mut frame = Frame::new(self.address(is_v4), to, port, flags);
-        for _ in 0..[0, 0, 1, 2, 3][usize::from(self.below(5))] {
+        for _ in 0..self.below(5).saturating_sub(1) {
             frame.tags.push(if self.once_in(3) { 0x88a8 } else { 0x8100 });
         }
         frame.rest = usize::from(self.below(60));
@@ -120,7 +120,7 @@ impl Numbers {
         }
         for _ in 0..if self.once_in(4) { self.below(4) } else { 0 } {
             let at = usize::from(self.below(100));
-            let [byte, ..] = self.next().to_ne_bytes();
+            let [byte, ..] = self.number().to_ne_bytes();
             if let Some(place) = bytes.get_mut(at) {
                 *place = byte;
             }
@@ -133,7 +133,7 @@ impl Numbers {
             frame.options = self.below(11);
         }
         if self.once_in(5) {
-            frame.fragment = ([0, 0, 1, 185][usize::from(self.below(4))], self.once_in(2));
+            frame.fragment = (self.of(&[0, 0, 1, 185]).unwrap_or_default(), self.once_in(2));
         }
         if self.once_in(3) {
             frame.extensions = (0..self.below(9)).map(|_| self.extension()).collect();

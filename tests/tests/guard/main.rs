@@ -1,0 +1,8 @@
+//! The guard of an interface.
+
+mod attach;
+mod bans;
+mod flood;
+mod lists;
+mod rates;
+mod verdicts;
