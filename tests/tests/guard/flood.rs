@@ -57,8 +57,8 @@ fn carry(site: &RawSite) -> Result<Duration> {
                 })
             })
             .collect();
-        let joined = carriers.into_iter().map(|carrier| carrier.join());
-        joined.map(|flow| flow.map_err(|_| anyhow::anyhow!("a flow panicked"))?).collect::<Result<()>>()
+        let mut joined = carriers.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.try_for_each(|flow| flow.map_err(|_| anyhow::anyhow!("a flow panicked"))?)
     })?;
     Ok(begun.elapsed())
 }
