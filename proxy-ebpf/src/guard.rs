@@ -5,13 +5,12 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
 use proxy_common::abi::guard::{
-    COUNTER_COUNT, DEFAULT_SOURCES, DRY_RUN, Listeners, Lists, ListsV4, ListsV6, MAX_BANS, MAX_LIVE,
-    Settings, Sketch,
+    COUNTER_COUNT, DEFAULT_SOURCES, DRY_RUN, Listeners, Lists, ListsV4, ListsV6, MAX_BANS, MAX_LIVE, Settings,
 };
 use proxy_common::guard::{
     Address, Bucket, Bytes, Endpoint, Family, Key, Listed, Listing, MAX_BOUNDARIES, Rate, Source, World,
@@ -34,9 +33,6 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT,
 static LISTENERS: Array<Listeners> = Array::with_max_entries(2, MAPPED);
 
 #[map]
-static SKETCH: Array<Sketch> = Array::with_max_entries(1, MAPPED);
-
-#[map]
 static BANS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_BANS, BPF_F_NO_PREALLOC);
 
 #[map]
@@ -47,6 +43,10 @@ static SOURCES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(DEFAULT_SOUR
 
 #[map]
 static CEILINGS: Array<[u64; 8]> = Array::with_max_entries(2, 0);
+
+/// The last tick that this CPU has seen, and the time then.
+#[map]
+static CLOCK: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
 #[xdp(frags)]
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
@@ -135,9 +135,8 @@ impl World for Kernel<'_> {
 
     #[inline(always)]
     fn may_be_banned(&self, source: Source) -> bool {
-        let Some(sketch) = SKETCH.get(0) else { return false };
         let bit = source.bit();
-        sketch.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
+        self.0.sketch.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
     }
 
     #[inline(always)]
@@ -145,10 +144,19 @@ impl World for Kernel<'_> {
         read(BANS.get_ptr(source.0)).unwrap_or_default()
     }
 
+    /// As fine as the kernel's tick, as the clock itself is. The tick is read without a call, and calls are what takes the time here.
     #[inline(always)]
     fn now_ns(&self) -> u64 {
         // SAFETY: needs nothing.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        let tick = unsafe { bpf_jiffies64() };
+        let Some(clock) = CLOCK.get_ptr_mut(0) else { return 0 };
+        // SAFETY: an element of this CPU, which no other program writes to.
+        let clock = unsafe { &mut *clock };
+        if clock[0] != tick {
+            // SAFETY: needs nothing.
+            *clock = [tick, unsafe { bpf_ktime_get_coarse_ns() }];
+        }
+        clock[1]
     }
 
     #[inline(always)]

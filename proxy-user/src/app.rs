@@ -39,10 +39,10 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
     let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
     let kernel = Arc::new(probe(&hub));
+    let guard = guard::start(&hub)?;
     let workers = start(&hub, sockets, &kernel)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
-    let guard = guard::start(&hub)?;
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel, guard));
     tokio::spawn(async move {
         if let Err(error) = admin::serve(endpoint, admin).await {

@@ -13,8 +13,6 @@ pub const LISTS: &str = "LISTS";
 pub const COUNTERS: &str = "COUNTERS";
 /// Name of the mapped array of two [`Listeners`], one of which is in use.
 pub const LISTENERS: &str = "LISTENERS";
-/// Name of the mapped array of one [`Sketch`].
-pub const SKETCH: &str = "SKETCH";
 /// Name of the map of bans: [`crate::guard::Source`] -> until when, in nanoseconds of the monotonic clock.
 pub const BANS: &str = "BANS";
 /// Name of the map of sources with live connections: [`crate::guard::Source`] -> anything.
@@ -63,6 +61,8 @@ pub struct Settings {
     pub spare: [u64; 5],
     /// Ports that any listener has, one bit each.
     pub ports: [u64; PORT_WORDS],
+    /// Bits of sources that are banned.
+    pub sketch: Sketch,
 }
 
 /// All addresses and ports that are listened on.
@@ -83,6 +83,9 @@ pub const SKETCH_WORDS: usize = SKETCH_BITS / 64;
 
 /// Bits of sources that are banned: [`crate::guard::Source::bit`].
 pub type Sketch = [u64; SKETCH_WORDS];
+
+/// Words of [`Settings`].
+pub const ALL_SETTING_WORDS: usize = size_of::<Settings>() / 8;
 
 /// Words of [`Settings`] before the ports.
 pub const SETTING_WORDS: usize = 16;

@@ -62,7 +62,7 @@ async fn travel(
     };
     let datapath = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?.datapath;
     let protected = hub.snapshot.guard.as_ref().is_some_and(|guard| guard.protects(number));
-    let _live = hub.sources.as_ref().map(|sources| sources.established(flow.client.ip(), protected));
+    let _live = hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected));
     Ok(carriers.carry(flow, pair, datapath).await)
 }
 
@@ -151,7 +151,7 @@ fn offend(hub: &Hub, flow: &Flow, result: HelloResult) {
         HelloResult::Broken | HelloResult::TooLarge => Offence::BrokenHello,
         HelloResult::Found | HelloResult::NoName | HelloResult::NotTls => return,
     };
-    if let Some(sources) = &hub.sources {
+    if let Some(sources) = hub.sources.get() {
         sources.offend(flow.client.ip(), offence);
     }
 }

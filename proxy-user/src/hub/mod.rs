@@ -8,8 +8,8 @@ mod room;
 pub(crate) mod snapshot;
 mod sources;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 pub(crate) use flows::{Flow, Flows, Stage};
@@ -26,8 +26,8 @@ pub(crate) struct Hub {
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
     pub(crate) room: Room,
-    /// None: no guard is configured.
-    pub(crate) sources: Option<Sources>,
+    /// Set where there is a guard that wants to know, before the first connection is accepted.
+    pub(crate) sources: OnceLock<Sources>,
     pub(crate) started: Instant,
     /// Set once the sockmap datapath, found good at the start, has been taken from us.
     pub(crate) sockmap_lost: AtomicBool,
@@ -36,7 +36,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(snapshot: Arc<Snapshot>, room: Room) -> Self {
         Self {
-            sources: snapshot.guard.as_ref().map(|guard| Sources::new(guard.source_bits)),
+            sources: OnceLock::new(),
             meters: Meters::new(&snapshot.listeners),
             snapshot,
             flows: Flows::default(),

@@ -142,6 +142,42 @@ impl XdpProgram {
     }
 }
 
+/// Detaches what a program with this id is attached by, whoever attached it, as `bpftool link detach` does.
+///
+/// # Errors
+/// What bpf(2) reports; `NotFound`: there is no such link.
+pub fn detach_links_of(program: u32) -> io::Result<()> {
+    /// BPF_OBJ_GET_INFO_BY_FD, BPF_LINK_GET_FD_BY_ID, BPF_LINK_GET_NEXT_ID and BPF_LINK_DETACH
+    const INFO: i32 = 15;
+    const OPEN: i32 = 30;
+    const NEXT: i32 = 31;
+    const DETACH: i32 = 34;
+    /// The part of `union bpf_attr` that asking for information uses.
+    #[repr(C)]
+    struct Ask {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut at = [0_u32, 0, 0];
+    loop {
+        bpf(NEXT, &mut at)?;
+        let [_, id, _] = at;
+        at = [id, 0, 0];
+        // It may have gone meanwhile.
+        let Ok(link) = bpf(OPEN, &mut [id, 0, 0]).and_then(owned) else { continue };
+        // The head of `struct bpf_link_info`: type, id, program.
+        let mut info = [0_u32; 16];
+        let length = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+        let fd = number(&link)?;
+        bpf(INFO, &mut Ask { fd, length, info: info.as_mut_ptr().expose_provenance() as u64 })?;
+        let [_, _, of, ..] = info;
+        if of == program {
+            return bpf(DETACH, &mut [fd]).map(drop);
+        }
+    }
+}
+
 /// A socket that sends frames out of one interface as they are.
 #[derive(Debug)]
 pub struct FrameSocket(OwnedFd);

@@ -8,7 +8,7 @@ use harness::daemon::Launch;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{Namespace, Topology};
 use harness::site::{RawSite, config};
-use harness::wire::{Guard, XdpProgram, interface_number};
+use harness::wire::{Guard, XdpProgram, detach_links_of, interface_number};
 
 /// What `ip` says of an interface.
 fn link(namespace: &Namespace, name: &str) -> Result<String> {
@@ -94,6 +94,19 @@ fn it_follows_an_interface_that_goes_and_comes() -> Result<()> {
     ip(&["address", "del", "192.0.2.77/24", "dev", "client"])?;
     verdict(2)?;
     daemon.stop()
+}
+
+#[test]
+fn what_somebody_else_has_detached_is_attached_again() -> Result<()> {
+    let site = RawSite::start(&config().guard("client", ""))?;
+    Guard::attached(&site.daemon, "client")?;
+    detach_links_of(Guard::of(&site.daemon)?.program)?;
+    ensure!(!link(&site.net.edge, "client")?.contains("xdp"), "it was not detached");
+    wait_for("the guard to come back", PATIENCE, || {
+        link(&site.net.edge, "client").ok().filter(|text| text.contains("xdp")).map(drop)
+    })?;
+    site.daemon.wait_for_log("the guard was detached by somebody else")?;
+    site.daemon.stop()
 }
 
 #[test]

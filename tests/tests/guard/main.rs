@@ -2,6 +2,7 @@
 
 mod attach;
 mod bans;
+mod documents;
 mod flood;
 mod lists;
 mod rates;

@@ -17,7 +17,7 @@ impl Guard {
 
     /// Hears what the front has to tell.
     pub(super) fn hear(&self) {
-        let Some(sources) = &self.hub.sources else { return };
+        let Some(sources) = self.hub.sources.get() else { return };
         let news = sources.take();
         for (source, is_live) in news.changed {
             if let Err(error) = self.kernel.set_live(self.kernel.source(source.addr()), is_live) {
@@ -48,7 +48,7 @@ impl Guard {
         if self.config.allow.iter().any(|allowed| overlap(allowed, &net)) {
             return Err(Refusal::Allowed);
         }
-        if !force && self.hub.sources.as_ref().is_some_and(|sources| sources.protects(&net)) {
+        if !force && self.hub.sources.get().is_some_and(|sources| sources.protects(&net)) {
             return Err(Refusal::Protected);
         }
         state.bans.ban(net, ban)?;

@@ -31,7 +31,7 @@ pub(super) async fn run(guard: Arc<Guard>) {
             }
         };
         let sources = async {
-            match &guard.hub.sources {
+            match guard.hub.sources.get() {
                 Some(sources) => sources.wait().await,
                 None => std::future::pending().await,
             }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use proxy_common::guard::{Bans, Endpoint, Rate, Refusal, Table, Why};
 
 use super::{Exit, Failure};
-use crate::hub::{Hub, Phase, snapshot};
+use crate::hub::{Hub, Phase, Sources, snapshot};
 use crate::kernel::Unavailable;
 use crate::kernel::guard as kernel;
 use crate::kernel::guard::Link;
@@ -72,6 +72,7 @@ pub(crate) fn start(hub: &Arc<Hub>) -> Result<Started, Failure> {
     };
     guard.compile(&guard.state()).map_err(|error| Failure::new(Exit::Config, error))?;
     guard.look();
+    guard.hub.sources.get_or_init(|| Sources::new(guard.config.source_bits));
     tokio::spawn(follow::run(Arc::clone(&guard)));
     Ok(Some(Ok(guard)))
 }

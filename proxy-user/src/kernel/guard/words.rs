@@ -27,7 +27,6 @@ pub(super) struct Words {
     settings: SharedWords,
     lists: SharedWords,
     listeners: SharedWords,
-    sketch: SharedWords,
     /// Held while anything but a single word is changed.
     changing: Mutex<()>,
 }
@@ -40,10 +39,9 @@ impl Words {
                 .map_err(|error| Unavailable::explain("a BPF map of the guard cannot be mapped", &error))
         };
         Ok(Self {
-            settings: map(abi::SETTINGS, abi::SETTING_WORDS + abi::PORT_WORDS)?,
+            settings: map(abi::SETTINGS, abi::ALL_SETTING_WORDS)?,
             lists: map(abi::LISTS, 2 * abi::LIST_WORDS)?,
             listeners: map(abi::LISTENERS, 2 * abi::LISTENER_WORDS)?,
-            sketch: map(abi::SKETCH, abi::SKETCH_WORDS)?,
             changing: Mutex::new(()),
         })
     }
@@ -102,8 +100,8 @@ impl Words {
                 *word |= 1 << (source.bit() % 64);
             }
         }
-        for (at, word) in sketch.into_iter().enumerate() {
-            set(&self.sketch, at, word);
+        for (at, word) in (abi::SETTING_WORDS + abi::PORT_WORDS..).zip(sketch) {
+            set(&self.settings, at, word);
         }
     }
 }
