@@ -15,6 +15,9 @@ const MASK: u32 = (1 << BOUNDARY_BITS) - 1;
 /// Steps that the search takes at most: one more than the bits of the number of a boundary.
 const STEPS: usize = 19;
 
+/// How far the number of a list is shifted in an entry of the index.
+pub const LISTED: u32 = 30;
+
 /// The list that an address is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
@@ -56,7 +59,8 @@ pub trait Listing {
     fn base(&self) -> u64;
     /// How far first bits are shifted to make a slot of the index.
     fn shift(&self) -> u32;
-    /// The last boundary that is not after the first address of this slot. There is one slot more than [`SLOTS`].
+    /// The last boundary that is not after the first address of this slot, and above [`LISTED`] the list that addresses from it on
+    /// are on. There is one slot more than [`SLOTS`].
     fn slot(&self, slot: usize) -> Option<u32>;
     /// A boundary.
     fn boundary(&self, number: u32) -> Option<Key>;
@@ -78,9 +82,13 @@ fn found<L: Listing>(listing: &L, key: Key) -> Option<Listed> {
     }
     let slot = ((key.first - base) >> (listing.shift() & 63)).min(SLOTS as u64 - 1);
     let slot = usize::try_from(slot).ok()?;
-    // The masks change nothing: they keep the verifier from telling apart what makes no difference.
-    let mut low = listing.slot(slot)? & MASK;
-    let mut more = listing.slot(slot + 1)?.wrapping_sub(low) & MASK;
+    let (start, end) = (listing.slot(slot)?, listing.slot(slot + 1)?);
+    if start == end {
+        return Some(Listed::from_number(u64::from(start >> LISTED)));
+    }
+    // The masks keep the verifier from telling apart what makes no difference.
+    let mut low = start & MASK;
+    let mut more = end.wrapping_sub(low) & MASK;
     // The answer is `low`, or one of the `more` that follow.
     for _ in 0..STEPS {
         if more == 0 {

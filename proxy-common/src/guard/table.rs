@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::lists::{Key, Listed, Listing, MAX_BOUNDARIES, SLOTS};
+use super::lists::{Key, LISTED, Listed, Listing, MAX_BOUNDARIES, SLOTS};
 use crate::abi::guard::offset::{PARTS_V4, PARTS_V6, Parts};
 
 /// More prefixes than the table has room for.
@@ -163,10 +163,16 @@ fn slots(boundaries: &[(Key, Listed)], base: u64, shift: u32) -> Vec<u32> {
             }
             number += 1;
         }
-        slots.push(u32::try_from(number).unwrap_or(0));
+        slots.push(entry(boundaries, number));
     }
-    slots.push(u32::try_from(boundaries.len() - 1).unwrap_or(0));
+    slots.push(entry(boundaries, boundaries.len() - 1));
     slots
+}
+
+/// An entry of the index: a boundary, and the list that follows it.
+fn entry(boundaries: &[(Key, Listed)], number: usize) -> u32 {
+    let listed = boundaries.get(number).map_or(Listed::No, |(_, listed)| *listed);
+    u32::try_from(number).unwrap_or(0) | u32::from(listed as u8) << LISTED
 }
 
 impl Listing for FamilyTable {

@@ -70,12 +70,13 @@ fn networks() -> (Vec<String>, Vec<String>) {
     let v4 = (0..NETWORKS / 2).map(|_| {
         let [a, b, c, d, bits, ..] = numbers.number().to_ne_bytes();
         let bits = 24 + bits % 9;
-        // Neither the test's own networks nor any that are no hosts'.
-        let address = u32::from_be_bytes([a % 180 + 12, b, c, d]) & u32::MAX << (32 - u32::from(bits));
+        // On both sides of the client's own network, so that its packets are looked up as any others are.
+        let address = u32::from_be_bytes([a % 180 + 1, b | 2, c, d]) & u32::MAX << (32 - u32::from(bits));
         format!("{}/{bits}", Ipv4Addr::from(address))
     });
     let mut v4: Vec<String> = v4.collect();
     v4.push("198.51.100.0/24".to_owned());
+    v4.push("10.1.200.0/24".to_owned());
     let mut numbers = Numbers::new(6);
     let v6 = (0..NETWORKS / 2).map(|_| {
         let [a, b, c, d, e, ..] = numbers.number().to_ne_bytes();
@@ -83,6 +84,7 @@ fn networks() -> (Vec<String>, Vec<String>) {
     });
     let mut v6: Vec<String> = v6.collect();
     v6.push("2a10:7:7::/48".to_owned());
+    v6.push("fd00:2:200::/48".to_owned());
     (v4, v6)
 }
 
