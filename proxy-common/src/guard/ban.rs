@@ -158,6 +158,12 @@ impl Bans {
         gone
     }
 
+    /// The ban of exactly this network.
+    #[must_use]
+    pub fn get(&self, net: &IpNet) -> Option<Ban> {
+        self.bans.get(net).copied()
+    }
+
     /// All bans, in the order of their networks.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, Ban)> + '_ {
         self.bans.iter().map(|(net, ban)| (*net, *ban))
@@ -218,6 +224,7 @@ mod tests {
         bans.ban(net(1), Ban { until, why: Why::Offence(Offence::NoHello) }).unwrap();
         bans.ban(net(2), forever()).unwrap();
         assert!((0..9).all(|_| !bans.offend(net(1), at(6))));
+        assert_eq!((bans.get(&net(2)), bans.get(&net(3))), (Some(forever()), None));
         assert_eq!(bans.expire(at(64)), []);
         assert_eq!(bans.expire(at(65)), [net(1)]);
         assert_eq!(bans.expire(at(1_000_000)), []);

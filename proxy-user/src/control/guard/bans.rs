@@ -101,8 +101,7 @@ impl Guard {
     fn apply(&self, state: &State, banned: &[IpNet], lifted: &[IpNet]) -> Result<(), Refused> {
         let source = |net: &IpNet| self.kernel.source(net.addr());
         let until = |net: &IpNet| {
-            let ban = state.bans.iter().find(|(banned, _)| banned == net);
-            let until = ban.and_then(|(_, ban)| ban.until);
+            let until = state.bans.get(net).and_then(|ban| ban.until);
             until.map_or(u64::MAX, |until| u64::try_from(until.as_nanos()).unwrap_or(u64::MAX))
         };
         let (own, others): (Vec<&IpNet>, Vec<&IpNet>) = banned.iter().partition(|net| self.is_source(net));
