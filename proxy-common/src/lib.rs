@@ -1,8 +1,8 @@
 //! The pure core of snisplice.
 //!
 //! Nothing here opens a socket or a file, reads a clock, draws a random number or starts a task: time and
-//! seeds are arguments. That is what lets every decision be tested without a kernel. The one part that the
-//! BPF programs share, [`abi`], needs neither `std` nor a dependency.
+//! seeds are arguments. That is what lets every decision be tested without a kernel. The part that the
+//! BPF programs share, [`abi`] and [`guard`], needs neither `std` nor a dependency.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -13,6 +13,7 @@ pub mod balance;
 pub mod btf;
 #[cfg(feature = "std")]
 pub mod flow;
+pub mod guard;
 #[cfg(feature = "std")]
 pub mod hello;
 #[cfg(feature = "std")]

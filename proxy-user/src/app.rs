@@ -10,7 +10,7 @@ use proxy_common::plan::{Choice, Datapath};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
-use crate::control::{Exit, Failure, events, logs};
+use crate::control::{Exit, Failure, events, guard, logs};
 use crate::front::{self, Bound, Entrance, Exchange};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room};
@@ -39,10 +39,11 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
     let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
     let kernel = Arc::new(probe(&hub));
+    let guard = guard::start(&hub)?;
     let workers = start(&hub, sockets, &kernel)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
-    let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel));
+    let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel, guard));
     tokio::spawn(async move {
         if let Err(error) = admin::serve(endpoint, admin).await {
             tracing::error!(%error, "the admin endpoint has failed");

@@ -5,11 +5,13 @@ use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::app;
+use crate::control::guard::{self, command::Request};
 use crate::control::{Exit, Failure, client, config, doctor, explain, logs};
 use crate::hub::snapshot::Snapshot;
 
@@ -74,12 +76,47 @@ enum Command {
     Status(Ask),
     /// List the live connections of the running daemon
     Flows(Ask),
+    /// The guard of the running daemon: what it drops, and whom it has banned
+    Guard {
+        #[command(subcommand)]
+        what: GuardCommand,
+    },
 }
 
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Print the embedded default, a good start for a file of your own
     Default,
+}
+
+#[derive(Subcommand)]
+enum GuardCommand {
+    /// List the bans
+    List(Ask),
+    /// Where it is attached, and what has passed and was dropped
+    Stats(Ask),
+    /// Drop all packets from a network to the listeners
+    Ban {
+        /// An address, or a network such as 192.0.2.0/24
+        net: String,
+        /// For how long, such as 10m; without it until it is lifted
+        #[arg(long = "for", value_name = "DURATION", value_parser = config::duration)]
+        time: Option<Duration>,
+        /// Also if that cuts connections whose upstream protects its clients
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Lift a ban
+    Unban {
+        /// As `guard list` has it
+        net: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Read the deny file anew
+    Reload(Ask),
 }
 
 #[derive(Args)]
@@ -152,7 +189,25 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Status(ask) => print(client::status(&ask.socket, ask.output.json)?),
         Command::Flows(ask) => print(client::flows(&ask.socket, ask.output.json)?),
+        Command::Guard { what } => guard_command(what),
     }
+}
+
+fn guard_command(what: GuardCommand) -> Result<(), Failure> {
+    let (ask, request) = match what {
+        GuardCommand::List(ask) => (ask, Request::List),
+        GuardCommand::Stats(ask) => (ask, Request::Stats),
+        GuardCommand::Ban { net, time, force, ask } => {
+            let net = config::network(&net).map_err(|error| Failure::new(Exit::Usage, error))?;
+            (ask, Request::Ban { net: net.to_string(), time, force })
+        }
+        GuardCommand::Unban { net, ask } => {
+            let net = config::network(&net).map_err(|error| Failure::new(Exit::Usage, error))?;
+            (ask, Request::Unban { net: net.to_string() })
+        }
+        GuardCommand::Reload(ask) => (ask, Request::Reload),
+    };
+    print(guard::command::run(&ask.socket, &request, ask.output.json)?)
 }
 
 /// Loads a configuration; its warnings go to stderr.
@@ -173,7 +228,12 @@ struct Checked {
 }
 
 fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
-    match config::load(path.config.as_deref()) {
+    let loaded = config::load(path.config.as_deref());
+    if let Ok((loaded, _)) = &loaded {
+        // It may name a file with more of it.
+        guard::check(&loaded.snapshot)?;
+    }
+    match loaded {
         Ok((loaded, origin)) if output.json => print_json(&Checked {
             ok: true,
             file: Some(origin.to_string()),

@@ -1,4 +1,5 @@
-//! `bench`: compares snisplice with no proxy and with other proxies, in network namespaces of its own.
+//! `bench`: compares snisplice with no proxy and with other proxies, in network namespaces of its own. `bench guard`: the same for
+//! the guard, with programs that do nothing and with nftables.
 
 use std::ffi::OsString;
 
@@ -6,15 +7,21 @@ use anyhow::Result;
 
 use crate::{build, privilege, process, run, setup, workspace};
 
-/// Builds the daemon and the benchmark, finds the other proxies, and becomes the benchmark.
+/// The first argument of the benchmark of the guard.
+const GUARD: &str = "guard";
+
+/// Builds the daemon and the benchmark, finds the others, and becomes the benchmark.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     setup::for_tests()?;
-    let rivals = setup::for_bench();
+    let (program, rivals, args) = match args {
+        [first, rest @ ..] if first == GUARD => ("snisplice-bench-guard", setup::for_guard_bench(), rest),
+        _ => ("snisplice-bench", setup::for_bench(), args),
+    };
     build::all()?;
     let mut cargo = workspace::cargo();
     // Optimised: the load generator must not be what limits the figures.
     cargo
-        .args(["build", "--release", "--package", "snisplice-tests", "--bin", "snisplice-bench"])
+        .args(["build", "--release", "--package", "snisplice-tests", "--bin", program])
         .args(workspace::locked());
     process::step("build the benchmark", &mut cargo, "mend tests/ as the compiler says")?;
     privilege::unlock("make network namespaces and load BPF programs")?;
@@ -22,5 +29,5 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     if let Some(rivals) = rivals {
         fixed.extend([OsString::from("--rivals"), rivals.into()]);
     }
-    run::become_root(&workspace::target().join("release/snisplice-bench"), fixed.iter().chain(args))
+    run::become_root(&workspace::target().join("release").join(program), fixed.iter().chain(args))
 }

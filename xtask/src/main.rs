@@ -55,7 +55,7 @@ enum Task {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Build, then compare with other proxies on this machine (as root, or with sudo)
+    /// Build, then compare with other proxies on this machine (as root, or with sudo); `bench guard` measures the guard
     #[command(disable_help_flag = true)]
     Bench {
         /// Arguments of the benchmark; --help lists them

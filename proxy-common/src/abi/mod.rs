@@ -4,5 +4,6 @@
 //! without `unsafe`.
 
 pub mod credit;
+pub mod guard;
 pub mod local;
 pub mod sockmap;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, guard};
 
 /// The daemon answers from memory: this is long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,42 +25,69 @@ pub(crate) fn flows(socket: &Path, json: bool) -> Result<String, Failure> {
     if json { pretty(&answer) } else { Ok(flows_text(&answer)) }
 }
 
-fn pretty(answer: &Value) -> Result<String, Failure> {
+pub(super) fn pretty(answer: &Value) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(answer).map_err(|error| Failure::new(Exit::System, error))?;
     Ok(text + "\n")
 }
 
-fn ask(socket: &Path, path: &str) -> Result<Value, Failure> {
-    let unavailable = |error: io::Error| {
-        let (exit, remedy) = match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                (Exit::Permission, "run as root or as a member of the socket's group")
-            }
-            _ => (Exit::Unavailable, "is the daemon running? name its socket with --socket"),
-        };
-        Failure::new(exit, format_args!("cannot ask {}: {error}; {remedy}", socket.display()))
+/// An answer and whether it is a good one.
+type Answer = (bool, Vec<u8>);
+
+/// Asks for what cannot be refused.
+pub(super) fn ask(socket: &Path, path: &str) -> Result<Value, Failure> {
+    let (is_good, answer) = exchange(socket, "GET", path, "")?;
+    if is_good {
+        Ok(answer)
+    } else {
+        Err(unavailable(socket, &io::Error::other("the answer is not one of snisplice")))
+    }
+}
+
+/// Asks, or asks to do something; says whether that was done, or why not.
+pub(super) fn exchange(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(bool, Value), Failure> {
+    let answer = request(socket, method, path, body).and_then(|(is_good, body)| {
+        serde_json::from_slice(&body).map(|value| (is_good, value)).map_err(io::Error::other)
+    });
+    answer.map_err(|error| unavailable(socket, &error))
+}
+
+fn unavailable(socket: &Path, error: &io::Error) -> Failure {
+    let (exit, remedy) = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            (Exit::Permission, "run as root or as a member of the socket's group")
+        }
+        _ => (Exit::Unavailable, "is the daemon running? name its socket with --socket"),
     };
-    let body = get(socket, path).map_err(unavailable)?;
-    serde_json::from_slice(&body).map_err(|error| unavailable(io::Error::other(error)))
+    Failure::new(exit, format_args!("cannot ask {}: {error}; {remedy}", socket.display()))
 }
 
 /// One HTTP/1.1 request on a connection of its own (RFC 9112); the body ends with the connection.
-fn get(socket: &Path, path: &str) -> io::Result<Vec<u8>> {
+fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
-    let (Some(end), true) = (end, answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200"))
+    let (Some(end), true) = (end, answer.starts_with(b"HTTP/1.0 ") || answer.starts_with(b"HTTP/1.1 "))
     else {
         return Err(io::Error::other("the answer is not one of snisplice"));
     };
-    Ok(answer.split_off(end + 4))
+    let is_good = answer.get(9..12) == Some(b"200");
+    Ok((is_good, answer.split_off(end + 4)))
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -108,6 +135,7 @@ fn status_text(status: &Value) -> String {
     let word = if local.get("available") == Some(&Value::Bool(true)) { "available" } else { "not available" };
     let reason = local.get("reason").and_then(Value::as_str).map(|reason| format!(": {reason}"));
     let _ = writeln!(out, "local: {word}{}", reason.unwrap_or_default());
+    out.push_str(&guard::status_line(status));
     out
 }
 

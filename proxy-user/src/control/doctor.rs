@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use serde::Serialize;
 
+use super::guard;
 use crate::{kernel, sys};
 
 /// Two descriptors for each flow, and a few for the daemon.
@@ -43,7 +44,7 @@ pub(crate) fn examine() -> Report {
     let (sockmap, local) = datapaths();
     let datapath = if sockmap.level == Level::Ok { "sockmap" } else { "copy" };
     let mut findings = capabilities();
-    findings.extend([sockmap, local, low_ports(), dual_stack(), open_files()]);
+    findings.extend([sockmap, local, guard(), low_ports(), dual_stack(), open_files()]);
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Report { version: env!("CARGO_PKG_VERSION"), kernel: release.trim().to_owned(), datapath, findings }
 }
@@ -114,6 +115,21 @@ fn datapaths() -> (Finding, Finding) {
         None => finding("datapath local", "not tried", None),
     };
     (sockmap, local)
+}
+
+/// Whether the guard could be used, and where it is. Nothing is attached for that.
+fn guard() -> Finding {
+    match guard::try_load() {
+        Ok(()) => {
+            let running = guard::command::running();
+            let found = running.map_or_else(
+                || "the kernel takes the program; attached where [guard] says so".to_owned(),
+                |running| format!("in use by the running daemon: {running}"),
+            );
+            finding("guard", found, None)
+        }
+        Err(reason) => finding("guard", reason.what, Some(reason.remedy)),
+    }
 }
 
 fn low_ports() -> Finding {

@@ -8,6 +8,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 mod exit;
 pub(crate) mod explain;
+pub(crate) mod guard;
 pub(crate) mod logs;
 
 pub(crate) use exit::{Exit, Failure};

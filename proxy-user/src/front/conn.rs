@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::{End, Reason, Side};
+use proxy_common::guard::Offence;
 use proxy_common::hello::Sni;
 use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
@@ -14,7 +15,7 @@ use super::connect::{self, Failed, Wanted};
 use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carried, Carriers, Pair};
-use crate::hub::snapshot::{Listener, Upstream};
+use crate::hub::snapshot::Listener;
 use crate::hub::{Closed, Flow, HelloResult, Hub, Phase, Stage};
 use crate::sys;
 
@@ -56,11 +57,14 @@ async fn travel(
 ) -> Result<Carried, Reason> {
     let hub = &carriers.hub;
     let stopping = hub.phases.reached(Phase::Closing);
-    let (pair, upstream) = tokio::select! {
+    let (pair, number) = tokio::select! {
         result = establish(stream, listener, hub, flow, way) => result?,
         () = stopping => return Err(Reason::Drain),
     };
-    Ok(carriers.carry(flow, pair, upstream.datapath).await)
+    let datapath = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?.datapath;
+    let protected = hub.snapshot.guard.as_ref().is_some_and(|guard| guard.protects(number));
+    let _live = hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected));
+    Ok(carriers.carry(flow, pair, datapath).await)
 }
 
 async fn establish(
@@ -69,7 +73,7 @@ async fn establish(
     hub: &Hub,
     flow: &Flow,
     way: &mut Way,
-) -> Result<(Pair, Arc<Upstream>), Reason> {
+) -> Result<(Pair, usize), Reason> {
     let (stream, number) = match listener.to {
         Some(number) => {
             flow.facts().route = format!("listener/{}", listener.name).into();
@@ -88,7 +92,7 @@ async fn establish(
     match connected {
         Ok(server) => {
             note_server(flow, &server);
-            Ok((Pair { client: stream, upstream: server }, Arc::clone(upstream)))
+            Ok((Pair { client: stream, upstream: server }, number))
         }
         Err(failed) => {
             // Nothing was read, and nothing can be served: a reset lets the client try again at once.
@@ -131,6 +135,7 @@ async fn route(
     hub.meters.hello(result);
     way.opening = Some(result);
     if let Opening::Unusable(result) = opening {
+        offend(hub, flow, result);
         return Err(unusable(result));
     }
     flow.facts().sni = name.map(ToString::to_string);
@@ -142,6 +147,18 @@ async fn route(
     };
     flow.facts().route = Arc::clone(&found.route.name);
     Ok((stream, found.route.upstream))
+}
+
+/// Lets the guard know.
+fn offend(hub: &Hub, flow: &Flow, result: HelloResult) {
+    let offence = match result {
+        HelloResult::Timeout | HelloResult::Eof | HelloResult::Reset => Offence::NoHello,
+        HelloResult::Broken | HelloResult::TooLarge => Offence::BrokenHello,
+        HelloResult::Found | HelloResult::NoName | HelloResult::NotTls => return,
+    };
+    if let Some(sources) = hub.sources.get() {
+        sources.offend(flow.client.ip(), offence);
+    }
 }
 
 fn unusable(result: HelloResult) -> Reason {

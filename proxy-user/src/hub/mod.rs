@@ -6,9 +6,10 @@ mod meters;
 mod phase;
 mod room;
 pub(crate) mod snapshot;
+mod sources;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 pub(crate) use flows::{Flow, Flows, Stage};
@@ -16,6 +17,7 @@ pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use room::{PIPES, Room};
 use snapshot::Snapshot;
+pub(crate) use sources::Sources;
 
 /// One for each daemon.
 pub(crate) struct Hub {
@@ -24,6 +26,8 @@ pub(crate) struct Hub {
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
     pub(crate) room: Room,
+    /// Set where there is a guard that wants to know, before the first connection is accepted.
+    pub(crate) sources: OnceLock<Sources>,
     pub(crate) started: Instant,
     /// Set once the sockmap datapath, found good at the start, has been taken from us.
     pub(crate) sockmap_lost: AtomicBool,
@@ -32,6 +36,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(snapshot: Arc<Snapshot>, room: Room) -> Self {
         Self {
+            sources: OnceLock::new(),
             meters: Meters::new(&snapshot.listeners),
             snapshot,
             flows: Flows::default(),

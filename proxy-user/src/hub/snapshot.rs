@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use proxy_common::guard::Policy;
 use proxy_common::plan::Choice;
 use proxy_common::route::Table;
 
@@ -22,6 +24,8 @@ pub(crate) struct Snapshot {
     pub(crate) admin: Admin,
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: Limits,
+    /// None: nothing is attached to any interface.
+    pub(crate) guard: Option<Guard>,
 }
 
 /// `[[listen]]`: one name for one or more addresses.
@@ -83,6 +87,43 @@ pub(crate) struct Admin {
 pub(crate) struct Limits {
     /// Bytes in the buffers of all TCP sockets of the host, above which flows get less credit. None: as the kernel has it.
     pub(crate) tcp_memory: Option<u64>,
+}
+
+/// `[guard]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    /// Names of interfaces, which need not be there yet.
+    pub(crate) interfaces: Vec<Arc<str>>,
+    /// None: native where the driver has it, else generic.
+    pub(crate) native: Option<bool>,
+    pub(crate) dry_run: bool,
+    pub(crate) allow: Vec<IpNet>,
+    pub(crate) deny: Vec<IpNet>,
+    /// A file with more networks to deny.
+    pub(crate) deny_file: Option<PathBuf>,
+    /// How fast one source may open connections, and how many at once. 0: no limit.
+    pub(crate) syn_rate: u32,
+    pub(crate) syn_burst: u32,
+    /// How fast all of them may. 0: no limit.
+    pub(crate) syn_ceiling: u32,
+    /// Per cent of that which is kept for sources with live connections.
+    pub(crate) syn_reserve: u32,
+    /// Bits of an IPv4 and of an IPv6 address that make a source.
+    pub(crate) source_bits: [u8; 2],
+    /// Sources whose rate is watched at a time.
+    pub(crate) sources: u32,
+    pub(crate) bans: Policy,
+    /// Upstreams whose clients are never banned while they have a flow. None: all of them.
+    pub(crate) protect: Option<Vec<usize>>,
+    /// Folder of a BPF file system where attachments outlive the daemon.
+    pub(crate) pin: Option<PathBuf>,
+}
+
+impl Guard {
+    /// Whether clients of an upstream are never banned while they have a flow to it.
+    pub(crate) fn protects(&self, upstream: usize) -> bool {
+        self.protect.as_ref().is_none_or(|all| all.contains(&upstream))
+    }
 }
 
 /// `[timeouts]`: all bounds on waiting, none of them zero but `idle`.

@@ -1,6 +1,7 @@
 //! What the kernel does for us: loaded programs, typed maps, and whether they do what they should.
 
 mod failure;
+pub(crate) mod guard;
 mod local;
 mod localtest;
 mod probe;

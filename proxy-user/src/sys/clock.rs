@@ -7,9 +7,13 @@ use rustix::time::{ClockId, clock_gettime};
 /// Time since a moment that a BPF program has noted, in nanoseconds of the monotonic clock. 0, which is never: since the
 /// clock began.
 pub(crate) fn since(ns: u64) -> Duration {
+    now().saturating_sub(Duration::from_nanos(ns))
+}
+
+/// The time on that clock.
+pub(crate) fn now() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
-    let now = Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
-    now.saturating_sub(Duration::from_nanos(ns))
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod bpf;
 mod clock;
 mod epoll;
+mod interfaces;
 mod listener;
 mod memory;
 mod process;
@@ -11,10 +12,12 @@ mod program;
 mod readable;
 mod shared;
 mod tcp;
+mod xdp;
 
 pub(crate) use bpf::attached_verdict;
-pub(crate) use clock::since;
+pub(crate) use clock::{now, since};
 pub(crate) use epoll::Poller;
+pub(crate) use interfaces::{Changes, Interfaces, interfaces};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
@@ -25,4 +28,7 @@ pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer,
     freeze_receive_buffer, fresh_reading, is_established, keep_alive, limit_unsent, peek, reading,
     reset_on_close, wake_when_readable, write_at_once,
+};
+pub(crate) use xdp::{
+    attach_xdp, count_entries, link_interface, pin, pinned, update_link, wait_for_programs,
 };

@@ -46,6 +46,7 @@ pub struct Config {
     hold: Option<String>,
     timeouts: String,
     limits: String,
+    guard: String,
 }
 
 impl Config {
@@ -121,6 +122,12 @@ impl Config {
         Self { limits: format!("[limits]\ntcp_memory = \"{size}\"\n\n"), ..self }
     }
 
+    /// Adds a guard of one interface, with further lines of its section.
+    #[must_use]
+    pub fn guard(self, interface: &str, lines: &str) -> Self {
+        Self { guard: format!("[guard]\ninterfaces = [\"{interface}\"]\n{lines}\n"), ..self }
+    }
+
     /// The file's text.
     pub fn render(&self, admin_socket: &Path) -> String {
         let datapath = self.datapath.clone().unwrap_or_else(Datapath::of_environment);
@@ -137,6 +144,7 @@ impl Config {
             text += &format!("[timeouts]\n{}\n", self.timeouts);
         }
         text += &self.limits;
+        text += &self.guard;
         let socket = admin_socket.display();
         text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
     }

@@ -52,6 +52,11 @@ pub(crate) fn for_bench() -> Option<PathBuf> {
     rivals::unpack()
 }
 
+/// What `bench guard` needs besides a build: the folder of nftables, if that is not installed.
+pub(crate) fn for_guard_bench() -> Option<PathBuf> {
+    rivals::unpack_nftables()
+}
+
 /// What `lint` needs besides a build: the path of cargo-deny.
 pub(crate) fn for_lint() -> Result<PathBuf> {
     tools::ensure_lint()

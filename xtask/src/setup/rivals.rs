@@ -14,11 +14,23 @@ const PROGRAMS: [(&str, &[&str]); 3] =
 /// nginx's stream module in its package.
 const STREAM_MODULE: &str = "usr/lib/nginx/modules/ngx_stream_module.so";
 
+/// What the guard is measured against.
+const NFTABLES: [(&str, &[&str]); 1] = [("nft", &["nftables"])];
+
 /// Unpacks what is neither installed nor unpacked yet, and returns where unpacked programs are. What cannot be had
 /// is not measured: the benchmark says so again.
 pub(crate) fn unpack() -> Option<PathBuf> {
+    unpack_all(&PROGRAMS)
+}
+
+/// The same for nftables.
+pub(crate) fn unpack_nftables() -> Option<PathBuf> {
+    unpack_all(&NFTABLES)
+}
+
+fn unpack_all(programs: &[(&str, &[&str])]) -> Option<PathBuf> {
     let root = own_target().join("tools/rivals");
-    for (program, packages) in PROGRAMS {
+    for &(program, packages) in programs {
         if has(Path::new("/"), program) || has(&root, program) {
             continue;
         }

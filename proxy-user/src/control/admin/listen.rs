@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Admin, router};
+use super::{Admin, full_router, router};
 use crate::hub::snapshot;
 use crate::sys;
 
@@ -91,18 +91,16 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// Serves until dropped.
 pub(crate) async fn serve(listeners: Listeners, admin: Arc<Admin>) -> io::Result<()> {
-    let router = router(admin);
+    let (router, full) = (router(Arc::clone(&admin)), full_router(admin));
     let http = async {
         match listeners.http {
-            Some(listener) => axum::serve(tokio::net::TcpListener::from_std(listener)?, router.clone()).await,
+            Some(listener) => axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await,
             None => std::future::pending().await,
         }
     };
     let socket = async {
         match listeners.socket {
-            Some((listener, _file)) => {
-                axum::serve(tokio::net::UnixListener::from_std(listener)?, router.clone()).await
-            }
+            Some((listener, _file)) => axum::serve(tokio::net::UnixListener::from_std(listener)?, full).await,
             None => std::future::pending().await,
         }
     };

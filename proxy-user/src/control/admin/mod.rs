@@ -1,5 +1,6 @@
-//! The admin endpoint: read-only HTTP on a loopback address and on a Unix socket.
+//! The admin endpoint: HTTP on a loopback address, where it is read-only, and on a Unix socket.
 
+mod guard;
 mod kernel;
 mod listen;
 mod report;
@@ -18,17 +19,19 @@ use prometheus_client::registry::Registry;
 pub(crate) use listen::{open, serve};
 pub(crate) use report::Kernel;
 
+use crate::control::guard::Started;
 use crate::hub::{Hub, Phase};
 
 /// What the endpoint reads.
 pub(crate) struct Admin {
     hub: Arc<Hub>,
     kernel: Arc<Kernel>,
+    guard: Started,
     registry: Registry,
 }
 
 impl Admin {
-    pub(crate) fn new(hub: Arc<Hub>, kernel: Arc<Kernel>) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, kernel: Arc<Kernel>, guard: Started) -> Self {
         let mut registry = Registry::with_prefix("snisplice");
         hub.meters.register(&mut registry);
         let build = [("version", env!("CARGO_PKG_VERSION"))];
@@ -37,7 +40,10 @@ impl Admin {
             hub: Arc::clone(&hub),
             kernel: Arc::clone(&kernel),
         }));
-        Self { hub, kernel, registry }
+        if let Some(Ok(guard)) = &guard {
+            registry.register_collector(Box::new(guard::Readings(Arc::clone(guard))));
+        }
+        Self { hub, kernel, guard, registry }
     }
 }
 
@@ -49,11 +55,17 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(async |State(admin): State<Arc<Admin>>| Json(report::status(&admin))))
         .route("/api/v1/flows", get(async |State(admin): State<Arc<Admin>>| Json(report::flows(&admin))))
+        .merge(guard::readable())
         .with_state(admin)
 }
 
+/// What is offered to those who may open the Unix socket.
+fn full_router(admin: Arc<Admin>) -> Router {
+    router(Arc::clone(&admin)).merge(guard::writable().with_state(admin))
+}
+
 async fn index() -> &'static str {
-    "snisplice\n\n/livez\n/readyz\n/metrics\n/api/v1/status\n/api/v1/flows\n"
+    "snisplice\n\n/livez\n/readyz\n/metrics\n/api/v1/status\n/api/v1/flows\n/api/v1/guard\n"
 }
 
 /// Ready: listening, with room for more, and not on the way out.

@@ -1,6 +1,7 @@
 //! What the endpoint says, as data.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::control::events::LOST;
+use crate::control::guard::{Guard, Interface};
 use crate::hub::{Bytes, Flow, Hub, Phase};
 use crate::kernel::{KernelCounters, Local, Sockmap, Unavailable};
 use crate::sys;
@@ -69,6 +71,16 @@ pub(super) struct Status {
     listeners: Vec<ListenerStatus>,
     connections: Connections,
     kernel: Option<KernelCounters>,
+    guard: Option<GuardStatus>,
+}
+
+/// The guard, where one is configured.
+#[derive(Serialize)]
+struct GuardStatus {
+    dry_run: bool,
+    interfaces: Vec<Interface>,
+    /// Why there is none at all.
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +129,19 @@ pub(super) fn status(admin: &Admin) -> Status {
         listeners: listeners.collect(),
         connections: Connections { active: hub.flows.count(), accepted: hub.flows.accepted() },
         kernel: sockmap.ok().map(Sockmap::counters),
+        guard: admin.guard.as_ref().map(guard_status),
+    }
+}
+
+fn guard_status(guard: &Result<Arc<Guard>, Unavailable>) -> GuardStatus {
+    match guard {
+        Ok(guard) => {
+            let report = guard.report();
+            GuardStatus { dry_run: report.dry_run, interfaces: report.interfaces, reason: None }
+        }
+        Err(reason) => {
+            GuardStatus { dry_run: false, interfaces: Vec::new(), reason: Some(reason.to_string()) }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::compile::Checked;
 use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
-use super::{rules, value};
+use super::{guard, rules, value};
 use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
@@ -52,13 +52,14 @@ pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
         admin: admin(raw.admin.as_ref(), report),
         timeouts: timeouts(raw.timeouts.as_ref(), report),
         limits: limits(raw.limits.as_ref(), report),
+        guard: raw.guard.as_ref().map(|entry| guard::check(entry, &names, report)),
     };
     rules::check(raw, &checked, &places, report);
     checked
 }
 
 /// The upstreams by name, and in the order of the file.
-struct UpstreamNames<'r> {
+pub(super) struct UpstreamNames<'r> {
     index: HashMap<&'r str, usize>,
     order: Vec<&'r str>,
 }
@@ -77,7 +78,10 @@ impl<'r> UpstreamNames<'r> {
     }
 
     fn resolve(&self, to: &Field<String>, report: &mut Report<'_>) -> Option<usize> {
-        let to = to.given()?;
+        self.find(to.given()?, report)
+    }
+
+    pub(super) fn find(&self, to: &At<String>, report: &mut Report<'_>) -> Option<usize> {
         let index = self.index.get(to.value.as_str()).copied();
         if index.is_none() {
             report.fault(to.at, |_| self.unknown(&to.value));
@@ -108,7 +112,7 @@ fn name(field: &Field<String>, report: &mut Report<'_>) -> Arc<str> {
 }
 
 /// The good values of a list, with their places; the others are reported.
-fn list<T>(
+pub(super) fn list<T>(
     items: &[At<String>],
     parse: impl Fn(&str) -> Result<T, Fault>,
     report: &mut Report<'_>,
@@ -117,7 +121,7 @@ fn list<T>(
     items.iter().filter_map(one).collect()
 }
 
-fn values<T: Clone>(list: &[At<T>]) -> Vec<T> {
+pub(super) fn values<T: Clone>(list: &[At<T>]) -> Vec<T> {
     list.iter().map(|item| item.value.clone()).collect()
 }
 
@@ -236,7 +240,7 @@ fn limits(entry: Option<&raw::Limits>, report: &mut Report<'_>) -> Limits {
     Limits { tcp_memory }
 }
 
-fn duration(
+pub(super) fn duration(
     field: &Field<String>,
     bounds: &RangeInclusive<Duration>,
     default: Duration,

@@ -52,6 +52,26 @@ pub(super) static DRAIN: Key = key("drain", r#""30s""#);
 pub(super) static KEEPALIVE: Key = key("keepalive", r#""65s""#);
 pub(super) static TCP_MEMORY: Key = key("tcp_memory", r#""512MiB""#);
 
+pub(super) static INTERFACES: Key = key("interfaces", r#"["eth0"]"#);
+pub(super) static MODE: Key = key("mode", r#""auto""#);
+pub(super) static DRY_RUN: Key = key("dry_run", r#"true"#);
+pub(super) static ALLOW: Key = key("allow", r#"["10.0.0.0/8"]"#);
+pub(super) static DENY: Key = key("deny", r#"["203.0.113.0/24"]"#);
+pub(super) static DENY_FILE: Key = key("deny_file", r#""/etc/snisplice/deny.txt""#);
+pub(super) static SYN_RATE: Key = key("syn_rate", r#"200"#);
+pub(super) static SYN_BURST: Key = key("syn_burst", r#"400"#);
+pub(super) static SYN_CEILING: Key = key("syn_ceiling", r#"20000"#);
+pub(super) static SYN_RESERVE: Key = key("syn_reserve", r#"20"#);
+pub(super) static SOURCE_V4: Key = key("source_v4", r#"32"#);
+pub(super) static SOURCE_V6: Key = key("source_v6", r#"64"#);
+pub(super) static WATCHED: Key = key("sources", r#"65536"#);
+pub(super) static BAN_AFTER: Key = key("ban_after", r#"20"#);
+pub(super) static BAN_WINDOW: Key = key("ban_window", r#""1m""#);
+pub(super) static BAN_TIME: Key = key("ban_time", r#""10m""#);
+pub(super) static BAN_LIMIT: Key = key("ban_limit", r#"10000"#);
+pub(super) static PROTECT: Key = key("protect", r#"["octopus-polling"]"#);
+pub(super) static PIN: Key = key("pin", r#""/sys/fs/bpf/snisplice""#);
+
 pub(super) static LISTEN: Section = Section { name: "listen", repeated: true, keys: &[&NAME, &ADDRESS, &TO] };
 pub(super) static ROUTE: Section =
     Section { name: "route", repeated: true, keys: &[&NAME, &SNI, &SOURCE, &DEFAULT, &TO] };
@@ -65,8 +85,34 @@ pub(super) static TIMEOUTS: Section = Section {
 };
 pub(super) static LIMITS: Section = Section { name: "limits", repeated: false, keys: &[&TCP_MEMORY] };
 
+pub(super) static GUARD: Section = Section {
+    name: "guard",
+    repeated: false,
+    keys: &[
+        &INTERFACES,
+        &MODE,
+        &DRY_RUN,
+        &ALLOW,
+        &DENY,
+        &DENY_FILE,
+        &SYN_RATE,
+        &SYN_BURST,
+        &SYN_CEILING,
+        &SYN_RESERVE,
+        &SOURCE_V4,
+        &SOURCE_V6,
+        &WATCHED,
+        &BAN_AFTER,
+        &BAN_WINDOW,
+        &BAN_TIME,
+        &BAN_LIMIT,
+        &PROTECT,
+        &PIN,
+    ],
+};
+
 /// Every section, in the order of the reference.
-pub(super) static SECTIONS: [&Section; 6] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS, &LIMITS];
+pub(super) static SECTIONS: [&Section; 7] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS, &LIMITS, &GUARD];
 
 /// The known word that `word` is most likely a slip of: at most one edit for every three characters.
 pub(super) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {

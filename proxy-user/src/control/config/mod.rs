@@ -6,6 +6,7 @@
 
 mod check;
 mod compile;
+mod guard;
 mod keys;
 mod raw;
 mod report;
@@ -18,7 +19,9 @@ mod value;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeTable;
 use toml_parser::Source;
@@ -85,6 +88,22 @@ fn load_from(path: Option<&Path>, system: &Path) -> Result<(Loaded, Origin), Con
     };
     let text = source::read(path)?;
     Ok((parse(&text, &path.display().to_string())?, Origin::File(path.to_owned())))
+}
+
+/// A network, as lists have it.
+///
+/// # Errors
+/// What is wrong with it, and the way out.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    value::source(text).map_err(|fault| format!("{}; {}", fault.what, fault.way_out))
+}
+
+/// A time of at least 1 ms and at most a day.
+///
+/// # Errors
+/// What is wrong with it, and the way out.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    value::duration(text, &value::WAIT).map_err(|fault| format!("{}; {}", fault.what, fault.way_out))
 }
 
 /// Checks and compiles a configuration text. `file` is the name to report problems under.

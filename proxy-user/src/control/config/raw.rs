@@ -54,6 +54,7 @@ pub(super) struct Raw {
     pub(super) admin: Option<Admin>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) limits: Option<Limits>,
+    pub(super) guard: Option<super::guard::Raw>,
 }
 
 #[derive(Debug)]
@@ -146,6 +147,7 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
         limits: single(document, &keys::LIMITS, report, |table| Limits {
             tcp_memory: table.string(&keys::TCP_MEMORY),
         }),
+        guard: single(document, &keys::GUARD, report, super::guard::read),
     }
 }
 
@@ -235,11 +237,11 @@ fn belongs_to(name: &str) -> Option<String> {
 }
 
 /// One table of the file while it is read.
-struct Table<'r, 'd, 't> {
+pub(super) struct Table<'r, 'd, 't> {
     section: &'static Section,
     at: usize,
-    entries: &'r DeTable<'d>,
-    report: &'r mut Report<'t>,
+    pub(super) entries: &'r DeTable<'d>,
+    pub(super) report: &'r mut Report<'t>,
 }
 
 impl<'r, 'd, 't> Table<'r, 'd, 't> {
@@ -262,7 +264,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     }
 
     /// Reads `key` with `read`, and reports it when it is not there.
-    fn required<T>(&mut self, key: &Key, read: impl Fn(&mut Self, &Key) -> Field<T>) -> Field<T> {
+    pub(super) fn required<T>(&mut self, key: &Key, read: impl Fn(&mut Self, &Key) -> Field<T>) -> Field<T> {
         let field = read(self, key);
         if field.is_absent() {
             let what = format!("this {} has no '{}'", self.section, key.name);
@@ -272,7 +274,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         field
     }
 
-    fn string(&mut self, key: &Key) -> Field<String> {
+    pub(super) fn string(&mut self, key: &Key) -> Field<String> {
         let Some(value) = self.entries.get(key.name) else { return Field::Absent };
         match value.get_ref() {
             DeValue::String(text) => Field::Given(At { at: value.span().start, value: text.to_string() }),
@@ -280,7 +282,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         }
     }
 
-    fn boolean(&mut self, key: &Key) -> Field<bool> {
+    pub(super) fn boolean(&mut self, key: &Key) -> Field<bool> {
         let Some(value) = self.entries.get(key.name) else { return Field::Absent };
         match value.get_ref() {
             DeValue::Boolean(on) => Field::Given(At { at: value.span().start, value: *on }),
@@ -289,7 +291,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     }
 
     /// A string; for a plain number the error says which string it would be.
-    fn duration(&mut self, key: &Key) -> Field<String> {
+    pub(super) fn duration(&mut self, key: &Key) -> Field<String> {
         match self.entries.get(key.name) {
             Some(value) if value.get_ref().is_integer() => {
                 let number = value.get_ref().as_integer().map(ToString::to_string).unwrap_or_default();
@@ -308,7 +310,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     }
 
     /// An array of strings with at least one entry, or one string alone.
-    fn strings(&mut self, key: &Key) -> Strings {
+    pub(super) fn strings(&mut self, key: &Key) -> Strings {
         let Some(value) = self.entries.get(key.name) else { return Field::Absent };
         let at = value.span().start;
         let list = match value.get_ref() {
@@ -337,7 +339,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         None
     }
 
-    fn wrong_type<T>(
+    pub(super) fn wrong_type<T>(
         &mut self,
         key: &Key,
         value: &Spanned<DeValue<'_>>,

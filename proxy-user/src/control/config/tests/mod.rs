@@ -2,6 +2,7 @@
 
 mod entries;
 mod files;
+mod guard;
 mod reference;
 mod robust;
 mod shape;

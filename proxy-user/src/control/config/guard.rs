@@ -1,0 +1,189 @@
+//! `[guard]`: its keys, and what they mean.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_common::abi::guard::{DEFAULT_SOURCES, MAX_BANS};
+use proxy_common::guard::Policy;
+use toml::de::DeValue;
+
+use super::check::{UpstreamNames, duration, list, values};
+use super::keys::{self, Key};
+use super::raw::{At, Field, Strings, Table};
+use super::report::{Fault, Report, quote};
+use super::value;
+use crate::hub::snapshot::Guard;
+
+/// Longest name of an interface (`IFNAMSIZ` with its closing zero).
+const MAX_INTERFACE: usize = 15;
+
+const RATE: RangeInclusive<u32> = 0..=100_000_000;
+const BURST: RangeInclusive<u32> = 1..=1_000_000;
+const PERCENT: RangeInclusive<u32> = 0..=90;
+const BITS_V4: RangeInclusive<u32> = 8..=32;
+const BITS_V6: RangeInclusive<u32> = 16..=64;
+const SOURCES: RangeInclusive<u32> = 1024..=1 << 22;
+const BANS: RangeInclusive<u32> = 1..=MAX_BANS;
+const OFFENCES: RangeInclusive<u32> = 0..=1_000_000;
+
+/// What the file says.
+#[derive(Debug)]
+pub(super) struct Raw {
+    interfaces: Strings,
+    mode: Field<String>,
+    dry_run: Field<bool>,
+    allow: Strings,
+    deny: Strings,
+    deny_file: Field<String>,
+    syn_rate: Field<i64>,
+    syn_burst: Field<i64>,
+    syn_ceiling: Field<i64>,
+    syn_reserve: Field<i64>,
+    source_v4: Field<i64>,
+    source_v6: Field<i64>,
+    sources: Field<i64>,
+    ban_after: Field<i64>,
+    ban_window: Field<String>,
+    ban_time: Field<String>,
+    ban_limit: Field<i64>,
+    protect: Strings,
+    pin: Field<String>,
+}
+
+pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Raw {
+    Raw {
+        interfaces: table.required(&keys::INTERFACES, Table::strings),
+        mode: table.string(&keys::MODE),
+        dry_run: table.boolean(&keys::DRY_RUN),
+        allow: table.strings(&keys::ALLOW),
+        deny: table.strings(&keys::DENY),
+        deny_file: table.string(&keys::DENY_FILE),
+        syn_rate: number(table, &keys::SYN_RATE),
+        syn_burst: number(table, &keys::SYN_BURST),
+        syn_ceiling: number(table, &keys::SYN_CEILING),
+        syn_reserve: number(table, &keys::SYN_RESERVE),
+        source_v4: number(table, &keys::SOURCE_V4),
+        source_v6: number(table, &keys::SOURCE_V6),
+        sources: number(table, &keys::WATCHED),
+        ban_after: number(table, &keys::BAN_AFTER),
+        ban_window: table.duration(&keys::BAN_WINDOW),
+        ban_time: table.duration(&keys::BAN_TIME),
+        ban_limit: number(table, &keys::BAN_LIMIT),
+        protect: table.strings(&keys::PROTECT),
+        pin: table.string(&keys::PIN),
+    }
+}
+
+fn number(table: &mut Table<'_, '_, '_>, key: &Key) -> Field<i64> {
+    let Some(value) = table.entries.get(key.name) else { return Field::Absent };
+    match value.get_ref() {
+        DeValue::Integer(number) => {
+            // What does not fit is larger than any bound.
+            let parsed = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
+            Field::Given(At { at: value.span().start, value: parsed })
+        }
+        other => table.wrong_type(key, value, "a whole number", other),
+    }
+}
+
+pub(super) fn check(entry: &Raw, names: &UpstreamNames<'_>, report: &mut Report<'_>) -> Guard {
+    let interfaces = list(entry.interfaces.items(), interface, report);
+    twice(&interfaces, report);
+    let protect: Vec<_> = entry.protect.items().iter().filter_map(|name| names.find(name, report)).collect();
+    Guard {
+        interfaces: values(&interfaces),
+        native: text(&entry.mode, mode, report).unwrap_or_default(),
+        dry_run: entry.dry_run.given().is_some_and(|dry_run| dry_run.value),
+        allow: values(&list(entry.allow.items(), value::source, report)),
+        deny: values(&list(entry.deny.items(), value::source, report)),
+        deny_file: text(&entry.deny_file, path, report),
+        syn_rate: within(&entry.syn_rate, &RATE, 200, report),
+        syn_burst: within(&entry.syn_burst, &BURST, 400, report),
+        syn_ceiling: within(&entry.syn_ceiling, &RATE, 0, report),
+        syn_reserve: within(&entry.syn_reserve, &PERCENT, 20, report),
+        source_bits: [
+            bits(within(&entry.source_v4, &BITS_V4, 32, report)),
+            bits(within(&entry.source_v6, &BITS_V6, 64, report)),
+        ],
+        sources: within(&entry.sources, &SOURCES, DEFAULT_SOURCES, report),
+        bans: Policy {
+            threshold: within(&entry.ban_after, &OFFENCES, 0, report),
+            window: duration(&entry.ban_window, &value::WAIT, Duration::from_secs(60), report),
+            time: duration(&entry.ban_time, &value::WAIT, Duration::from_secs(600), report),
+            limit: usize::try_from(within(&entry.ban_limit, &BANS, 10_000, report)).unwrap_or(usize::MAX),
+        },
+        protect: entry.protect.given().map(|_| protect),
+        pin: text(&entry.pin, path, report),
+    }
+}
+
+fn text<T>(
+    field: &Field<String>,
+    parse: impl Fn(&str) -> Result<T, Fault>,
+    report: &mut Report<'_>,
+) -> Option<T> {
+    field.given().and_then(|text| report.keep(text.at, parse(&text.value)))
+}
+
+fn within(field: &Field<i64>, bounds: &RangeInclusive<u32>, default: u32, report: &mut Report<'_>) -> u32 {
+    let Some(given) = field.given() else { return default };
+    let found = u32::try_from(given.value).ok().filter(|number| bounds.contains(number)).ok_or_else(|| {
+        let side = if given.value > i64::from(*bounds.end()) { "large" } else { "small" };
+        Fault::new(
+            format!("{} is too {side}", given.value),
+            format!("write {} to {}", bounds.start(), bounds.end()),
+        )
+    });
+    report.keep(given.at, found).unwrap_or(default)
+}
+
+fn bits(number: u32) -> u8 {
+    u8::try_from(number).unwrap_or(u8::MAX)
+}
+
+fn interface(text: &str) -> Result<Arc<str>, Fault> {
+    let good = (1..=MAX_INTERFACE).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'/' | b':' | b'"' | b'\\'))
+        && !matches!(text, "." | "..");
+    if good {
+        return Ok(Arc::from(text));
+    }
+    Err(Fault::new(
+        format!("{} is not the name of an interface", quote(text)),
+        "write one that `ip link` shows, such as \"eth0\"",
+    ))
+}
+
+fn twice(interfaces: &[At<Arc<str>>], report: &mut Report<'_>) {
+    for (number, one) in interfaces.iter().enumerate() {
+        if interfaces.iter().take(number).any(|other| other.value == one.value) {
+            report.error(
+                one.at,
+                format_args!("{} is there twice", quote(&one.value)),
+                "remove one of the two",
+            );
+        }
+    }
+}
+
+/// None: whatever works.
+fn mode(text: &str) -> Result<Option<bool>, Fault> {
+    match text {
+        "auto" => Ok(None),
+        "native" => Ok(Some(true)),
+        "generic" => Ok(Some(false)),
+        _ => Err(Fault::new(
+            format!("{} is not a mode", quote(text)),
+            "write \"auto\", \"native\" or \"generic\"",
+        )),
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, Fault> {
+    if text.starts_with('/') && !text.contains('\0') {
+        return Ok(PathBuf::from(text));
+    }
+    Err(Fault::new(format!("{} is not an absolute path", quote(text)), "write one that begins with '/'"))
+}

@@ -1,0 +1,129 @@
+//! The interfaces of this network namespace and their addresses, and when they change.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// What there is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interfaces {
+    /// Names with their numbers.
+    pub(crate) links: BTreeMap<String, u32>,
+    /// All addresses, in no order.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Asks the kernel.
+pub(crate) fn interfaces() -> io::Result<Interfaces> {
+    let mut head = std::ptr::null_mut();
+    // SAFETY: `head` is a live pointer, which is set on success to a list that is ours until it is freed below.
+    if unsafe { libc::getifaddrs(&raw mut head) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut found = Interfaces::default();
+    let mut next: *const libc::ifaddrs = head;
+    while !next.is_null() {
+        // SAFETY: an entry of the list, which is freed only below.
+        let entry = unsafe { &*next };
+        // SAFETY: the name is a C string that lives as long as the list.
+        let name = unsafe { CStr::from_ptr(entry.ifa_name) };
+        // SAFETY: the name is a C string.
+        let number = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        if number != 0 {
+            found.links.insert(name.to_string_lossy().into_owned(), number);
+        }
+        found.addresses.extend(address(entry));
+        next = entry.ifa_next;
+    }
+    // SAFETY: the list came from getifaddrs, and nothing refers to it any more.
+    unsafe { libc::freeifaddrs(head) };
+    Ok(found)
+}
+
+fn address(entry: &libc::ifaddrs) -> Option<IpAddr> {
+    if entry.ifa_addr.is_null() {
+        return None;
+    }
+    // SAFETY: an address has its family in front, which says what it is.
+    match i32::from(unsafe { (*entry.ifa_addr).sa_family }) {
+        libc::AF_INET => {
+            // SAFETY: as the family says. The copy needs no alignment.
+            let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+            Some(Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+            Some(Ipv6Addr::from(address.sin6_addr.s6_addr).into())
+        }
+        _ => None,
+    }
+}
+
+/// A socket that becomes readable when interfaces or addresses come, go or change (rtnetlink(7)).
+#[derive(Debug)]
+pub(crate) struct Changes(OwnedFd);
+
+impl Changes {
+    /// In the network namespace of this thread.
+    pub(crate) fn watch() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // SAFETY: the call takes no pointers.
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made it for us, and nobody else has it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: all zeros is a valid address.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = u16::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
+        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        address.nl_groups = u32::try_from(groups).map_err(io::Error::other)?;
+        let length = u32::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+        // SAFETY: the address is a live value of that length.
+        if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self(socket))
+    }
+
+    /// Takes all messages. What they say is not looked at: some may have been lost, so that the kernel is asked anew in any case.
+    pub(crate) fn take(&self) {
+        let mut scrap = [0_u8; 8192];
+        loop {
+            // SAFETY: the room is live and as large as the call is told.
+            let count = unsafe { libc::recv(self.0.as_raw_fd(), scrap.as_mut_ptr().cast(), scrap.len(), 0) };
+            // Room for messages has run out (ENOBUFS): the ones that are left follow.
+            if count < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOBUFS) {
+                return;
+            }
+        }
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Changes {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_is_there() {
+        let found = interfaces().unwrap();
+        assert!(found.links.get("lo").is_some_and(|number| *number > 0), "{found:?}");
+        Changes::watch().unwrap().take();
+    }
+}

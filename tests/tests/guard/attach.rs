@@ -1,0 +1,156 @@
+//! Where the guard is attached, and what takes it away again.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use harness::command::run;
+use harness::daemon::Launch;
+use harness::deadline::{PATIENCE, wait_for};
+use harness::netns::{Namespace, Topology};
+use harness::site::{RawSite, config};
+use harness::wire::{Guard, XdpProgram, detach_links_of, interface_number};
+
+/// What `ip` says of an interface.
+fn link(namespace: &Namespace, name: &str) -> Result<String> {
+    run(namespace.command("ip").args(["-details", "link", "show", name]), b"")?.success()
+}
+
+#[test]
+fn without_a_section_nothing_is_attached() -> Result<()> {
+    let site = RawSite::start(&config())?;
+    assert!(!link(&site.net.edge, "client")?.contains("xdp"));
+    assert_eq!(site.daemon.get("/api/v1/guard")?.status, 409);
+    let answer = Guard::command(&site.daemon, &["list"])?;
+    assert_eq!(answer.code, Some(69));
+    assert!(answer.stderr.contains("the configuration has no [guard]"), "{answer:?}");
+    site.daemon.stop()
+}
+
+#[test]
+fn each_mode_is_what_the_kernel_shows_and_ends_with_the_daemon() -> Result<()> {
+    for (mode, actual, shown) in
+        [("auto", "native", " xdp "), ("native", "native", " xdp "), ("generic", "generic", "xdpgeneric")]
+    {
+        let site = RawSite::start(&config().guard("client", &format!("mode = \"{mode}\"\n")))?;
+        assert_eq!(Guard::attached(&site.daemon, "client")?, actual);
+        let link_now = || link(&site.net.edge, "client");
+        ensure!(link_now()?.contains(shown), "{mode}: {}", link_now()?);
+        let metrics = site.daemon.metrics()?;
+        let attached =
+            |mode| metrics.sum("snisplice_guard_attached", &[("interface", "client"), ("mode", mode)]);
+        assert!(
+            (attached(actual) - 1.0).abs() < 0.1
+                && (attached("native") + attached("generic") - 1.0).abs() < 0.1
+        );
+        let status = site.daemon.get("/api/v1/status")?.body;
+        ensure!(status.contains(&format!("\"mode\":\"{actual}\"")), "{status}");
+        // A flow still comes through.
+        site.flow()?;
+        let RawSite { daemon, net, .. } = site;
+        if mode == "auto" {
+            daemon.wait_for_idle()?;
+            daemon.stop()?;
+        } else {
+            // Killed.
+            drop(daemon);
+        }
+        // The kernel takes it away in its own time.
+        wait_for("the program to be gone", PATIENCE, || {
+            link(&net.edge, "client").ok().filter(|text| !text.contains("xdp")).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn it_follows_an_interface_that_goes_and_comes() -> Result<()> {
+    let net = Topology::create()?;
+    let ip = |arguments: &[&str]| run(net.edge.command("ip").args(arguments), b"")?.success().map(drop);
+    let daemon = Launch::new()?.start(&net.edge, &config().guard("late", "deny = [\"203.0.113.0/24\"]\n"))?;
+    let guard = Guard::of(&daemon)?;
+    assert_eq!(guard.mode("late"), None);
+    ensure!(format!("{guard:?}").contains("there is no such interface"), "{guard:?}");
+    for _ in 0..2 {
+        ip(&["link", "add", "late", "type", "veth", "peer", "name", "late-peer"])?;
+        assert_eq!(Guard::attached(&daemon, "late")?, "native");
+        ip(&["link", "del", "late"])?;
+        Guard::wait(&daemon, "the guard to notice", |guard| guard.mode("late").is_none())?;
+    }
+    // An address that comes later is a listener's as well, since it listens on all.
+    ip(&["address", "add", "192.0.2.77/24", "dev", "client"])?;
+    let frame = harness::guard::frame::Frame::new(
+        "203.0.113.9".parse()?,
+        "192.0.2.77".parse()?,
+        443,
+        harness::guard::frame::ACK,
+    );
+    let program = guard.program()?;
+    let verdict = |wanted| {
+        wait_for("the address to be known or forgotten", PATIENCE, || {
+            (program.run(&frame.bytes(), 1).ok()?.verdict == wanted).then_some(())
+        })
+    };
+    verdict(1)?;
+    ip(&["address", "del", "192.0.2.77/24", "dev", "client"])?;
+    verdict(2)?;
+    daemon.stop()
+}
+
+#[test]
+fn what_somebody_else_has_detached_is_attached_again() -> Result<()> {
+    let site = RawSite::start(&config().guard("client", ""))?;
+    Guard::attached(&site.daemon, "client")?;
+    detach_links_of(Guard::of(&site.daemon)?.program)?;
+    ensure!(!link(&site.net.edge, "client")?.contains("xdp"), "it was not detached");
+    wait_for("the guard to come back", PATIENCE, || {
+        link(&site.net.edge, "client").ok().filter(|text| text.contains("xdp")).map(drop)
+    })?;
+    site.daemon.wait_for_log("the guard was detached by somebody else")?;
+    site.daemon.stop()
+}
+
+#[test]
+fn another_program_is_left_alone_and_named() -> Result<()> {
+    let net = Topology::create()?;
+    let other = XdpProgram::that_says(2)?;
+    let held = net.edge.enter(|| Ok(other.attach(interface_number("client")?, true)?))?;
+    let daemon = Launch::new()?.start(&net.edge, &config().guard("client", ""))?;
+    let guard = Guard::of(&daemon)?;
+    let reason = guard.interfaces.first().and_then(|one| one.reason.clone()).context("no reason")?;
+    ensure!(reason.contains("another XDP program is there"), "{reason}");
+    drop(held);
+    Guard::attached(&daemon, "client")?;
+    daemon.stop()
+}
+
+#[test]
+fn a_pinned_guard_outlives_the_daemon_and_is_taken_over() -> Result<()> {
+    let net = Topology::create()?;
+    // Mounted in this process' own namespace of mounts, which `ip netns exec` copies.
+    let folder = harness::workdir::WorkDir::create()?;
+    let place = folder.file("bpf");
+    fs::create_dir(&place)?;
+    let path = place.display().to_string();
+    run(std::process::Command::new("mount").args(["-t", "bpf", "bpf", &path]), b"")?.success()?;
+    let result = taken_over(&net, &path);
+    run(std::process::Command::new("umount").arg(&path), b"")?.success()?;
+    result
+}
+
+fn taken_over(net: &Topology, path: &str) -> Result<()> {
+    let config = config().guard("client", &format!("pin = \"{path}\"\n"));
+    let first = Launch::new()?.start(&net.edge, &config)?;
+    Guard::attached(&first, "client")?;
+    let program = Guard::of(&first)?.program;
+    first.stop()?;
+    ensure!(link(&net.edge, "client")?.contains(&format!("prog/xdp id {program}")), "it is gone");
+    let second = Launch::new()?.start(&net.edge, &config)?;
+    Guard::attached(&second, "client")?;
+    let program = Guard::of(&second)?.program;
+    ensure!(link(&net.edge, "client")?.contains(&format!("prog/xdp id {program}")), "not taken over");
+    second.stop()?;
+    fs::remove_file(std::path::Path::new(path).join("guard-client-native"))?;
+    wait_for("the program to be gone", PATIENCE, || {
+        link(&net.edge, "client").ok().filter(|text| !text.contains("xdp")).map(drop)
+    })
+}
