@@ -1,8 +1,8 @@
 //! The pure core of snisplice.
 //!
 //! Nothing here opens a socket or a file, reads a clock, draws a random number or starts a task: time and
-//! seeds are arguments. That is what lets every decision be tested without a kernel. The one part that the
-//! BPF programs share, [`abi`], needs neither `std` nor a dependency.
+//! seeds are arguments. That is what lets every decision be tested without a kernel. The parts that the
+//! BPF programs share, [`abi`] and [`packet`], need neither `std` nor a dependency.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -13,6 +13,7 @@ pub mod btf;
 pub mod flow;
 #[cfg(feature = "std")]
 pub mod hello;
+pub mod packet;
 #[cfg(feature = "std")]
 pub mod plan;
 #[cfg(feature = "std")]

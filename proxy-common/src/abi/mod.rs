@@ -5,4 +5,5 @@
 
 pub mod credit;
 pub mod local;
+pub mod packet;
 pub mod sockmap;
