@@ -18,6 +18,8 @@ pub const LAYOUT: u32 = 1;
 pub const FLOWS: &str = "FLOWS";
 /// Name of the map of hand-overs: number -> lock and [`Handover`].
 pub const HANDOVERS: &str = "HANDOVERS";
+/// Name of the map of connections that are being made: cookie of the socket -> [`offer`]s that its SYN shall not make.
+pub const WITHHELD: &str = "WITHHELD";
 /// Name of the array whose first word is [`LAYOUT`], and whose second one says how many hand-overs are under way.
 pub const STATE: &str = "STATE";
 /// Name of the per-CPU array of counters, indexed by [`Counter`].
@@ -43,10 +45,10 @@ pub const MAX_ENTRIES: usize = 1 << 21;
 /// Most hand-overs at a time.
 pub const MAX_HANDOVERS: usize = 1 << 14;
 /// Size of the ring buffer in bytes.
-pub const EVENTS_BYTES: usize = 1 << 18;
+pub const EVENTS_BYTES: u32 = 1 << 18;
 
 /// Names of the constants that hold offsets of fields of the kernel's structures, and of the structures and fields.
-pub const OFFSETS: [(&str, &str, &str); 12] = [
+pub const OFFSETS: [(&str, &str, &str); 11] = [
     ("STATE_OFFSET", "sock_common", "skc_state"),
     ("RCV_NXT_OFFSET", "tcp_sock", "rcv_nxt"),
     ("COPIED_SEQ_OFFSET", "tcp_sock", "copied_seq"),
@@ -58,8 +60,15 @@ pub const OFFSETS: [(&str, &str, &str); 12] = [
     ("OUT_OF_ORDER_OFFSET", "tcp_sock", "out_of_order_queue"),
     ("RX_OPT_OFFSET", "tcp_sock", "rx_opt"),
     ("TS_RECENT_OFFSET", "tcp_options_received", "ts_recent"),
-    ("RCV_TSVAL_OFFSET", "tcp_options_received", "rcv_tsval"),
 ];
+
+/// Bits of what is withheld.
+pub mod offer {
+    /// Time stamps.
+    pub const STAMPS: u32 = 1;
+    /// Selective acknowledgements.
+    pub const SACK: u32 = 2;
+}
 
 /// What the programs count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
