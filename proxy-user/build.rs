@@ -4,8 +4,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 /// Each object, with the variable that tells the sources where it is.
-const OBJECTS: [(&str, &str); 2] =
-    [("sockmap.o", "SNISPLICE_BPF_SOCKMAP"), ("local.o", "SNISPLICE_BPF_LOCAL")];
+const OBJECTS: [(&str, &str); 3] = [
+    ("sockmap.o", "SNISPLICE_BPF_SOCKMAP"),
+    ("local.o", "SNISPLICE_BPF_LOCAL"),
+    ("packet.o", "SNISPLICE_BPF_PACKET"),
+];
 
 /// The folder of the objects, for builds outside the workspace's own target folder.
 const OVERRIDE: &str = "SNISPLICE_BPF_DIR";

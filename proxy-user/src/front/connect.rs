@@ -5,16 +5,21 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
+use proxy_common::plan::{Choice, Datapath};
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::hub::Hub;
+use crate::datapath::Carriers;
+use crate::datapath::packet::Road;
 use crate::hub::snapshot::{Server, Timeouts, Upstream};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Ports of our own that are tried, before one is left to the kernel.
+const TRIES: usize = 32;
 
 /// Why there is no upstream connection.
 pub(super) enum Failed {
@@ -31,13 +36,13 @@ pub(super) enum Failed {
 /// Connects, or fails once the upstream's hold time is over and each server was tried again. The hello stays in the
 /// client's socket meanwhile.
 pub(super) async fn connect(
-    hub: &Hub,
+    carriers: &Carriers,
     upstream: &Upstream,
     client: &TcpStream,
     spread: u64,
 ) -> Result<TcpStream, Failed> {
     tokio::select! {
-        result = attempts(hub, upstream, spread) => {
+        result = attempts(carriers, upstream, client, spread) => {
             result.map_err(|(failure, error)| Failed::Upstream { failure, error })
         }
         // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.
@@ -46,14 +51,15 @@ pub(super) async fn connect(
 }
 
 async fn attempts(
-    hub: &Hub,
+    carriers: &Carriers,
     upstream: &Upstream,
+    client: &TcpStream,
     spread: u64,
 ) -> Result<TcpStream, (ConnectFailure, String)> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
-        let failure = match pass(hub, upstream).await {
+        let failure = match pass(carriers, upstream, client).await {
             Ok(stream) => return Ok(stream),
             Err(failure) => failure,
         };
@@ -69,11 +75,20 @@ async fn attempts(
 }
 
 /// Every server once.
-async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailure, String)> {
+async fn pass(
+    carriers: &Carriers,
+    upstream: &Upstream,
+    client: &TcpStream,
+) -> Result<TcpStream, (ConnectFailure, String)> {
+    let hub = &carriers.hub;
+    let road = match upstream.datapath {
+        Choice::Only(Datapath::Packet) => carriers.road.as_deref(),
+        Choice::Auto | Choice::Only(_) => None,
+    };
     let mut failure = (ConnectFailure::Other, "no server".to_owned());
     for server in &upstream.servers {
         let attempt = Instant::now();
-        match one(server, &hub.snapshot.timeouts).await {
+        match one(server, &hub.snapshot.timeouts, road.map(|road| (road, client))).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
@@ -88,12 +103,16 @@ async fn pass(hub: &Hub, upstream: &Upstream) -> Result<TcpStream, (ConnectFailu
     Err(failure)
 }
 
-async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+async fn one(
+    server: &Server,
+    timeouts: &Timeouts,
+    road: Option<(&Road, &TcpStream)>,
+) -> Result<TcpStream, (ConnectFailure, io::Error)> {
     let tuned = |stream: TcpStream| sys::tune(&stream, timeouts.keepalive).map(|()| stream);
     let attempt = async {
         let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
         for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
-            match open(address).await.and_then(tuned) {
+            match open(address, road).await.and_then(tuned) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = (classify(&error), error),
             }
@@ -108,10 +127,31 @@ async fn one(server: &Server, timeouts: &Timeouts) -> Result<TcpStream, (Connect
 
 /// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
 /// empty stream.
-async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+///
+/// `road`: with a port and options by which the flow can leave its sockets, as the client's connection has them.
+async fn open(address: SocketAddr, road: Option<(&Road, &TcpStream)>) -> io::Result<TcpStream> {
+    if let Some((road, client)) = road {
+        for _ in 0..TRIES {
+            let socket = fresh(address)?;
+            let Some(_prepared) = road.prepare(&socket, address, client)? else { break };
+            match socket.connect(address).await {
+                // The kernel has not forgotten the last connection by this port yet.
+                Err(error) if is_taken(&error) => {}
+                result => return result,
+            }
+        }
+    }
+    fresh(address)?.connect(address).await
+}
+
+fn fresh(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     sys::reset_on_close(&socket, true)?;
-    socket.connect(address).await
+    Ok(socket)
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {

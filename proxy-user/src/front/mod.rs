@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use proxy_common::plan::Host;
 use tokio::runtime::Builder;
 
+use crate::datapath::packet::Road;
 use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
 use crate::hub::{Hub, Phase};
@@ -25,19 +26,25 @@ pub(crate) struct Bound {
     pub(crate) socket: TcpListener,
 }
 
+/// What the kernel does for the flows of a worker.
+pub(crate) struct Means {
+    pub(crate) sockmap: Option<SockmapHandle>,
+    pub(crate) road: Option<Arc<Road>>,
+    pub(crate) host: Host,
+}
+
 /// Starts worker number `index`. It returns when the phase is [`Phase::Stopped`]; if it fails before, it brings that
 /// phase about.
 pub(crate) fn start_worker(
     index: usize,
     hub: Arc<Hub>,
     sockets: Vec<Bound>,
-    sockmap: Option<SockmapHandle>,
-    host: Host,
+    by: Means,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let _gone = Gone(Arc::clone(&hub));
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let result = runtime.block_on(work(hub, sockets, sockmap, host));
+            let result = runtime.block_on(work(hub, sockets, by));
             // Drops the flows that are left, whose sockets are armed to reset, and does not wait for a name server.
             runtime.shutdown_background();
             result
@@ -57,13 +64,8 @@ impl Drop for Gone {
     }
 }
 
-async fn work(
-    hub: Arc<Hub>,
-    sockets: Vec<Bound>,
-    sockmap: Option<SockmapHandle>,
-    host: Host,
-) -> io::Result<()> {
-    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), sockmap, host)?);
+async fn work(hub: Arc<Hub>, sockets: Vec<Bound>, by: Means) -> io::Result<()> {
+    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.road, by.host)?);
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         tokio::spawn(accept::run(socket, listener, Arc::clone(&carriers)));

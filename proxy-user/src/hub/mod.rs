@@ -6,16 +6,18 @@ mod meters;
 mod phase;
 mod room;
 pub(crate) mod snapshot;
+mod story;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-pub(crate) use flows::{Flow, Flows, Stage};
+pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use room::Room;
 use snapshot::Snapshot;
+pub(crate) use story::Story;
 
 /// One for each daemon.
 pub(crate) struct Hub {

@@ -3,6 +3,7 @@
 //! A snapshot is immutable and shared. A flow keeps the one that it was accepted under.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub(crate) struct Snapshot {
     pub(crate) admin: Admin,
     pub(crate) timeouts: Timeouts,
     pub(crate) limits: Limits,
+    pub(crate) packet: Packet,
 }
 
 /// `[[listen]]`: one name for one or more addresses.
@@ -83,6 +85,30 @@ pub(crate) struct Admin {
 pub(crate) struct Limits {
     /// Bytes in the buffers of all TCP sockets of the host, above which flows get less credit. None: as the kernel has it.
     pub(crate) tcp_memory: Option<u64>,
+}
+
+/// `[packet]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Packet {
+    /// How old a flow is when it leaves its sockets, unless it is a bulky one.
+    pub(crate) after: Duration,
+    /// Local ports of connections to servers of upstreams whose datapath it is.
+    pub(crate) ports: RangeInclusive<u16>,
+    /// Folder in a BPF file system.
+    pub(crate) pins: PathBuf,
+    /// File for what the maps do not know of flows that have left their sockets.
+    pub(crate) journal: PathBuf,
+}
+
+impl Default for Packet {
+    fn default() -> Self {
+        Self {
+            after: Duration::from_secs(1),
+            ports: 61_000..=65_535,
+            pins: PathBuf::from("/sys/fs/bpf/snisplice"),
+            journal: PathBuf::from("/run/snisplice/packet.journal"),
+        }
+    }
 }
 
 /// `[timeouts]`: all bounds on waiting, none of them zero but `idle`.

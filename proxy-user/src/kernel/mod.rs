@@ -3,6 +3,7 @@
 mod failure;
 mod local;
 mod localtest;
+pub(crate) mod packet;
 mod probe;
 mod selftest;
 mod slots;
@@ -10,5 +11,6 @@ mod sockmap;
 
 pub(crate) use failure::Unavailable;
 pub(crate) use local::{Ends, Reach};
+pub(crate) use packet::{Armed, Packet, PacketCounters};
 pub(crate) use probe::{Local, probe};
 pub(crate) use sockmap::{Handle, KernelCounters, Sockmap, Track};

@@ -24,6 +24,8 @@ pub struct Key {
 
 /// Bytes of a [`Key`].
 pub const KEY_BYTES: usize = 40;
+/// Words of one.
+pub const KEY_WORDS: usize = KEY_BYTES / 4;
 const _: () = assert!(size_of::<Key>() == KEY_BYTES);
 
 /// What becomes of the packets of one end.
@@ -108,26 +110,27 @@ pub mod flag {
 impl Key {
     /// As the map keeps it.
     #[must_use]
-    pub fn to_bytes(&self) -> [u8; KEY_BYTES] {
-        let mut bytes = [0; KEY_BYTES];
-        let words = self.source.iter().chain(&self.target).flat_map(|word| word.to_ne_bytes());
-        let ports = [self.source_port, self.target_port].into_iter().flat_map(u16::to_ne_bytes);
-        for (to, from) in bytes.iter_mut().zip(words.chain(ports)) {
-            *to = from;
-        }
-        bytes
+    pub const fn to_words(&self) -> [u32; KEY_WORDS] {
+        let ([a, b, c, d], [e, f, g, h]) = (self.source, self.target);
+        [a, b, c, d, e, f, g, h, join([self.source_port, self.target_port]), self.padding]
     }
 
-    /// The reverse of [`Self::to_bytes`].
+    /// The reverse of [`Self::to_words`].
     #[must_use]
-    pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
-        let mut words = [0; KEY_BYTES / 4];
-        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u32::from_ne_bytes(*chunk);
-        }
+    pub const fn from_words(words: [u32; KEY_WORDS]) -> Self {
         let [a, b, c, d, e, f, g, h, ports, padding] = words;
         let [source_port, target_port] = split(ports);
         Self { source: [a, b, c, d], target: [e, f, g, h], source_port, target_port, padding }
+    }
+
+    /// As events bear it.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
+        let mut words = [0; KEY_WORDS];
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*chunk);
+        }
+        Self::from_words(words)
     }
 
     /// The key of packets that go the other way on the same leg.
@@ -148,6 +151,32 @@ impl Key {
     pub const fn is_ipv4(&self) -> bool {
         is_ipv4(&self.source)
     }
+}
+
+/// An address as the maps keep it.
+#[must_use]
+pub const fn address_of(address: core::net::IpAddr) -> Address {
+    let bytes = match address {
+        core::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        core::net::IpAddr::V6(address) => address.octets(),
+    };
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+/// The reverse of [`address_of`].
+#[must_use]
+pub fn address_from(address: &Address) -> core::net::IpAddr {
+    let mut bytes = [0; 16];
+    for (byte, value) in bytes.iter_mut().zip(address.iter().flat_map(|word| word.to_ne_bytes())) {
+        *byte = value;
+    }
+    core::net::IpAddr::V6(bytes.into()).to_canonical()
 }
 
 /// Whether the address is an IPv4 address.
@@ -290,10 +319,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_are_those_of_packets() {
+        for text in ["10.1.0.2", "fd00:1::2"] {
+            let address = text.parse().unwrap();
+            assert_eq!(address_from(&address_of(address)), address);
+            assert_eq!(is_ipv4(&address_of(address)), address.is_ipv4());
+        }
+        let [.., last] = address_of("1.2.3.4".parse().unwrap());
+        assert_eq!(last.to_ne_bytes(), [1, 2, 3, 4]);
+    }
+
+    #[test]
     fn keys_and_entries_come_back() {
         let key =
             Key { source: [1, 2, 3, 4], target: [5, 6, 7, 8], source_port: 9, target_port: 10, padding: 0 };
-        assert_eq!(Key::from_bytes(&key.to_bytes()), key);
+        assert_eq!(Key::from_words(key.to_words()), key);
+        let bytes: Vec<u8> = key.to_words().into_iter().flat_map(u32::to_ne_bytes).collect();
+        assert_eq!(Key::from_bytes(bytes.first_chunk().unwrap()), key);
         assert_eq!(key.reversed().reversed(), key);
         let words = core::array::from_fn(|at| 0x0101_0000 * u32::try_from(at).unwrap() + 7);
         let entry = Entry::from_words(&words);

@@ -8,7 +8,10 @@ mod entry;
 mod handover;
 
 pub use control::{Answer, Command, REQUEST_BYTES, Request};
-pub use entry::{Address, ENTRY_WORDS, Entry, KEY_BYTES, Key, MAPPED, flag, is_ipv4, state};
+pub use entry::{
+    Address, ENTRY_WORDS, Entry, KEY_BYTES, KEY_WORDS, Key, MAPPED, address_from, address_of, flag, is_ipv4,
+    state,
+};
 pub use handover::{HANDOVER_WORDS, Handover, Socket, phase};
 
 /// Number of the layout of [`Key`], [`Entry`] and [`Handover`]. A daemon adopts the flows of its own layout only.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proxy_common::route::{Route, Table};
 
-use crate::hub::snapshot::{Admin, Limits, Listener, Snapshot, Timeouts, Upstream};
+use crate::hub::snapshot::{Admin, Limits, Listener, Packet, Snapshot, Timeouts, Upstream};
 
 /// The parts of a configuration. Complete only when the report that they came with has no error.
 pub(super) struct Checked {
@@ -14,6 +14,7 @@ pub(super) struct Checked {
     pub(super) admin: Admin,
     pub(super) timeouts: Timeouts,
     pub(super) limits: Limits,
+    pub(super) packet: Packet,
 }
 
 pub(super) fn compile(checked: Checked) -> Snapshot {
@@ -24,5 +25,6 @@ pub(super) fn compile(checked: Checked) -> Snapshot {
         admin: checked.admin,
         timeouts: checked.timeouts,
         limits: checked.limits,
+        packet: checked.packet,
     }
 }

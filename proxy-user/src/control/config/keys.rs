@@ -52,6 +52,11 @@ pub(super) static DRAIN: Key = key("drain", r#""30s""#);
 pub(super) static KEEPALIVE: Key = key("keepalive", r#""65s""#);
 pub(super) static TCP_MEMORY: Key = key("tcp_memory", r#""512MiB""#);
 
+pub(super) static PINS: Key = key("pins", r#""/sys/fs/bpf/snisplice""#);
+pub(super) static PORTS: Key = key("ports", r#""61000-65535""#);
+pub(super) static AFTER: Key = key("after", r#""1s""#);
+pub(super) static JOURNAL: Key = key("journal", r#""/run/snisplice/packet.journal""#);
+
 pub(super) static LISTEN: Section = Section { name: "listen", repeated: true, keys: &[&NAME, &ADDRESS, &TO] };
 pub(super) static ROUTE: Section =
     Section { name: "route", repeated: true, keys: &[&NAME, &SNI, &SOURCE, &DEFAULT, &TO] };
@@ -65,8 +70,11 @@ pub(super) static TIMEOUTS: Section = Section {
 };
 pub(super) static LIMITS: Section = Section { name: "limits", repeated: false, keys: &[&TCP_MEMORY] };
 
+pub(super) static PACKET: Section =
+    Section { name: "packet", repeated: false, keys: &[&AFTER, &PORTS, &PINS, &JOURNAL] };
+
 /// Every section, in the order of the reference.
-pub(super) static SECTIONS: [&Section; 6] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS, &LIMITS];
+pub(super) static SECTIONS: [&Section; 7] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS, &LIMITS, &PACKET];
 
 /// The known word that `word` is most likely a slip of: at most one edit for every three characters.
 pub(super) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {

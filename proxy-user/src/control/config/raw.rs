@@ -54,6 +54,7 @@ pub(super) struct Raw {
     pub(super) admin: Option<Admin>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) limits: Option<Limits>,
+    pub(super) packet: Option<Packet>,
 }
 
 #[derive(Debug)]
@@ -103,6 +104,14 @@ pub(super) struct Limits {
     pub(super) tcp_memory: Field<String>,
 }
 
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub(super) after: Field<String>,
+    pub(super) ports: Field<String>,
+    pub(super) pins: Field<String>,
+    pub(super) journal: Field<String>,
+}
+
 /// Reads the whole document and reports everything that is not of the known shape.
 pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
     for key in document.keys() {
@@ -145,6 +154,12 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
         }),
         limits: single(document, &keys::LIMITS, report, |table| Limits {
             tcp_memory: table.string(&keys::TCP_MEMORY),
+        }),
+        packet: single(document, &keys::PACKET, report, |table| Packet {
+            after: table.duration(&keys::AFTER),
+            ports: table.string(&keys::PORTS),
+            pins: table.string(&keys::PINS),
+            journal: table.string(&keys::JOURNAL),
         }),
     }
 }
