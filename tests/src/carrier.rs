@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::daemon::{Access, Daemon, Datapath, Kernel};
+use crate::daemon::{Access, Daemon, Datapath, Kernel, Packet};
 use crate::netns::{Namespace, Topology, backend};
 
 /// A datapath, and the network that it needs.
@@ -36,7 +36,7 @@ pub const COPY: Carrier =
     Carrier { name: "copy", datapath: Datapath::Copy, place: Place::Backend, kernel: None };
 
 /// Every datapath that has to keep the contract, the reference first.
-pub const CARRIERS: [Carrier; 3] = [
+pub const CARRIERS: [Carrier; 4] = [
     COPY,
     Carrier {
         name: "sockmap",
@@ -49,6 +49,12 @@ pub const CARRIERS: [Carrier; 3] = [
         datapath: Datapath::Local,
         place: Place::Edge,
         kernel: Some(|kernel| kernel.redirected_bytes + kernel.bypassed_bytes),
+    },
+    Carrier {
+        name: "packet",
+        datapath: Datapath::Packet,
+        place: Place::Backend,
+        kernel: Some(|kernel| kernel.redirected_bytes),
     },
 ];
 
@@ -111,7 +117,14 @@ impl Carrier {
         let bytes = |direction| {
             metrics.sum("snisplice_bytes_total", &[("datapath", self.name), ("direction", direction)])
         };
-        Ok(Account { bytes: [bytes("in"), bytes("out")].map(whole), kernel: daemon.status()?.kernel })
+        let copied = metrics.sum("snisplice_bytes_total", &[("datapath", COPY.name)]);
+        let status = daemon.status()?;
+        Ok(Account {
+            bytes: [bytes("in"), bytes("out")].map(whole),
+            copied: whole(copied),
+            kernel: status.kernel,
+            packet: status.packet,
+        })
     }
 
     /// Checks that the flows of `records` were carried this way: what the metrics grew by is what the records say, and the
@@ -137,6 +150,9 @@ impl Carrier {
         share: u64,
     ) -> Result<()> {
         let after = self.account(daemon)?;
+        if self.datapath == Datapath::Packet {
+            return self.prove_packets(before, &after, records);
+        }
         let own = || records.iter().filter(|record| record.datapath.as_deref() == Some(self.name));
         let said =
             [own().map(|record| record.bytes_in).sum::<u64>(), own().map(|record| record.bytes_out).sum()];
@@ -155,6 +171,21 @@ impl Carrier {
         ensure!(moved > 0 && moved >= carried / share, "the kernel moved {moved} of {carried} bytes only");
         Ok(())
     }
+    /// A flow is copied until it leaves its sockets: what was copied counts for copy.
+    fn prove_packets(&self, before: &Account, after: &Account, records: &[Access]) -> Result<()> {
+        let total = |account: &Account| account.bytes.iter().sum::<u64>() + account.copied;
+        let said: u64 = records.iter().map(|record| record.bytes_in + record.bytes_out).sum();
+        let grown = total(after) - total(before);
+        ensure!(grown == said, "the records have {said} bytes, the metrics {grown}");
+        let own = records.iter().filter(|record| record.datapath.as_deref() == Some(self.name));
+        ensure!(own.count() > 0, "no flow went by {}", self.name);
+        let forwarded =
+            |account: &Account| account.packet.map(|packet| packet.forwarded_bytes).context("no counters");
+        let (moved, carried) = (forwarded(after)? - forwarded(before)?, total(after) - total(before));
+        let by_packet = carried - (after.copied - before.copied);
+        ensure!(moved >= by_packet, "the programs forwarded {moved} of {by_packet} bytes");
+        Ok(())
+    }
 }
 
 /// What the daemon has counted for a datapath.
@@ -162,8 +193,12 @@ impl Carrier {
 pub struct Account {
     /// Bytes carried by it, client to server first.
     pub bytes: [u64; 2],
+    /// Bytes carried by userspace, both ways.
+    pub copied: u64,
     /// The kernel's counters.
     pub kernel: Option<Kernel>,
+    /// Those of packets.
+    pub packet: Option<Packet>,
 }
 
 /// A counter of bytes is a whole number below 2^53.
