@@ -108,6 +108,11 @@ impl Carrier {
         self.kernel.is_some()
     }
 
+    /// Whether its flows are copied at first, so that short ones never go by it.
+    pub fn begins_as_copy(&self) -> bool {
+        self.datapath == Datapath::Packet
+    }
+
     /// What the daemon has counted for it so far.
     ///
     /// # Errors

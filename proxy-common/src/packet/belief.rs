@@ -27,6 +27,9 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
         // An end beyond what its receiver takes would be dropped by it.
         if is_within(segment.seq, expected, window) {
             belief.flags |= flag::FIN;
+            if other.flags & flag::FIN == 0 {
+                belief.flags |= flag::FIRST;
+            }
         } else {
             belief.doubted = true;
         }
@@ -92,8 +95,11 @@ mod tests {
             [(1059, false), (1060, true), (1100, true), (1124, true), (1125, false), (7, false)]
         {
             let belief = believe(&entry, &other, &with(tcp::FIN | tcp::ACK, seq));
-            assert_eq!((belief.flags == flag::FIN, belief.doubted), (believed, !believed), "{seq}");
+            let first = flag::FIN | flag::FIRST;
+            assert_eq!((belief.flags == first, belief.doubted), (believed, !believed), "{seq}");
         }
+        let after = Entry { flags: flag::FIN, ..other };
+        assert_eq!(believe(&entry, &after, &with(tcp::FIN | tcp::ACK, 1060)).flags, flag::FIN);
     }
 
     #[test]

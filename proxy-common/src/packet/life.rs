@@ -52,7 +52,9 @@ pub fn step(entries: [Option<&Entry>; 2], now_ms: u32, bounds: &Bounds) -> Step 
     }
     let ended = [client, server].map(|entry| entry.flags & flag::FIN != 0);
     if is_acknowledged(client, server) && is_acknowledged(server, client) {
-        return Step::Over(end(Reason::Eof));
+        let first =
+            Side::BOTH.into_iter().zip([client, server]).find(|(_, entry)| entry.flags & flag::FIRST != 0);
+        return Step::Over(End { reason: Reason::Eof, side: first.map(|(side, _)| side) });
     }
     if client.state == state::DEAD || server.state == state::DEAD {
         return Step::Cut(end(Reason::KernelLost));
@@ -153,13 +155,14 @@ mod tests {
     #[test]
     fn a_flow_is_over_when_both_ends_know() {
         let mut flow = entries();
-        (flow[0].flags, flow[0].fin) = (flag::FIN, 100);
+        (flow[0].flags, flow[0].fin) = (flag::FIN | flag::FIRST, 100);
         flow[1].acked = 101;
         assert!(matches!(at(&flow, 5, &BOUNDS), Step::Wait(_)));
         (flow[1].flags, flow[1].fin) = (flag::FIN, 200);
         assert_eq!(at(&flow, 5, &BOUNDS), Step::Wait(SOON));
         flow[0].acked = 201;
-        assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(end(Reason::Eof)));
+        let eof = End { reason: Reason::Eof, side: Some(Side::Client) };
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(eof));
         assert_eq!([bytes(&flow[0]), bytes(&flow[1])], [90, 100]);
         flow[1].flags |= flag::RST;
         let reset = End { reason: Reason::Reset(Side::Upstream), side: Some(Side::Upstream) };

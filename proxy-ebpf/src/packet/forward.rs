@@ -97,7 +97,8 @@ fn heed(frame: &Frame, entry: &mut Entry, segment: &Segment) {
     if belief.flags & flag::FIN != 0 && entry.flags & flag::FIN == 0 {
         entry.fin = segment.end.wrapping_sub(1);
     }
-    if belief.flags & !entry.flags != 0 {
+    // A repeated FIN comes after the other end's, perhaps, and is not the first for that.
+    if belief.flags & !entry.flags & !flag::FIRST != 0 {
         entry.flags |= belief.flags;
         tell(&frame.key, entry);
     }

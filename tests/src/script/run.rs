@@ -87,7 +87,7 @@ fn is_elsewhere(carrier: &Carrier, outcome: &Outcome) -> bool {
 
 fn all_wrong(carrier: &Carrier, outcome: &Outcome, reference: Option<&Outcome>) -> Vec<String> {
     let mut wrong = judge(outcome);
-    if is_elsewhere(carrier, outcome) && !outcome.may_be_copied() {
+    if is_elsewhere(carrier, outcome) && !outcome.may_be_copied() && !carrier.begins_as_copy() {
         wrong.push(format!("it was not carried by {}", carrier.name));
     }
     if let Some(reference) = reference

@@ -105,6 +105,8 @@ pub mod flag {
     pub const FIN: u16 = 1;
     /// This end has reset the connection.
     pub const RST: u16 = 2;
+    /// With FIN: before the other one did.
+    pub const FIRST: u16 = 4;
 }
 
 impl Key {
