@@ -16,6 +16,7 @@ pub mod hello;
 pub mod keyed;
 pub mod netns;
 pub mod peers;
+pub mod pins;
 pub mod script;
 pub mod site;
 pub mod wire;

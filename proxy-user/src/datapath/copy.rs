@@ -81,6 +81,10 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             () = pause(limit) => {}
             () = ending.idle(|| flow.rested()) => {}
         }
+        if super::packet::is_leaving(flow) {
+            // The sockets are not told of its end any more.
+            continue;
+        }
         let taken = || {
             let [up, down] = flow.copied();
             ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
