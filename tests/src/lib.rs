@@ -12,6 +12,7 @@ pub mod command;
 pub mod daemon;
 pub mod deadline;
 pub mod hello;
+pub mod impair;
 pub mod keyed;
 pub mod netns;
 pub mod peers;

@@ -1,6 +1,7 @@
 //! The packet datapath: flows that leave their sockets.
 
 mod basics;
+mod churn;
 
 use anyhow::{Context as _, Result};
 use harness::daemon::{Daemon, Datapath, Packet};
