@@ -87,11 +87,6 @@ impl Slot {
 }
 
 impl Arena {
-    /// Its network.
-    pub fn net(&self) -> &Topology {
-        &self.net
-    }
-
     /// Starts the servers and the daemon.
     ///
     /// # Errors
