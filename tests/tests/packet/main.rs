@@ -2,6 +2,7 @@
 
 mod basics;
 mod churn;
+mod outlive;
 
 use anyhow::{Context as _, Result};
 use harness::daemon::{Daemon, Datapath, Packet};
