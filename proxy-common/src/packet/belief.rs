@@ -37,7 +37,8 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
     if segment.has(tcp::RST) {
         // A receiver takes the number that it expects (RFC 5961). It is one of those between what it has acknowledged, as far as
         // is known here, and what its peer has sent.
-        let known = low(entry.sent).wrapping_add(entry.start).wrapping_sub(expected);
+        let ended = (entry.flags & flag::FIN) as u32;
+        let known = low(entry.sent).wrapping_add(entry.start).wrapping_add(ended).wrapping_sub(expected);
         if is_within(segment.seq, expected, known) && known <= MAX_WINDOW {
             belief.flags |= flag::RST;
         } else {
@@ -109,6 +110,9 @@ mod tests {
             let belief = believe(&entry, &other, &with(tcp::RST, seq));
             assert_eq!((belief.flags == flag::RST, belief.doubted), (believed, !believed), "{seq}");
         }
+        let ended = Entry { flags: flag::FIN, fin: 1100, ..entry };
+        let knows = Entry { acked: 1601, ..other };
+        assert_eq!(believe(&ended, &knows, &with(tcp::RST, 1101)).flags, flag::RST, "behind its own end");
         assert_eq!(believe(&entry, &other, &with(tcp::ACK, 1)), Belief { flags: 0, doubted: false });
     }
 

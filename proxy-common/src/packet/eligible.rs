@@ -58,6 +58,8 @@ pub enum Obstacle {
     Port,
     /// More is on its way to a slow reader than its window takes, again and again.
     Backlog,
+    /// One end has so small a window that the other one, which counts in larger steps, cannot be told of it.
+    Window,
     /// The maps have no room.
     MapFull,
     /// The system refused something.
@@ -66,7 +68,7 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// Every one.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::HalfClosed,
         Self::SameHost,
         Self::Families,
@@ -76,6 +78,7 @@ impl Obstacle {
         Self::Unseen,
         Self::Port,
         Self::Backlog,
+        Self::Window,
         Self::MapFull,
         Self::Refused,
     ];
@@ -93,6 +96,7 @@ impl Obstacle {
             Self::Unseen => "unseen",
             Self::Port => "no_port",
             Self::Backlog => "backlog",
+            Self::Window => "small_window",
             Self::MapFull => "map_full",
             Self::Refused => "kernel_refused",
         }
@@ -118,6 +122,7 @@ impl Obstacle {
             Self::Unseen => "the packets have other addresses than the sockets, as with NAT on this host",
             Self::Port => "the port range for connections to this server is used up; widen ports in [packet]",
             Self::Backlog => "a side reads too slowly at the moment",
+            Self::Window => "a side has a very small receive window at the moment, or always",
             Self::MapFull => "there is no room for more flows",
             Self::Refused => "the system refused an option or a question; the log at level debug says which",
         }
@@ -126,7 +131,7 @@ impl Obstacle {
     /// Whether the flow may be free of it later.
     #[must_use]
     pub const fn may_pass(self) -> bool {
-        matches!(self, Self::Backlog | Self::Unseen | Self::MapFull | Self::TooLarge)
+        matches!(self, Self::Backlog | Self::Window | Self::Unseen | Self::MapFull | Self::TooLarge)
     }
 }
 
@@ -156,6 +161,17 @@ pub fn check([client, server]: [&Leg; 2]) -> Result<(), Obstacle> {
         return Err(Obstacle::TooLarge);
     }
     Ok(())
+}
+
+/// Steps of the other end's scale that a window must be open by. What is below one step cannot be said: if it is rounded up,
+/// its owner drops what is sent beyond it (Linux 6.17 does, as a whole), and if it is rounded down, it is closed.
+const STEPS: u32 = 8;
+
+/// Whether windows that come in with a shift of `scale_in`, and are `open` bytes now, can be told to an end that believes in
+/// a shift of `scale_out`.
+#[must_use]
+pub const fn can_tell(open: u32, scale_in: u8, scale_out: u8) -> bool {
+    scale_out <= scale_in || open >> (scale_out & 15) >= STEPS
 }
 
 /// When a hand-over is tried.
@@ -229,6 +245,12 @@ mod tests {
         let labels: HashSet<_> = Obstacle::ALL.map(Obstacle::label).into();
         let texts: HashSet<_> = Obstacle::ALL.map(Obstacle::text).into();
         assert_eq!((labels.len(), texts.len()), (Obstacle::ALL.len(), Obstacle::ALL.len()));
+    }
+
+    #[test]
+    fn a_window_is_told_in_equal_or_finer_steps_or_if_it_is_wide() {
+        assert!(can_tell(0, 7, 7) && can_tell(1, 8, 7));
+        assert!(can_tell(8 << 10, 0, 10) && !can_tell((8 << 10) - 1, 0, 10));
     }
 
     #[test]

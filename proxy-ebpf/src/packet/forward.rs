@@ -14,7 +14,7 @@ use crate::frame::{Frame, Onward, TCP_SIZE, mend_sum, skb, store, write_network}
 use crate::{COPY_MARK, DROP, FLOWS, PASS, WALKS, count, tell};
 
 /// `TCP_SIZE` as a count of words is 5.
-const OPTIONS_MAX: u32 = 40;
+pub(crate) const OPTIONS_MAX: u32 = 40;
 const _: () = assert!(OPTIONS_MAX as usize == MAX);
 
 /// A packet of a flow that has left its sockets.
@@ -171,8 +171,26 @@ fn walk_options(ctx: &TcContext, at: u32, len: u32, shift: &Shift) -> Option<(Op
     }
     // SAFETY: as above.
     let (after, stamp) = unsafe { (sum_words(walk), ((*walk).has_stamp != 0).then_some((*walk).stamp)) };
-    let mut difference = Difference::NONE;
-    let (mut place, mut i) = (0, 0);
+    let difference = store_changed(ctx, at, len, before, after)?;
+    Some((stamp, difference))
+}
+
+pub(crate) const OPTIONS_WORDS: usize = MAX / 4;
+
+/// Writes those words of options that have changed.
+#[inline(always)]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "an iterator would keep both on the stack, which has no room for them"
+)]
+pub(crate) fn store_changed(
+    ctx: &TcContext,
+    at: u32,
+    len: u32,
+    before: [u32; OPTIONS_WORDS],
+    after: [u32; OPTIONS_WORDS],
+) -> Option<Difference> {
+    let (mut difference, mut place, mut i) = (Difference::NONE, 0, 0);
     while i < OPTIONS_WORDS {
         difference = difference.word(before[i], after[i]);
         if place < len && before[i] != after[i] && !store(ctx, at + place, &after[i], 0) {
@@ -181,10 +199,8 @@ fn walk_options(ctx: &TcContext, at: u32, len: u32, shift: &Shift) -> Option<(Op
         place += 4;
         i += 1;
     }
-    Some((stamp, difference))
+    Some(difference)
 }
-
-pub(crate) const OPTIONS_WORDS: usize = MAX / 4;
 
 /// The words of the options.
 ///

@@ -6,11 +6,11 @@ use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use proxy_common::abi::packet::offer;
 use proxy_common::packet::header::tcp;
-use proxy_common::packet::options::{MAX, Walk, withhold};
+use proxy_common::packet::options::{Walk, withhold};
 use proxy_common::packet::sum::Difference;
 
-use crate::forward::{OPTIONS_WORDS, load_options, sum_words};
-use crate::frame::{Frame, TCP_SIZE, mend_sum, skb, store};
+use crate::forward::{OPTIONS_MAX, load_options, store_changed, sum_words};
+use crate::frame::{Frame, TCP_SIZE, mend_sum, skb};
 use crate::{WALKS, WITHHELD};
 
 struct Stroll {
@@ -52,19 +52,10 @@ fn rewrite(ctx: &TcContext, frame: &Frame, withheld: u32) -> Option<()> {
     let mut stroll_ = Stroll { walk, withheld };
     // SAFETY: the callback gets what it expects, and runs before this returns.
     unsafe {
-        bpf_loop(MAX as u32, (stroll as *const ()).cast_mut().cast(), (&raw mut stroll_).cast(), 0);
+        bpf_loop(OPTIONS_MAX, (stroll as *const ()).cast_mut().cast(), (&raw mut stroll_).cast(), 0);
     }
     // SAFETY: as above.
     let after = unsafe { sum_words(walk) };
-    let mut difference = Difference::NONE;
-    let (mut place, mut i) = (0, 0);
-    while i < OPTIONS_WORDS {
-        difference = difference.word(before[i], after[i]);
-        if place < len && before[i] != after[i] && !store(ctx, transport + TCP_SIZE + place, &after[i], 0) {
-            return None;
-        }
-        place += 4;
-        i += 1;
-    }
+    let difference = store_changed(ctx, transport + TCP_SIZE, len, before, after)?;
     mend_sum(ctx, transport, difference, Difference::NONE).then_some(())
 }

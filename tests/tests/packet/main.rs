@@ -1,6 +1,8 @@
 //! The packet datapath: flows that leave their sockets.
 
 mod basics;
+mod churn;
+mod outlive;
 
 use anyhow::{Context as _, Result};
 use harness::daemon::{Daemon, Datapath, Packet};

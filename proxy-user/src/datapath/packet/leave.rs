@@ -140,6 +140,13 @@ impl Plan {
         if starts(&first) != starts(&sockets) {
             return Ok(Err(Obstacle::Backlog));
         }
+        let [one, other] = &self.legs;
+        let [client, server] = &sockets;
+        if !eligible::can_tell(client.snd_wnd, one.peer_scale, other.own_scale)
+            || !eligible::can_tell(server.snd_wnd, other.peer_scale, one.own_scale)
+        {
+            return Ok(Err(Obstacle::Window));
+        }
         let delta = self.delta(flow, &sockets);
         armed.arm(delta, [self.entry(0, delta, &sockets), self.entry(1, delta, &sockets)])?;
         Ok(Ok(()))

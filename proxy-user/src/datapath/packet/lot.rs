@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, state};
-use proxy_common::flow::{End, Reason};
+use proxy_common::flow::{End, Reason, Side};
 use proxy_common::packet::craft::{Purpose, craft};
 use proxy_common::packet::life::{self, Bounds, Step};
 use proxy_common::plan::Datapath;
@@ -34,6 +34,9 @@ pub(crate) struct Parked {
     keys: [Key; 2],
     /// None: its story is told already.
     active: Option<Active>,
+    /// It is over by the reset of one end: the other one is told again and again, since its receiver may have to be told another
+    /// number than that of the first.
+    resets: [bool; 2],
     /// When to look at it next.
     due: Instant,
     bytes: Bytes,
@@ -42,7 +45,7 @@ pub(crate) struct Parked {
 impl Parked {
     pub(super) fn new(flow: Arc<Flow>, story: Story, keys: [Key; 2], active: Active) -> Self {
         let bytes = flow.copied();
-        Self { flow, story, keys, active: Some(active), due: Instant::now(), bytes }
+        Self { flow, story, keys, active: Some(active), resets: [false; 2], due: Instant::now(), bytes }
     }
 }
 
@@ -155,7 +158,7 @@ impl Road {
         if parked.active.is_none() {
             // It was over when it was last looked at, and has lingered since; or there is news of it meanwhile.
             if self.is_lingering(parked) {
-                return Some(LINGER);
+                return Some(self.tell_resets(parked));
             }
             let parked = inner.parked.remove(key)?;
             drop(inner);
@@ -178,7 +181,10 @@ impl Road {
                 tell(hub, parked, end);
                 hub.flows.leave_parked(&parked.flow);
                 self.lot.journal.remove(&parked.keys);
-                Some(LINGER)
+                if let Reason::Reset(side) = end.reason {
+                    parked.resets = [side == Side::Upstream, side == Side::Client];
+                }
+                Some(self.tell_resets(parked))
             }
             Step::Cut(end) => {
                 note_progress(parked, &entries);
@@ -188,6 +194,17 @@ impl Road {
                 None
             }
         }
+    }
+
+    /// Tells the end that may not know it yet. A reset that is not at the number that it expects it does not believe, and it asks
+    /// back but rarely (RFC 5961). Says when to look again.
+    fn tell_resets(&self, parked: &Parked) -> Duration {
+        if parked.resets == [false; 2] {
+            return LINGER;
+        }
+        let entries = self.entries(&parked.keys);
+        self.send(parked, &entries, parked.resets, Purpose::Reset);
+        ROUND
     }
 
     fn is_lingering(&self, parked: &Parked) -> bool {

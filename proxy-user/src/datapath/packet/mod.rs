@@ -181,7 +181,7 @@ fn key(source: SocketAddr, target: SocketAddr) -> Key {
     }
 }
 
-/// Whether the flow's packets go past its sockets.
+/// Whether packets of the flow go past its sockets: these are not told of its end any more.
 pub(super) fn is_leaving(flow: &Flow) -> bool {
     flow.leaving.load(Ordering::Relaxed)
 }

@@ -69,10 +69,19 @@ pub(super) fn clean(pins: &Path) -> io::Result<Option<usize>> {
         .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "a snisplice that runs uses it"))?;
     let flows = MapData::from_pin(own.join(FLOWS))
         .and_then(|data| HashMap::<_, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>::try_from(Map::HashMap(data)))
-        .map_or(0, |flows| flows.keys().count() / 2);
+        .map_or(0, |mut flows| forget_all(&mut flows));
     remove_all(&own)?;
     fs::remove_dir(&own)?;
     Ok(Some(flows))
+}
+
+/// The kernel lets go of programs some time after they are unpinned; flows that it does not know it resets at once.
+fn forget_all(flows: &mut HashMap<MapData, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>) -> usize {
+    let keys: Vec<_> = flows.keys().filter_map(Result::ok).collect();
+    for key in &keys {
+        let _ = flows.remove(key);
+    }
+    keys.len() / 2
 }
 
 /// Links first: without a program a packet is the stack's, whatever the maps hold.
