@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Result, ensure};
 use harness::daemon::Datapath;
 use harness::deadline::{PATIENCE, wait_for};
-use harness::peers::raw::{Ending, expect_ending, finish, is_reset, read_to_ending, transfer};
+use harness::peers::raw::{Ending, expect_ending, fill, finish, is_reset, read_to_ending, transfer};
 use harness::site::{RawSite, config};
 
 /// Each flow looks after itself every second.
@@ -70,11 +70,11 @@ fn a_flow_whose_sockets_are_both_taken_out_of_the_map_is_reset() -> Result<()> {
 /// The kernel throws away what waits for a target that is taken out.
 #[test]
 fn bytes_that_waited_for_a_reader_are_gone_and_the_stream_never_looks_complete() -> Result<()> {
-    const BYTES: usize = 3 * 1024 * 1024;
+    const MOST: u64 = 3 * 1024 * 1024;
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     let address = client.local_addr()?;
-    server.write_all(&vec![7; BYTES])?;
+    let sent = fill(&mut server, MOST)?;
     finish(&server)?;
     let map = site.daemon.socket_map()?;
     for key in map.keys()? {
@@ -84,9 +84,9 @@ fn bytes_that_waited_for_a_reader_are_gone_and_the_stream_never_looks_complete()
     client.read_exact(&mut [0; 1000])?;
     match read_to_ending(&mut client)? {
         // All was with the client already when the sockets were taken out.
-        (bytes, Ending::Eof) => assert_eq!(bytes + 1000, BYTES as u64, "a cut stream looks complete"),
+        (bytes, Ending::Eof) => assert_eq!(bytes + 1000, sent, "a cut stream looks complete"),
         (bytes, Ending::Reset) => {
-            assert!(bytes < BYTES as u64);
+            assert!(bytes < sent);
             expect_lost(&site, address)?;
         }
     }
