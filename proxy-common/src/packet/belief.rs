@@ -22,10 +22,15 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
     let mut belief = Belief { flags: 0, doubted: false };
     // In the packet's own numbers.
     let expected = other.acked.wrapping_sub(entry.seq);
-    let window = (other.window as u32) << (other.scale_in & 15);
+    let ended = (entry.flags & flag::FIN) as u32;
+    // What was sent and is not acknowledged, as far as is known here.
+    let known = low(entry.sent).wrapping_add(entry.start).wrapping_add(ended).wrapping_sub(expected);
     if segment.has(tcp::FIN) {
-        // An end beyond what its receiver takes would be dropped by it.
-        if is_within(segment.seq, expected, window) {
+        // Segments before it may have been lost on their way here, as many as the window takes. The window may be an old one, since
+        // packets overtake each other. A false end is never acknowledged.
+        let window = (other.window as u32) << (other.scale_in & 15);
+        let reach = if window < SLACK { SLACK } else { window };
+        if known <= MAX_WINDOW && is_within(segment.seq, expected, known.wrapping_add(reach)) {
             belief.flags |= flag::FIN;
             if other.flags & flag::FIN == 0 {
                 belief.flags |= flag::FIRST;
@@ -37,8 +42,6 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
     if segment.has(tcp::RST) {
         // A receiver takes the number that it expects (RFC 5961). It is one of those between what it has acknowledged, as far as
         // is known here, and what its peer has sent.
-        let ended = (entry.flags & flag::FIN) as u32;
-        let known = low(entry.sent).wrapping_add(entry.start).wrapping_add(ended).wrapping_sub(expected);
         if is_within(segment.seq, expected, known) && known <= MAX_WINDOW {
             belief.flags |= flag::RST;
         } else {
@@ -50,6 +53,9 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
 
 /// Of TCP (RFC 7323).
 const MAX_WINDOW: u32 = 1 << 30;
+
+/// The largest window without a shift.
+const SLACK: u32 = 0xffff;
 
 /// Whether a connection is over as far as both entries know, so that a SYN for the same addresses begins another one.
 #[must_use]
@@ -63,7 +69,7 @@ pub const fn is_over(one: &Entry, other: &Entry) -> bool {
 #[inline(always)]
 pub const fn is_acknowledged(entry: &Entry, other: &Entry) -> bool {
     let expected = other.acked.wrapping_sub(entry.seq);
-    entry.flags & flag::FIN != 0 && is_within(expected.wrapping_sub(1), entry.fin, MAX_WINDOW)
+    entry.flags & flag::FIN != 0 && expected == entry.fin.wrapping_add(1)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
@@ -93,7 +99,7 @@ mod tests {
     fn an_end_is_believed_in_the_window() {
         let [entry, other] = entries();
         for (seq, believed) in
-            [(1059, false), (1060, true), (1100, true), (1124, true), (1125, false), (7, false)]
+            [(1059, false), (1060, true), (1100, true), (66_635, true), (66_636, false), (7, false)]
         {
             let belief = believe(&entry, &other, &with(tcp::FIN | tcp::ACK, seq));
             let first = flag::FIN | flag::FIRST;
@@ -122,6 +128,8 @@ mod tests {
         assert!(!is_over(&entry, &other));
         (entry.flags, entry.fin) = (flag::FIN, 1100);
         assert!(!is_acknowledged(&entry, &other), "60 of 100 bytes are");
+        let beyond = Entry { acked: 1700, ..other };
+        assert!(!is_acknowledged(&entry, &beyond), "a false end: the stream went on");
         other.acked = 1600;
         assert!(!is_acknowledged(&entry, &other), "the bytes are, the end is not");
         other.acked = 1601;

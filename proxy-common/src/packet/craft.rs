@@ -26,9 +26,13 @@ pub struct Crafted {
 
 const PROTOCOL: u32 = 6;
 
-/// The segment for the end whose packets come in with `key` by `own`; `other` is the entry of the other end.
+/// What our own sockets sent last may be as much newer than what the other end's time stamps have become.
+const AHEAD_MS: u32 = 1000;
+
+/// The segment for the end whose packets come in with `key` by `own`; `other` is the entry of the other end. At `now_ms` of the
+/// clock that the entries know.
 #[must_use]
-pub fn craft(purpose: Purpose, key: &Key, own: &Entry, other: &Entry) -> Crafted {
+pub fn craft(purpose: Purpose, key: &Key, own: &Entry, other: &Entry, now_ms: u32) -> Crafted {
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap round")]
     let sent = (own.sent as u32).wrapping_add(own.start);
     let ack = if own.flags & flag::FIN != 0 { own.fin.wrapping_add(1) } else { sent };
@@ -50,7 +54,10 @@ pub fn craft(purpose: Purpose, key: &Key, own: &Entry, other: &Entry) -> Crafted
         sum: 0,
         urgent: 0,
     };
-    let stamps = [USUAL, other.stamped.wrapping_add(other.stamp).to_be(), own.stamped.to_be()];
+    // An old time stamp is not answered. One that is too new does no harm: a segment with an old number is not remembered.
+    let passed = now_ms.wrapping_sub(other.active_ms).wrapping_add(AHEAD_MS);
+    let stamp = other.stamped.wrapping_add(other.stamp).wrapping_add(passed);
+    let stamps = [USUAL, stamp.to_be(), own.stamped.to_be()];
     let options = if has_stamps { stamps } else { [0; 3] };
     let len = usize::from(words) * 4;
     let words = words_of(&header);
@@ -96,7 +103,7 @@ mod tests {
         let [source, target] = text.map(|text| address_of(text.parse().unwrap()));
         let key = Key { source, target, source_port: 1, target_port: 2, padding: 0 };
         let other = Entry { window: 5, stamped: 50, stamp: 4, ..Entry::default() };
-        let made = craft(purpose, &key, own, &other);
+        let made = craft(purpose, &key, own, &other, 6);
         // As a receiver checks it: the sum over all of it, with its checksum, is 0.
         let sum = pseudo(&target, &source, made.len);
         let words = made.bytes.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word));
@@ -112,7 +119,7 @@ mod tests {
             assert_eq!(probe.len, 32);
             assert_eq!(probe.bytes[4..8], 999_u32.to_be_bytes());
             assert_eq!(probe.bytes[8..12], 520_u32.to_be_bytes());
-            assert_eq!((probe.bytes[13], &probe.bytes[24..28]), (tcp::ACK, &54_u32.to_be_bytes()[..]));
+            assert_eq!((probe.bytes[13], &probe.bytes[24..28]), (tcp::ACK, &1060_u32.to_be_bytes()[..]));
             let bare = check(ends, Purpose::Probe, &Entry { stamped: 0, ..own });
             assert_eq!((bare.len, bare.bytes[12]), (20, 0x50));
         }

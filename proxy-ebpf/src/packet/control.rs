@@ -152,10 +152,12 @@ fn settle(locked: &Locked) -> Answer {
 }
 
 #[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "a leg is 0 or 1")]
 fn complete(entry: &mut Entry, handover: &Handover, [leg, other]: [usize; 2]) {
     entry.stamp = handover.stamp[leg];
     entry.echo = 0_u32.wrapping_sub(handover.stamp[other]);
     entry.sent = entry.sent.max(place(entry.sent, entry.start, handover.received[leg]));
     entry.acked = later(entry.acked, handover.owed[leg]);
+    entry.stamped = later(entry.stamped, handover.sockets[leg].ts_recent);
     entry.active_ms = now_ms();
 }

@@ -107,7 +107,10 @@ fn an_end_that_has_vanished_is_found_by_probes() -> Result<()> {
 
 #[test]
 fn ends_that_have_nothing_to_say_answer_probes_and_live() -> Result<()> {
-    let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("keepalive", "2s"))?;
+    let site = RawSite::launch(
+        &config().datapath(Datapath::Packet).timeout("keepalive", "2s"),
+        &Launch::new()?.verbose(),
+    )?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
     wait_for_packets(&site.daemon, 1)?;

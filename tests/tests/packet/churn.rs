@@ -82,7 +82,7 @@ fn churn(badness: Badness, prepare: impl FnOnce(&RawSite) -> Result<()>) -> Resu
         site.daemon.access().iter().filter(|record| record.datapath.as_deref() == Some("packet")).count();
     println!("{gone} of {FLOWS} flows left their sockets; {:?}; network: {done:?}", counted(&site.daemon)?);
     ensure!(gone as u64 * 2 > FLOWS, "only {gone} of {FLOWS} flows left their sockets");
-    ensure!(badness.lost == 0 || done.iter().all(|done| done[0] > 0), "no packet was lost: {done:?}");
+    ensure!(badness.lost == 0 || done.iter().any(|done| done[0] > 0), "no packet was lost: {done:?}");
     site.daemon.stop()
 }
 

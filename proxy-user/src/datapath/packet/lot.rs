@@ -241,7 +241,7 @@ impl Road {
             if !wanted {
                 continue;
             }
-            let made = craft(purpose, key, own, other);
+            let made = craft(purpose, key, own, other, sys::now_ms());
             let bytes = made.bytes.get(..made.len).unwrap_or_default();
             let sent = sys::send_segment(target(key).ip(), source(key).ip(), bytes);
             if let Err(error) = sent {
@@ -327,7 +327,7 @@ async fn sleep_until(at: Option<Instant>) {
 fn note(parked: &Parked) -> Note {
     let facts = parked.flow.facts().clone();
     Note {
-        keys: parked.keys.map(|key| key.to_words()),
+        keys: parked.keys.each_ref().map(Key::to_words),
         listener: parked.flow.listener.to_string(),
         sni: facts.sni,
         route: facts.route.to_string(),
@@ -361,7 +361,7 @@ pub(super) fn adopt(road: &Road, hub: &Hub) {
             adopted += 1;
         }
     }
-    road.lot.journal.forget_all_but(&entries.keys().map(|key| key.to_words()).collect());
+    road.lot.journal.forget_all_but(&entries.keys().map(Key::to_words).collect());
     if adopted > 0 {
         tracing::info!(flows = adopted, "flows without sockets have outlived the last daemon");
     }
