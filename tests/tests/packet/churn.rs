@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::thread;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use harness::impair::{Badness, Impaired};
 use harness::netns::Namespace;
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
@@ -75,7 +75,9 @@ fn churn(badness: Badness, prepare: impl FnOnce(&RawSite) -> Result<()>) -> Resu
             }));
         });
     }
-    ensure!(failures.is_empty(), "{} of {FLOWS} flows, such as {:#}", failures.len(), failures[0]);
+    if let Some(first) = failures.first() {
+        bail!("{} of {FLOWS} flows, such as {first:#}", failures.len());
+    }
     let done = bad.iter().map(Impaired::done).collect::<Result<Vec<_>>>()?;
     site.daemon.wait_for_idle()?;
     let gone =
