@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod deadline;
 pub mod guard;
 pub mod hello;
+pub mod interrupt;
 pub mod keyed;
 pub mod netns;
 pub mod peers;

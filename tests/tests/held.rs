@@ -1,11 +1,12 @@
 //! Servers that do not accept: clients are held, refused, or leave.
 
 use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use harness::netns::{backend, edge};
-use harness::peers::raw::{Ending, RawListener, expect_ending, reset, transfer};
+use harness::peers::raw::{Ending, RawListener, expect_ending, read_to_ending, reset, transfer};
 use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
 
 const MIB: u64 = 1024 * 1024;
@@ -32,12 +33,40 @@ fn a_server_that_refuses_resets_the_client() -> Result<()> {
 /// A server that takes a connection and resets it at once has answered: it is not asked again, and the client is told.
 #[test]
 fn a_reset_at_once_is_passed_on_and_not_tried_again() -> Result<()> {
-    const BURSTS: usize = 10;
-    /// Less than the server's kernel lets wait to be accepted.
-    const BURST: usize = 100;
     let site = RawSite::start(&config().hold("60s"))?;
+    take_all(&site, |stream| Ok(reset(stream)?), |client| expect_ending(client, Ending::Reset))?;
+    let labels = [("reason", "upstream_reset")];
+    site.daemon.wait_for_metric("snisplice_connections_closed_total", &labels, (BURSTS * BURST) as f64)?;
+    site.daemon.stop()
+}
+
+/// The same after a few bytes and the end of its stream, of which the client may see something: the kernel has another error
+/// for that.
+#[test]
+fn so_is_an_end_and_a_reset_at_once() -> Result<()> {
+    let site = RawSite::start(&config().hold("60s"))?;
+    let end = |mut stream: TcpStream| {
+        stream.write_all(b"no")?;
+        stream.shutdown(Shutdown::Write)?;
+        Ok(reset(stream)?)
+    };
+    take_all(&site, end, |client| read_to_ending(client).map(drop))?;
+    site.daemon.stop()
+}
+
+const BURSTS: usize = 10;
+
+/// Less than the server's kernel lets wait to be accepted.
+const BURST: usize = 100;
+
+/// Lets the server `end` all connections, each of which is asked for once, and the client `expect` that.
+fn take_all(
+    site: &RawSite,
+    end: fn(TcpStream) -> Result<()>,
+    expect: fn(&mut TcpStream) -> Result<()>,
+) -> Result<()> {
     for _ in 0..BURSTS {
-        let take = |_| -> Result<()> { Ok(reset(site.polling.accept()?)?) };
+        let take = |_| end(site.polling.accept()?);
         thread::scope(|scope| {
             let server = scope.spawn(move || (0..BURST).try_for_each(take));
             // All at once, so that the daemon sees some of the resets together with the connection.
@@ -45,18 +74,12 @@ fn a_reset_at_once_is_passed_on_and_not_tried_again() -> Result<()> {
             let connect = |_| site.net.client.connect(edge(POLLING_PORT));
             let clients = (0..BURST).map(connect).collect::<Result<Vec<_>>>();
             site.daemon.signal(libc::SIGCONT)?;
-            for mut client in clients? {
-                expect_ending(&mut client, Ending::Reset)?;
-            }
+            clients?.iter_mut().try_for_each(expect)?;
             server.join().map_err(|_| anyhow!("the server panicked"))?
         })?;
     }
-    assert!(site.polling.is_untouched(), "a connection was tried again");
-    site.daemon.wait_for_idle()?;
-    let labels = [("reason", "upstream_reset")];
-    let all = (BURSTS * BURST) as f64;
-    site.daemon.wait_for_metric("snisplice_connections_closed_total", &labels, all)?;
-    site.daemon.stop()
+    ensure!(site.polling.is_untouched(), "a connection was tried again");
+    site.daemon.wait_for_idle()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod budget;
 mod bytes;
 mod idle;
+mod proof;
 mod reason;
 mod splice;
 mod streak;
@@ -11,6 +12,7 @@ mod vigil;
 pub use budget::{Budget, Change};
 pub use bytes::Meter;
 pub use idle::Idle;
+pub use proof::{Proof, Turned};
 pub use reason::{ConnectFailure, End, Reason, Side};
 pub use splice::{Bounds, Leg, Look, Reading, Seen, Splice, Step};
 pub use streak::Streak;

@@ -17,6 +17,7 @@ use proxy_common::flow::Side;
 use super::buffers::Buffer;
 use super::ending::{Ending, earlier, of};
 use super::watch::Watch;
+use super::window::Window;
 use crate::kernel::Track;
 use crate::sys;
 
@@ -26,10 +27,6 @@ const UNSENT_MAX: u64 = 2 * 1024 * 1024;
 
 /// And at least, however slow the target is.
 const UNSENT_MIN: u64 = 64 * 1024;
-
-/// A target with less credit is slow: it takes less than 1 MB a second. What its source's window brings beyond that
-/// waits for it, in the proxy.
-const SLOW: u64 = 256 * 1024;
 
 /// Buffers that one direction may move before the other flows of the worker get their turn.
 const TURN: usize = 16;
@@ -51,6 +48,7 @@ pub(super) struct Leftover<'a> {
     watch: &'a Watch,
     flow: u64,
     shares: [Share; 2],
+    windows: [Option<Window<'a>>; 2],
     last_look: Option<Instant>,
 }
 
@@ -63,8 +61,6 @@ struct Share {
     rest: Option<(Buffer, Range<usize>)>,
     /// All that was redirected before is in the target's queue, so that ours may follow.
     in_turn: bool,
-    /// The kernel does not tune the source's receive buffer, since the target is slow.
-    frozen: bool,
     /// The next pause, as far as it is within its bounds.
     pause: Duration,
 }
@@ -81,13 +77,15 @@ enum Outcome {
 }
 
 impl<'a> Leftover<'a> {
+    /// `windows`: those sources whose receive buffer is not somebody else's, client first.
     pub(super) fn new(
         tracks: &'a [Track<'a>; 2],
         sockets: [&'a Socket; 2],
+        windows: [Option<Window<'a>>; 2],
         watch: &'a Watch,
         flow: u64,
     ) -> Self {
-        Self { tracks, sockets, watch, flow, shares: Default::default(), last_look: None }
+        Self { tracks, sockets, watch, flow, shares: Default::default(), windows, last_look: None }
     }
 
     /// Moves what can be moved now, but for bytes of sides that are `held`. Some: come back after that time even if nothing
@@ -96,7 +94,11 @@ impl<'a> Leftover<'a> {
         let mut again = None;
         for (side, _) in Side::BOTH.into_iter().zip(held).filter(|(_, held)| !held) {
             let direction = self.track(side).read();
-            if !self.share(side).waits(&direction) {
+            let behind = self.share(side).waits(&direction);
+            if let Some(window) = self.windows.get_mut(side.index()).and_then(Option::as_mut) {
+                window.look(&direction, behind)?;
+            }
+            if !behind {
                 continue;
             }
             again = match self.carry_one(side, ending)? {
@@ -118,7 +120,7 @@ impl<'a> Leftover<'a> {
         if !self.share(side).in_turn && !self.begin(side, ending)? {
             return Ok(self.later(side));
         }
-        let credit = self.follow(side)?;
+        let credit = self.track(side).read().credit;
         for _ in 0..TURN {
             if !self.write_rest(side)? {
                 // Sets the bell: the next look of the poller finds the target full, and rings when it no longer is.
@@ -146,20 +148,6 @@ impl<'a> Leftover<'a> {
         sys::limit_unsent(target, (direction.credit / 2).clamp(UNSENT_MIN, UNSENT_MAX))?;
         self.share(side).in_turn = true;
         Ok(true)
-    }
-
-    /// Fits what may wait for the target to its pace. Returns its credit.
-    ///
-    /// The kernel tunes the receive buffer of a source by how fast it is read. All of a new flow's first credit is read
-    /// at once, so that without this 2 MB came in for a target of 256 kbit/s, a minute's worth.
-    fn follow(&mut self, side: Side) -> io::Result<u64> {
-        let credit = self.track(side).read().credit;
-        let slow = credit < SLOW;
-        if self.share(side).frozen != slow {
-            sys::freeze_receive_buffer(of(self.sockets, side), slow)?;
-            self.share(side).frozen = slow;
-        }
-        Ok(credit)
     }
 
     /// Says whether there is nothing left to write.

@@ -15,6 +15,7 @@ mod pipes;
 mod pump;
 mod sockmap;
 mod watch;
+mod window;
 
 use std::io;
 use std::sync::Arc;

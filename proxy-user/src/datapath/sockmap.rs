@@ -15,6 +15,7 @@ use super::ahead::Ahead;
 use super::ending::{Ending, Next, earlier};
 use super::leftover::Leftover;
 use super::local::Bypass;
+use super::window::Window;
 use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Bytes, Flow, Hub, Phase};
 use crate::kernel::{Handle, Track};
@@ -153,6 +154,11 @@ impl Spliced<'_> {
             sys::force_send_buffer(socket, SEND_BUFFER)?;
             sys::limit_unsent(socket, u64::MAX)?;
         }
+        let [up, down] = &self.tracks;
+        let windows = match &self.bypass {
+            Some(_) => [Some(Window::new(up, client)?), None],
+            None => [Some(Window::new(up, client)?), Some(Window::new(down, upstream)?)],
+        };
         for socket in sockets {
             // Sets bytes going that were queued before.
             sys::wake_when_readable(socket, 1)?;
@@ -160,7 +166,7 @@ impl Spliced<'_> {
         if let Some(bypass) = &self.bypass {
             bypass.begin(&self.tracks);
         }
-        let mut leftover = Leftover::new(&self.tracks, sockets, self.watch, flow.id);
+        let mut leftover = Leftover::new(&self.tracks, sockets, windows, self.watch, flow.id);
         let mut ahead = match &self.bypass {
             Some(_) => Some(Ahead::new(&self.tracks, sockets)?),
             None => None,

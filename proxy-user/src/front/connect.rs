@@ -80,8 +80,7 @@ async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, Failed> {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
             }
-            // A refusal has another name: this one was established.
-            Err((_, error)) if error.kind() == io::ErrorKind::ConnectionReset => return Err(Failed::Reset),
+            Err((_, error)) if is_reset(&error) => return Err(Failed::Reset),
             Err((reason, error)) => {
                 hub.meters.connect_failed(&upstream.name, reason);
                 tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
@@ -130,6 +129,12 @@ async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
         Server::Address(address) => Ok(vec![*address]),
         Server::Name { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
     }
+}
+
+/// Whether the connection was established, and then reset before anybody looked. A reset after a FIN has a name of its own
+/// (`tcp_reset` in `net/ipv4/tcp_input.c`); a refusal has another.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 fn classify(error: &io::Error) -> ConnectFailure {

@@ -25,9 +25,9 @@ pub(crate) use program::run_program;
 pub(crate) use readable::readable;
 pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{
-    answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer,
-    freeze_receive_buffer, fresh_reading, is_established, keep_alive, limit_unsent, peek, reading,
-    reset_on_close, wake_when_readable, write_at_once,
+    answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
+    is_established, keep_alive, limit_unsent, peek, reading, reset_on_close, tune_receive_buffer,
+    wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
     attach_xdp, count_entries, link_interface, pin, pinned, update_link, wait_for_programs,

@@ -68,8 +68,8 @@ pub(crate) fn limit_unsent(socket: &impl AsFd, bytes: u64) -> io::Result<()> {
     SockRef::from(socket).set_tcp_notsent_lowat(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
-/// Sets the receive window to about `bytes`, whatever `net.core.rmem_max` says (`SO_RCVBUFFORCE`, CAP_NET_ADMIN). The kernel
-/// doubles the figure for its own bookkeeping (socket(7)).
+/// Sets the receive window to about `bytes`, whatever `net.core.rmem_max` says (`SO_RCVBUFFORCE`, CAP_NET_ADMIN), and stops the
+/// kernel from tuning it. The kernel doubles the figure for its own bookkeeping (socket(7)).
 pub(crate) fn force_receive_buffer(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     Ok(sockopt::set_socket_recv_buffer_size_force(socket, bytes)?)
 }
@@ -91,14 +91,12 @@ pub(crate) fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(copied)
 }
 
-/// Stops the kernel from tuning the receive buffer, or lets it go on (`SO_BUF_LOCK`, Linux 5.14; before, it goes on always).
-/// The send buffer, which [`force_send_buffer`] has set, stays as it is.
-pub(crate) fn freeze_receive_buffer(socket: &impl AsFd, frozen: bool) -> io::Result<()> {
-    /// `include/uapi/linux/socket.h`
+/// Lets the kernel tune the receive buffer again after [`force_receive_buffer`] (`SO_BUF_LOCK`, Linux 5.14; before, it stays
+/// as it is). The send buffer, which [`force_send_buffer`] has set, stays as it is.
+pub(crate) fn tune_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
+    /// `SOCK_SNDBUF_LOCK` in `include/uapi/linux/socket.h`.
     const SEND: libc::c_int = 1;
-    const RECEIVE: libc::c_int = 2;
-    let locks = if frozen { SEND | RECEIVE } else { SEND };
-    match set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, locks) {
+    match set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, SEND) {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
         result => result,
     }

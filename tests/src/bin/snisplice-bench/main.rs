@@ -22,13 +22,12 @@ mod values;
 
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
-use std::process::{self, ExitCode};
-use std::thread;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use harness::{command, netns, workdir};
+use harness::{command, interrupt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::plan::Plan;
@@ -81,6 +80,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
+            interrupt::give_way();
             eprintln!("snisplice-bench: {error:#}");
             ExitCode::FAILURE
         }
@@ -122,7 +122,7 @@ fn measure(arguments: &Arguments) -> Result<Results> {
         arguments.rivals.as_ref().map(fs::canonicalize).transpose().context("looking for --rivals")?;
     let places = Places { snisplice, rivals };
 
-    clean_up_on_interrupt()?;
+    interrupt::clean_up()?;
     allow_descriptors()?;
     let plan = Plan { scenarios, systems, rounds, window: Duration::from_secs_f64(seconds) };
     let mut results = run::run(plan, &places)?;
@@ -138,18 +138,6 @@ fn read(files: &[PathBuf]) -> Result<Results> {
         all.add(serde_json::from_str(&text).with_context(|| format!("reading {}", file.display()))?);
     }
     Ok(all)
-}
-
-/// Removes the namespaces on Ctrl-C. Daemon and rivals end with this process.
-fn clean_up_on_interrupt() -> Result<()> {
-    netns::block_interrupt()?;
-    thread::spawn(|| {
-        if netns::wait_for_interrupt().is_ok() {
-            drop((netns::remove_own(), workdir::remove_own()));
-            process::exit(130);
-        }
-    });
-    Ok(())
 }
 
 /// Lets this process and what it starts open as many descriptors as the host lets root have.

@@ -9,13 +9,12 @@ mod scenario;
 mod text;
 
 use std::path::PathBuf;
-use std::process::{self, ExitCode};
-use std::thread;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use harness::daemon::{Launch, WITHOUT_BPF};
-use harness::netns;
+use harness::interrupt;
 
 use crate::text::Printer;
 
@@ -44,6 +43,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
+            interrupt::give_way();
             eprintln!("snisplice-demo: {error:#}");
             ExitCode::FAILURE
         }
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 
 /// Plays the demo; true when all was as it should be.
 fn show(arguments: &Arguments) -> Result<bool> {
-    clean_up_on_interrupt()?;
+    interrupt::clean_up()?;
     let launch = arguments.snisplice.clone().map_or_else(Launch::new, |binary| Ok(Launch::of(binary)))?;
     let launch = if arguments.without_bpf { launch.under(&WITHOUT_BPF) } else { launch };
     let printer = Printer::new(!arguments.json);
@@ -63,16 +63,4 @@ fn show(arguments: &Arguments) -> Result<bool> {
         printer.report(&report);
     }
     Ok(report.is_good())
-}
-
-/// Removes the namespaces on Ctrl-C. The daemon ends with this process.
-fn clean_up_on_interrupt() -> Result<()> {
-    netns::block_interrupt()?;
-    thread::spawn(|| {
-        if netns::wait_for_interrupt().is_ok() {
-            drop(netns::remove_own());
-            process::exit(130);
-        }
-    });
-    Ok(())
 }
