@@ -11,24 +11,26 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, events, guard, logs};
-use crate::front::{self, Bound, Entrance, Exchange};
+use crate::datapath::packet::{self, Road};
+use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room};
+use crate::kernel::Unavailable;
 use crate::{kernel, sys};
 
 /// From the order to close until flows that have not ended are dropped, which resets them.
 const CLOSING: Duration = Duration::from_secs(3);
 
-/// Runs until a signal ends it.
-pub(crate) fn run(snapshot: Snapshot) -> Result<(), Failure> {
+/// Runs until a signal ends it. `release`: no flow is to outlive the daemon.
+pub(crate) fn run(snapshot: Snapshot, release: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start: {error}")))?;
-    runtime.block_on(control(Arc::new(snapshot)))
+    runtime.block_on(control(Arc::new(snapshot), release))
 }
 
-async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
+async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> {
     let files = open_files();
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
     let sockets = bind(&snapshot)?;
@@ -38,9 +40,11 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
     })?;
     let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
-    let kernel = Arc::new(probe(&hub));
+    let road = open_road(&hub);
+    let kernel = Arc::new(probe(&hub, road.as_ref()));
+    let road = road.and_then(Result::ok);
     let guard = guard::start(&hub)?;
-    let workers = start(&hub, sockets, &kernel)
+    let workers = start(&hub, sockets, &kernel, road.as_ref())
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel, guard));
@@ -56,6 +60,9 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
         () = hub.phases.reached(Phase::Stopped) => true,
     };
     stop(&hub, &mut signals, workers).await;
+    if let Some(road) = &road {
+        leave(&hub, road, release);
+    }
     if failed {
         return Err(Failure::new(Exit::System, "a worker has failed; the log says why"));
     }
@@ -117,7 +124,7 @@ fn bind_exit(kind: Option<io::ErrorKind>) -> Exit {
 }
 
 /// Must run inside the runtime: it starts to listen to what the BPF programs tell.
-fn probe(hub: &Arc<Hub>) -> Kernel {
+fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kernel {
     let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.snapshot));
     match &mut probed.sockmap {
         Ok(sockmap) => {
@@ -145,7 +152,43 @@ fn probe(hub: &Arc<Hub>) -> Kernel {
         }
         None => {}
     }
-    Kernel { sockmap: probed.sockmap, local: probed.local }
+    let packet = road.map(|road| match road {
+        Ok(road) => Ok(Arc::clone(&road.packet)),
+        Err(Unavailable { what, remedy }) => Err(Unavailable { what: what.clone(), remedy: remedy.clone() }),
+    });
+    Kernel { sockmap: probed.sockmap, local: probed.local, packet }
+}
+
+/// The packet datapath, if an upstream names it. Must run inside the runtime.
+fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
+    if !packet::is_wanted(&hub.snapshot) {
+        return None;
+    }
+    let road = Road::open(hub, &hub.snapshot.packet);
+    match &road {
+        Ok(road) => {
+            tracing::info!("packet datapath is ready");
+            let (road, hub) = (Arc::clone(road), Arc::clone(hub));
+            tokio::spawn(essential("flows without sockets", Arc::clone(&hub), road.watch(hub)));
+        }
+        Err(reason) => tracing::warn!(%reason, "no packet datapath: such flows are copied by userspace"),
+    }
+    Some(road)
+}
+
+/// What becomes of the flows that have no sockets.
+fn leave(hub: &Hub, road: &Road, release: bool) {
+    if release {
+        road.release(hub);
+        return;
+    }
+    let flows = road.abandon(hub);
+    if flows > 0 {
+        tracing::info!(
+            flows,
+            "flows without sockets go on, and wait for the next daemon; `run --release` ends them"
+        );
+    }
 }
 
 /// Whether a server may be on this host, and its upstream may be carried as such.
@@ -169,13 +212,19 @@ async fn essential(what: &str, hub: Arc<Hub>, task: impl Future<Output = io::Res
     }
 }
 
-fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Result<Vec<JoinHandle<()>>> {
+fn start(
+    hub: &Arc<Hub>,
+    sockets: Vec<Vec<Bound>>,
+    kernel: &Kernel,
+    road: Option<&Arc<Road>>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let mut workers = Vec::new();
     let (exchange, doors) = Exchange::new(sockets.len());
     for (index, (sockets, door)) in sockets.into_iter().zip(doors).enumerate() {
         let entrance = Entrance { sockets, exchange: Arc::clone(&exchange), door };
-        let handle = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
-        workers.push(front::start_worker(index, Arc::clone(hub), entrance, handle, kernel.host())?);
+        let sockmap = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
+        let by = Means { sockmap, road: road.cloned(), host: kernel.host() };
+        workers.push(front::start_worker(index, Arc::clone(hub), entrance, by)?);
     }
     Ok(workers)
 }
@@ -201,7 +250,7 @@ async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
     let limit = hub.snapshot.timeouts.drain;
     hub.phases.advance(Phase::Draining);
     tracing::info!(
-        flows = hub.flows.count(),
+        flows = hub.flows.count_sockets(),
         limit_ms = millis(limit),
         "draining; a second signal ends at once"
     );
@@ -211,7 +260,7 @@ async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
         () = signals.stop() => {}
     }
     hub.phases.advance(Phase::Closing);
-    let left = hub.flows.count();
+    let left = hub.flows.count_sockets();
     if left > 0 {
         tracing::info!(flows = left, "closing the flows that are left");
     }

@@ -38,6 +38,9 @@ enum Command {
         /// error, warn, info, debug, or TARGET=LEVEL,...
         #[arg(long, default_value = "info")]
         log_level: String,
+        /// At the end, also end the flows that could go on without the daemon (datapath "packet")
+        #[arg(long)]
+        release: bool,
     },
     /// Check a configuration: exit 0, or 78 with every error
     Check {
@@ -53,6 +56,12 @@ enum Command {
     },
     /// Say what this host can do, and what to change
     Doctor {
+        /// Remove what the packet datapath has pinned in this network namespace; its flows are reset
+        #[arg(long)]
+        clean: bool,
+        /// Where that is
+        #[arg(long, default_value = "/sys/fs/bpf/snisplice")]
+        pins: PathBuf,
         #[command(flatten)]
         output: Output,
     },
@@ -167,13 +176,14 @@ fn code(exit: Exit) -> ExitCode {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run { config, log_format, log_level } => {
+        Command::Run { config, log_format, log_level, release } => {
             logs::start(log_format, &log_level).map_err(|error| Failure::new(Exit::Usage, error))?;
-            app::run(load(&config)?)
+            app::run(load(&config)?, release)
         }
         Command::Check { config, output } => check(&config, &output),
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
-        Command::Doctor { output } => {
+        Command::Doctor { clean: true, pins, .. } => print(doctor::clean(&pins)?),
+        Command::Doctor { output, .. } => {
             let report = doctor::examine();
             if output.json {
                 print_json(&report)

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::daemon::{Access, Daemon, Datapath, Kernel};
+use crate::daemon::{Access, Daemon, Datapath, Kernel, Packet};
 use crate::netns::{Namespace, Topology, backend};
 
 /// A datapath, and the network that it needs.
@@ -36,7 +36,7 @@ pub const COPY: Carrier =
     Carrier { name: "copy", datapath: Datapath::Copy, place: Place::Backend, kernel: None };
 
 /// Every datapath that has to keep the contract, the reference first.
-pub const CARRIERS: [Carrier; 3] = [
+pub const CARRIERS: [Carrier; 4] = [
     COPY,
     Carrier {
         name: "sockmap",
@@ -49,6 +49,12 @@ pub const CARRIERS: [Carrier; 3] = [
         datapath: Datapath::Local,
         place: Place::Edge,
         kernel: Some(|kernel| kernel.redirected_bytes + kernel.bypassed_bytes),
+    },
+    Carrier {
+        name: "packet",
+        datapath: Datapath::Packet,
+        place: Place::Backend,
+        kernel: Some(|kernel| kernel.redirected_bytes),
     },
 ];
 
@@ -104,7 +110,7 @@ impl Carrier {
 
     /// Whether its flows are copied at first, so that short ones never go by it.
     pub fn begins_as_copy(&self) -> bool {
-        self.datapath == Datapath::Auto
+        matches!(self.datapath, Datapath::Auto | Datapath::Packet)
     }
 
     /// What the daemon has counted for it so far.
@@ -117,8 +123,13 @@ impl Carrier {
             metrics.sum("snisplice_bytes_total", &[("datapath", self.name), ("direction", direction)])
         };
         let copied = metrics.sum("snisplice_bytes_total", &[("datapath", COPY.name)]);
-        let bytes = [bytes("in"), bytes("out")].map(whole);
-        Ok(Account { bytes, copied: whole(copied), kernel: daemon.status()?.kernel })
+        let status = daemon.status()?;
+        Ok(Account {
+            bytes: [bytes("in"), bytes("out")].map(whole),
+            copied: whole(copied),
+            kernel: status.kernel,
+            packet: status.packet,
+        })
     }
 
     /// Checks that the flows of `records` were carried this way: what the metrics grew by is what the records say, and the
@@ -144,6 +155,9 @@ impl Carrier {
         share: u64,
     ) -> Result<()> {
         let after = self.account(daemon)?;
+        if self.datapath == Datapath::Packet {
+            return self.prove_packets(before, &after, records);
+        }
         if self.begins_as_copy() {
             return total_is_right(before, &after, records);
         }
@@ -163,6 +177,21 @@ impl Carrier {
         let carried = said[0] + said[1];
         ensure!(moved + passed >= carried, "the kernel moved {moved} and passed {passed} of {carried} bytes");
         ensure!(moved > 0 && moved >= carried / share, "the kernel moved {moved} of {carried} bytes only");
+        Ok(())
+    }
+    /// A flow is copied until it leaves its sockets: what was copied counts for copy.
+    fn prove_packets(&self, before: &Account, after: &Account, records: &[Access]) -> Result<()> {
+        let total = |account: &Account| account.bytes.iter().sum::<u64>() + account.copied;
+        let said: u64 = records.iter().map(|record| record.bytes_in + record.bytes_out).sum();
+        let grown = total(after) - total(before);
+        ensure!(grown == said, "the records have {said} bytes, the metrics {grown}");
+        let own = records.iter().filter(|record| record.datapath.as_deref() == Some(self.name));
+        ensure!(own.count() > 0, "no flow went by {}", self.name);
+        let forwarded =
+            |account: &Account| account.packet.map(|packet| packet.forwarded_bytes).context("no counters");
+        let (moved, carried) = (forwarded(after)? - forwarded(before)?, total(after) - total(before));
+        let by_packet = carried - (after.copied - before.copied);
+        ensure!(moved >= by_packet, "the programs forwarded {moved} of {by_packet} bytes");
         Ok(())
     }
 }
@@ -185,6 +214,8 @@ pub struct Account {
     pub copied: u64,
     /// The kernel's counters.
     pub kernel: Option<Kernel>,
+    /// Those of packets.
+    pub packet: Option<Packet>,
 }
 
 /// A counter of bytes is a whole number below 2^53.

@@ -51,9 +51,8 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1]).run(&mut upstream));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut alarm = std::pin::pin!(pause(due));
-    // Whether a pump has come to its end, we have been told to stop, and a socket has failed.
-    let (mut ended, mut stopped, mut broken) = ([false; 2], false, [false; 2]);
-    let mut limit = None;
+    // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again.
+    let (mut ended, mut stopped, mut broken, mut limit) = ([false; 2], false, [false; 2], None);
     loop {
         tokio::select! {
             () = &mut up, if !ended[0] => ended[0] = true,
@@ -80,6 +79,9 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             }
             () = pause(limit) => {}
             () = ending.idle(|| flow.rested()) => {}
+        }
+        if super::packet::is_leaving(flow) {
+            continue;
         }
         let taken = || {
             let [up, down] = flow.copied();

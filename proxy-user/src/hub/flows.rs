@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use proxy_common::abi::packet::Key;
 use proxy_common::abi::sockmap::Place;
 use proxy_common::flow::Meter;
 use proxy_common::plan::Datapath;
@@ -43,6 +44,8 @@ pub(crate) struct Flow {
     pub(crate) wake: Notify,
     /// Bytes that userspace has written, client to upstream first.
     pub(crate) copied: [AtomicU64; 2],
+    /// Packets go past its sockets, which only finish what they have begun: they know nothing of its end.
+    pub(crate) leaving: AtomicBool,
     /// When a byte was last known to move, in milliseconds since it was accepted. The verdict knows better of those that it sees.
     moved_ms: AtomicU64,
     facts: Mutex<Facts>,
@@ -61,6 +64,8 @@ pub(crate) struct Facts {
     pub(crate) datapath: Option<Datapath>,
     /// Where the verdict counts its bytes, client first, while the kernel carries the flow.
     pub(crate) places: Option<[Place; 2]>,
+    /// What its packets bear, the client's first, once it has left its sockets.
+    pub(crate) keys: Option<[Key; 2]>,
     /// Bytes that the meters have been told of, client to upstream first.
     pub(crate) reported: [Meter; 2],
 }
@@ -98,19 +103,35 @@ pub(crate) struct Flows {
 #[derive(Default)]
 struct Live {
     by_id: HashMap<u64, Arc<Flow>>,
+    /// Those that have left their sockets: nobody waits for them.
+    parked: HashMap<u64, Arc<Flow>>,
     by_cookie: HashMap<u64, u64>,
 }
 
 impl Flows {
     /// Enters a connection. It leaves when the returned value is dropped.
     pub(crate) fn enter(&self, client: SocketAddr, listener: &Arc<str>) -> Entry<'_> {
-        let flow = Arc::new(Flow {
+        let flow = self.make(client, listener);
+        self.live().by_id.insert(flow.id, Arc::clone(&flow));
+        Entry { flows: self, flow }
+    }
+
+    /// Enters a flow of an earlier daemon, which has no sockets.
+    pub(crate) fn adopt(&self, client: SocketAddr, listener: &Arc<str>) -> Arc<Flow> {
+        let flow = self.make(client, listener);
+        self.live().parked.insert(flow.id, Arc::clone(&flow));
+        flow
+    }
+
+    fn make(&self, client: SocketAddr, listener: &Arc<str>) -> Arc<Flow> {
+        Arc::new(Flow {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             client,
             listener: Arc::clone(listener),
             accepted: Instant::now(),
             wake: Notify::new(),
             copied: [AtomicU64::new(0), AtomicU64::new(0)],
+            leaving: AtomicBool::new(false),
             moved_ms: AtomicU64::new(0),
             facts: Mutex::new(Facts {
                 stage: Stage::Hello,
@@ -121,11 +142,10 @@ impl Flows {
                 upstream_local: None,
                 datapath: None,
                 places: None,
+                keys: None,
                 reported: [Meter::default(); 2],
             }),
-        });
-        self.live().by_id.insert(flow.id, Arc::clone(&flow));
-        Entry { flows: self, flow }
+        })
     }
 
     /// Connections entered since start.
@@ -134,12 +154,21 @@ impl Flows {
     }
 
     pub(crate) fn count(&self) -> usize {
+        let live = self.live();
+        live.by_id.len() + live.parked.len()
+    }
+
+    /// Connections that have sockets.
+    pub(crate) fn count_sockets(&self) -> usize {
         self.live().by_id.len()
     }
 
     /// All live connections, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Flow>> {
-        let mut flows: Vec<_> = self.live().by_id.values().cloned().collect();
+        let mut flows: Vec<_> = {
+            let live = self.live();
+            live.by_id.values().chain(live.parked.values()).cloned().collect()
+        };
         flows.sort_unstable_by_key(|flow| flow.id);
         flows
     }
@@ -174,17 +203,32 @@ impl Flows {
         }
     }
 
-    /// Returns once no connection is alive.
+    /// Returns once no connection has sockets.
     pub(crate) async fn none_left(&self) {
         loop {
             let notified = self.idle.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            if self.count() == 0 {
+            if self.count_sockets() == 0 {
                 return;
             }
             notified.await;
         }
+    }
+
+    /// The flow goes on without sockets, until [`Self::leave`].
+    fn park(&self, flow: &Arc<Flow>) {
+        let mut live = self.live();
+        live.by_id.remove(&flow.id);
+        live.parked.insert(flow.id, Arc::clone(flow));
+        if live.by_id.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// A flow that was parked is over, or not ours any more.
+    pub(crate) fn leave_parked(&self, flow: &Flow) {
+        self.live().parked.remove(&flow.id);
     }
 
     fn leave(&self, flow: &Flow) {
@@ -208,6 +252,14 @@ impl Flows {
 pub(crate) struct Entry<'a> {
     flows: &'a Flows,
     pub(crate) flow: Arc<Flow>,
+}
+
+impl Entry<'_> {
+    /// The flow goes on without sockets and without this entry.
+    pub(crate) fn park(self) -> Arc<Flow> {
+        self.flows.park(&self.flow);
+        Arc::clone(&self.flow)
+    }
 }
 
 impl Drop for Entry<'_> {

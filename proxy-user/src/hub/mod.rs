@@ -7,17 +7,19 @@ mod phase;
 mod room;
 pub(crate) mod snapshot;
 mod sources;
+mod story;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-pub(crate) use flows::{Flow, Flows, Stage};
+pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use room::{PIPES, Room};
 use snapshot::Snapshot;
-pub(crate) use sources::Sources;
+pub(crate) use sources::{Established, Sources};
+pub(crate) use story::Story;
 
 /// One for each daemon.
 pub(crate) struct Hub {
@@ -27,7 +29,7 @@ pub(crate) struct Hub {
     pub(crate) phases: Phases,
     pub(crate) room: Room,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
-    pub(crate) sources: OnceLock<Sources>,
+    pub(crate) sources: OnceLock<Arc<Sources>>,
     pub(crate) started: Instant,
     /// Set once the sockmap datapath, found good at the start, has been taken from us.
     pub(crate) sockmap_lost: AtomicBool,

@@ -3,6 +3,7 @@
 //! A snapshot is immutable and shared. A flow keeps the one that it was accepted under.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Limits,
     /// None: nothing is attached to any interface.
     pub(crate) guard: Option<Guard>,
+    pub(crate) packet: Packet,
 }
 
 /// `[[listen]]`: one name for one or more addresses.
@@ -123,6 +125,30 @@ impl Guard {
     /// Whether clients of an upstream are never banned while they have a flow to it.
     pub(crate) fn protects(&self, upstream: usize) -> bool {
         self.protect.as_ref().is_none_or(|all| all.contains(&upstream))
+    }
+}
+
+/// `[packet]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Packet {
+    /// How old a flow is when it leaves its sockets, unless it is a bulky one.
+    pub(crate) after: Duration,
+    /// Local ports of connections to servers of upstreams whose datapath it is.
+    pub(crate) ports: RangeInclusive<u16>,
+    /// Folder in a BPF file system.
+    pub(crate) pins: PathBuf,
+    /// File for what the maps do not know of flows that have left their sockets.
+    pub(crate) journal: PathBuf,
+}
+
+impl Default for Packet {
+    fn default() -> Self {
+        Self {
+            after: Duration::from_secs(1),
+            ports: 61_000..=65_535,
+            pins: PathBuf::from("/sys/fs/bpf/snisplice"),
+            journal: PathBuf::from("/run/snisplice/packet.journal"),
+        }
     }
 }
 

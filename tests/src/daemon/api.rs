@@ -14,11 +14,26 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     pub connections: Connections,
     pub kernel: Option<Kernel>,
+    pub packet: Option<Packet>,
+}
+
+/// What the programs of the packet datapath have counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Packet {
+    pub forwarded: u64,
+    pub forwarded_bytes: u64,
+    pub walked: u64,
+    pub untranslatable: u64,
+    pub errors: u64,
+    pub copied: u64,
+    pub refreshed: u64,
+    pub disbelieved: u64,
 }
 
 /// The datapaths of the status.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Datapaths {
+    pub packet: DatapathState,
     pub local: DatapathState,
     pub sockmap: DatapathState,
     pub copy: DatapathState,

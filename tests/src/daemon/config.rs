@@ -4,6 +4,8 @@ use std::env;
 use std::fmt::Display;
 use std::path::Path;
 
+use crate::pins::Pins;
+
 /// The TCP port of the admin interface in the edge's namespace.
 pub const ADMIN_PORT: u16 = 10944;
 
@@ -12,6 +14,8 @@ pub const ADMIN_PORT: u16 = 10944;
 pub enum Datapath {
     /// The best that the host can do.
     Auto,
+    /// Without sockets: packets are translated.
+    Packet,
     /// In the kernel, past the loopback connection of a server on the daemon's host.
     Local,
     /// In the kernel.
@@ -25,6 +29,7 @@ impl Datapath {
     fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Packet => "packet",
             Self::Local => "local",
             Self::Sockmap => "sockmap",
             Self::Copy => "copy",
@@ -47,6 +52,7 @@ pub struct Config {
     timeouts: String,
     limits: String,
     guard: String,
+    packet: Option<String>,
 }
 
 impl Config {
@@ -128,9 +134,30 @@ impl Config {
         Self { guard: format!("[guard]\ninterfaces = [\"{interface}\"]\n{lines}\n"), ..self }
     }
 
+    /// Says where flows without sockets are kept, and how old flows are when they leave theirs.
+    #[must_use]
+    pub fn packet(self, pins: &Pins, after: &str) -> Self {
+        let (path, journal) = (pins.path(), pins.journal());
+        let text = format!(
+            "[packet]\nafter = \"{after}\"\npins = \"{}\"\njournal = \"{}\"\n\n",
+            path.display(),
+            journal.display()
+        );
+        Self { packet: Some(text), ..self }
+    }
+
+    /// Whether flows leave their sockets, and it is not said yet where they are kept then.
+    pub(super) fn lacks_pins(&self) -> bool {
+        self.packet.is_none() && self.word() == Datapath::Packet.word()
+    }
+
+    fn word(&self) -> String {
+        self.datapath.clone().unwrap_or_else(Datapath::of_environment)
+    }
+
     /// The file's text.
     pub fn render(&self, admin_socket: &Path) -> String {
-        let datapath = self.datapath.clone().unwrap_or_else(Datapath::of_environment);
+        let datapath = self.word();
         let mut text = self.text.clone();
         for (name, server) in &self.upstreams {
             text += &format!("[[upstream]]\nname = \"{name}\"\nservers = [\"{server}\"]\n");
@@ -145,6 +172,7 @@ impl Config {
         }
         text += &self.limits;
         text += &self.guard;
+        text += self.packet.as_deref().unwrap_or_default();
         let socket = admin_socket.display();
         text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
     }

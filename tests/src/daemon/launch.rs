@@ -13,6 +13,7 @@ use super::{Config, Daemon};
 use crate::command::snisplice;
 use crate::deadline::{PATIENCE, wait_for};
 use crate::netns::Namespace;
+use crate::pins::Pins;
 use crate::workdir::WorkDir;
 
 /// Kills the daemon when the thread that started it is gone, also if that thread could not clean up.
@@ -28,6 +29,7 @@ pub struct Launch {
     wrapper: Vec<&'static str>,
     quiet: bool,
     level: &'static str,
+    release: bool,
 }
 
 impl Launch {
@@ -41,7 +43,7 @@ impl Launch {
 
     /// This binary.
     pub fn of(binary: PathBuf) -> Self {
-        Self { binary, wrapper: Vec::new(), quiet: false, level: "info" }
+        Self { binary, wrapper: Vec::new(), quiet: false, level: "info", release: false }
     }
 
     /// Starts it by a command such as `setpriv` with arguments.
@@ -68,6 +70,12 @@ impl Launch {
         Self { level: "debug", ..self }
     }
 
+    /// No flow outlives it.
+    #[must_use]
+    pub fn release(self) -> Self {
+        Self { release: true, ..self }
+    }
+
     /// Starts the daemon in `edge` and waits until it is ready.
     ///
     /// # Errors
@@ -86,6 +94,11 @@ impl Launch {
 
     fn spawn(&self, edge: &Namespace, config: &Config) -> Result<Daemon> {
         let work = WorkDir::create()?;
+        let pins = if config.lacks_pins() { Some(Pins::create()?) } else { None };
+        let config = match &pins {
+            Some(pins) => &config.clone().packet(pins, "0s"),
+            None => config,
+        };
         let file = work.write("snisplice.toml", config.render(&work.file("admin.sock")))?;
         let [program, arguments @ ..] = &DIE_WITH_PARENT;
         let mut child = edge
@@ -95,6 +108,7 @@ impl Launch {
             .arg(&self.binary)
             .args(["run", "--log-format", "json", "--log-level", self.level, "--config"])
             .arg(file)
+            .args(self.release.then_some("--release"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -103,7 +117,7 @@ impl Launch {
             .spawn()?;
         let log = Arc::default();
         let log_reader = collect_log(&mut child, &log);
-        Ok(Daemon { child, edge: edge.clone(), log, log_reader, work, quiet: self.quiet })
+        Ok(Daemon { child, edge: edge.clone(), log, log_reader, work, quiet: self.quiet, _pins: pins })
     }
 }
 

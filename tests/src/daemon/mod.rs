@@ -21,8 +21,9 @@ use crate::command::snisplice;
 use crate::deadline::{PATIENCE, wait_for};
 use crate::netns::{Namespace, send_signal};
 use crate::peers::http::{self, Response};
+use crate::pins::Pins;
 use crate::workdir::WorkDir;
-pub use api::{Access, Connections, DatapathState, Datapaths, Flow, Kernel, Listener, Status};
+pub use api::{Access, Connections, DatapathState, Datapaths, Flow, Kernel, Listener, Packet, Status};
 pub use config::{ADMIN_PORT, Config, Datapath};
 pub use launch::{Launch, WITHOUT_BPF};
 pub use metrics::Metrics;
@@ -36,6 +37,8 @@ pub struct Daemon {
     log_reader: Option<JoinHandle<()>>,
     work: WorkDir,
     quiet: bool,
+    /// Kept as long as the daemon.
+    _pins: Option<Pins>,
 }
 
 impl Daemon {

@@ -16,7 +16,7 @@ use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
 use super::{guard, rules, value};
-use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
+use crate::hub::snapshot::{Admin, Limits, Listener, Packet, Server, Timeouts, Upstream};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10944);
@@ -53,6 +53,7 @@ pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
         timeouts: timeouts(raw.timeouts.as_ref(), report),
         limits: limits(raw.limits.as_ref(), report),
         guard: raw.guard.as_ref().map(|entry| guard::check(entry, &names, report)),
+        packet: packet(raw.packet.as_ref(), report),
     };
     rules::check(raw, &checked, &places, report);
     checked
@@ -238,6 +239,19 @@ fn limits(entry: Option<&raw::Limits>, report: &mut Report<'_>) -> Limits {
         .and_then(|entry| entry.tcp_memory.given())
         .and_then(|text| report.keep(text.at, value::memory(&text.value)));
     Limits { tcp_memory }
+}
+
+fn packet(entry: Option<&raw::Packet>, report: &mut Report<'_>) -> Packet {
+    let default = Packet::default();
+    let Some(entry) = entry else { return default };
+    let ports = entry.ports.given().and_then(|text| report.keep(text.at, value::ports(&text.value)));
+    let mut path = |field: &Field<String>, default| {
+        let given = field.given().and_then(|text| report.keep(text.at, value::absolute(&text.value)));
+        given.unwrap_or(default)
+    };
+    let (pins, journal) = (path(&entry.pins, default.pins), path(&entry.journal, default.journal));
+    let after = duration(&entry.after, &value::HOLD, default.after, report);
+    Packet { after, ports: ports.unwrap_or(default.ports), pins, journal }
 }
 
 pub(super) fn duration(

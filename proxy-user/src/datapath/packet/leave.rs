@@ -1,0 +1,278 @@
+//! One flow on its way out of its sockets: the order of what is done.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use proxy_common::abi::packet::{Answer, Entry, Handover, Key, Socket};
+use proxy_common::flow::{End, Reason, Side};
+use proxy_common::packet::eligible::{self, Leg, Obstacle};
+use proxy_common::plan::{Datapath, Fallback};
+
+use super::{PATIENCE, Road, Way, key};
+use crate::datapath::Carriers;
+use crate::hub::{Flow, Hub, Phase};
+use crate::kernel::Armed;
+use crate::sys;
+
+/// First and longest pause between two looks at sockets that drain.
+const LOOK_MIN: Duration = Duration::from_millis(1);
+const LOOK_MAX: Duration = Duration::from_millis(20);
+
+/// What came before a reset may take so long to be acknowledged.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// TCP's `ESTABLISHED`.
+const ESTABLISHED: u8 = 1;
+
+/// Returns when the sockets of `flow` are no longer needed, if ever.
+pub(super) async fn leave(road: &Road, carriers: &Carriers, flow: &Flow, sockets: &[OwnedFd; 2]) -> Way {
+    let mut told: Vec<Obstacle> = Vec::new();
+    for tries in 0.. {
+        while let Some(wait) = road.policy.wait(flow.accepted.elapsed(), flow.copied().iter().sum()) {
+            tokio::time::sleep(wait).await;
+        }
+        let obstacle = match attempt(road, &carriers.hub, flow, sockets).await {
+            Ok(way) => return way,
+            Err(obstacle) => obstacle,
+        };
+        if !told.contains(&obstacle) {
+            told.push(obstacle);
+            carriers.fall_back(flow, Datapath::Packet, Fallback::Packet(obstacle));
+            tracing::debug!(flow = flow.id, reason = obstacle.text(), "the flow keeps its sockets");
+        }
+        if !obstacle.may_pass() {
+            break;
+        }
+        tokio::time::sleep(eligible::retry(tries)).await;
+    }
+    std::future::pending().await
+}
+
+async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) -> Result<Way, Obstacle> {
+    let refused = |error: io::Error| {
+        tracing::debug!(flow = flow.id, %error, "no hand-over: the system refused something");
+        match error.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOMEM | libc::ENOSPC) => Obstacle::MapFull,
+            _ => Obstacle::Refused,
+        }
+    };
+    let plan = Plan::make(road, sockets)?;
+    let mut armed = road.packet.begin(plan.keys).map_err(refused)?;
+    plan.arm(flow, &mut armed).map_err(refused)??;
+    // Packets that went by before it was armed have come to their sockets afterwards.
+    road.grace.wait().await.map_err(refused)?;
+    for socket in sockets {
+        sys::provoke_answer(socket).map_err(refused)?;
+    }
+    flip(flow, &armed).await.map_err(refused)??;
+    // No way back from here on.
+    let way = match drain(hub, &armed, sockets).await {
+        Ok(None) => armed.settle().map(|answer| {
+            if answer == Answer::Done { Way::Free(plan.keys) } else { broken(Reason::KernelLost) }
+        }),
+        Ok(Some(end)) => Ok(Way::Broken(end)),
+        Err(error) => Err(error),
+    };
+    let way = way.unwrap_or_else(|error| {
+        tracing::warn!(flow = flow.id, %error, "flow reset: its hand-over has failed");
+        broken(Reason::Internal)
+    });
+    if matches!(way, Way::Free(_)) {
+        // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
+        let waited = road.grace.wait().await;
+        let closed = waited.and_then(|()| sockets.iter().try_for_each(sys::close_silently));
+        if let Err(error) = closed {
+            tracing::warn!(flow = flow.id, %error, "flow reset: its sockets cannot be left");
+            road.packet.forget(&plan.keys);
+            return Ok(broken(Reason::Internal));
+        }
+    }
+    Ok(way)
+}
+
+const fn broken(reason: Reason) -> Way {
+    Way::Broken(End { reason, side: reason.side() })
+}
+
+/// What a flow becomes.
+struct Plan {
+    legs: [Leg; 2],
+    devices: [u32; 2],
+    keys: [Key; 2],
+}
+
+impl Plan {
+    fn make(road: &Road, sockets: &[OwnedFd; 2]) -> Result<Self, Obstacle> {
+        let [client, server] = sockets;
+        let (client, server) = (Ends::of(client), Ends::of(server));
+        // A socket that has failed has no ends any more.
+        let (Ok(client), Ok(server)) = (client, server) else { return Err(Obstacle::HalfClosed) };
+        let leg = |ends: &Ends, socket| {
+            let route = sys::route(Some(ends.near.ip()), ends.far.ip()).map_err(|_| Obstacle::Device)?;
+            let leg = sys::leg(socket).map_err(|_| Obstacle::Refused)?;
+            let leg = Leg { is_ipv6: ends.far.is_ipv6(), is_here: route.is_here, ..leg };
+            Ok((leg, route.device))
+        };
+        let ((one, near), (other, far)) = (leg(&client, &sockets[0])?, leg(&server, &sockets[1])?);
+        eligible::check([&one, &other])?;
+        if !road.ports.is_own(server.near.port()) {
+            return Err(Obstacle::Port);
+        }
+        for device in [near, far] {
+            road.packet.attach(device).map_err(|reason| {
+                tracing::debug!(%reason, "an interface does not take the programs");
+                Obstacle::Device
+            })?;
+        }
+        let keys = [key(client.far, client.near), key(server.far, server.near)];
+        Ok(Self { legs: [one, other], devices: [near, far], keys })
+    }
+
+    /// Has the flow's packets watched.
+    fn arm(&self, flow: &Flow, armed: &mut Armed<'_>) -> io::Result<Result<(), Obstacle>> {
+        // Each number is read as a whole, but not all at one moment: twice the same is true.
+        let (first, second) = (armed.look()?, armed.look()?);
+        let (Ok(first), Ok(sockets)) = (first, second) else { return Ok(Err(Obstacle::Unseen)) };
+        let starts = |sockets: &[Socket; 2]| sockets.each_ref().map(Socket::first);
+        if starts(&first) != starts(&sockets) {
+            return Ok(Err(Obstacle::Backlog));
+        }
+        let [one, other] = &self.legs;
+        let [client, server] = &sockets;
+        if !eligible::can_tell(client.snd_wnd, one.peer_scale, other.own_scale)
+            || !eligible::can_tell(server.snd_wnd, other.peer_scale, one.own_scale)
+        {
+            return Ok(Err(Obstacle::Window));
+        }
+        let delta = self.delta(flow, &sockets);
+        armed.arm(delta, [self.entry(0, delta, &sockets), self.entry(1, delta, &sockets)])?;
+        Ok(Ok(()))
+    }
+
+    /// The first byte that a socket sent is the first one that the other one received: what userspace holds is not sent yet.
+    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap round")]
+    fn delta(&self, flow: &Flow, [client, server]: &[Socket; 2]) -> [u32; 2] {
+        let [up, down] = flow.copied();
+        let first_sent = |socket: &Socket, bytes: u64| socket.write_seq.wrapping_sub(bytes as u32);
+        [
+            first_sent(server, up).wrapping_sub(client.first()),
+            first_sent(client, down).wrapping_sub(server.first()),
+        ]
+    }
+
+    fn entry(&self, leg: u8, delta: [u32; 2], sockets: &[Socket; 2]) -> Entry {
+        let turn = |pair: [u32; 2]| if leg == 0 { pair } else { [pair[1], pair[0]] };
+        let [own_delta, other_delta] = turn(delta);
+        let [_, device] = turn(self.devices);
+        let ([client, server], [client_leg, server_leg]) = (sockets, &self.legs);
+        let [client_key, server_key] = &self.keys;
+        let (own, own_leg, other_leg, other_key) = if leg == 0 {
+            (client, client_leg, server_leg, server_key)
+        } else {
+            (server, server_leg, client_leg, client_key)
+        };
+        Entry {
+            leg,
+            scale_in: own_leg.peer_scale,
+            scale_out: other_leg.own_scale,
+            window: u16::try_from(own.snd_wnd >> own_leg.peer_scale).unwrap_or(u16::MAX),
+            sent: own.received(),
+            device,
+            source: other_key.target,
+            target: other_key.source,
+            source_port: other_key.target_port,
+            target_port: other_key.source_port,
+            seq: own_delta,
+            ack: 0_u32.wrapping_sub(other_delta),
+            start: own.first(),
+            acked: own.snd_una,
+            stamped: own.ts_recent,
+            active_ms: sys::now_ms(),
+            ..Entry::default()
+        }
+    }
+}
+
+/// Addresses of a connection.
+struct Ends {
+    near: SocketAddr,
+    far: SocketAddr,
+}
+
+impl Ends {
+    fn of(socket: &OwnedFd) -> io::Result<Self> {
+        let socket = socket2::SockRef::from(socket);
+        let address = |address: socket2::SockAddr| {
+            let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+            Ok::<_, io::Error>(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        };
+        Ok(Self { near: address(socket.local_addr()?)?, far: address(socket.peer_addr()?)? })
+    }
+}
+
+/// Waits for a moment at which the sockets can be left.
+async fn flip(flow: &Flow, armed: &Armed<'_>) -> io::Result<Result<(), Obstacle>> {
+    let begun = Instant::now();
+    let mut pause = LOOK_MIN;
+    loop {
+        let obstacle = match armed.flip()? {
+            Answer::Done => {
+                // In the same breath: what copies must not take the silence of the sockets for an end.
+                flow.leaving.store(true, Ordering::Relaxed);
+                return Ok(Ok(()));
+            }
+            Answer::NotEstablished | Answer::NoSocket => return Ok(Err(Obstacle::HalfClosed)),
+            Answer::Unseen => Obstacle::Unseen,
+            Answer::OutOfOrder | Answer::Between | Answer::Backlog => Obstacle::Backlog,
+            Answer::Unknown | Answer::Flipped | Answer::Malformed => return Ok(Err(Obstacle::Refused)),
+        };
+        if begun.elapsed() >= PATIENCE {
+            return Ok(Err(obstacle));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_MAX);
+    }
+}
+
+/// Waits until both ends have what the sockets owe them. Some: that will not be.
+async fn drain(hub: &Hub, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Option<End>> {
+    let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
+    let mut reset_since: Option<Instant> = None;
+    let mut pause = LOOK_MIN;
+    loop {
+        let handover = armed.read()?;
+        if handover.drained.iter().all(|drained| *drained != 0) {
+            return Ok(None);
+        }
+        if let Some(end) = reset(&handover) {
+            // The other end may still be owed something that came before.
+            let since = reset_since.get_or_insert_with(Instant::now);
+            if is_drained(&handover, end.side.map(Side::other)) || since.elapsed() >= FLUSH {
+                return Ok(Some(end));
+            }
+        }
+        for (socket, side) in sockets.iter().zip(Side::BOTH) {
+            if sys::leg(socket)?.state != ESTABLISHED {
+                let reason = Reason::Reset(side);
+                return Ok(Some(End { reason, side: reason.side() }));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = &mut stopping => return Ok(Some(End { reason: Reason::Drain, side: None })),
+        }
+        pause = (pause * 2).min(LOOK_MAX);
+    }
+}
+
+fn reset(handover: &Handover) -> Option<End> {
+    let side = Side::BOTH.into_iter().zip(handover.reset).find(|(_, reset)| *reset != 0)?.0;
+    Some(End { reason: Reason::Reset(side), side: Some(side) })
+}
+
+fn is_drained(handover: &Handover, side: Option<Side>) -> bool {
+    side.and_then(|side| handover.drained.get(side.index())).is_some_and(|drained| *drained != 0)
+}

@@ -1,0 +1,53 @@
+//! A BPF file system for one test, where daemons pin what is to outlive them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::workdir::WorkDir;
+
+/// Name of the mount point in a test's directory.
+pub(crate) const MOUNT: &str = "bpf";
+
+/// Mounted as long as the value lives.
+#[derive(Debug)]
+pub struct Pins(WorkDir);
+
+impl Pins {
+    /// Mounts one.
+    ///
+    /// # Errors
+    /// When it cannot be mounted, above all without root.
+    pub fn create() -> Result<Self> {
+        let pins = Self(WorkDir::create()?);
+        std::fs::create_dir(pins.path())?;
+        let mounted = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(pins.path()).output();
+        let mounted = mounted.context("starting `mount`")?;
+        let errors = String::from_utf8_lossy(&mounted.stderr);
+        ensure!(mounted.status.success(), "mounting a BPF file system: {errors}(the harness needs root)");
+        Ok(pins)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.0.file(MOUNT)
+    }
+
+    /// A file beside it.
+    pub fn journal(&self) -> PathBuf {
+        self.0.file("packet.journal")
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        unmount(&self.path());
+    }
+}
+
+/// What is pinned there goes with it.
+pub(crate) fn unmount(path: &std::path::Path) {
+    // A failure leaves a mount behind; the next test process sweeps it.
+    drop(Command::new("umount").arg("--lazy").arg(path).output());
+}
