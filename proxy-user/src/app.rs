@@ -59,7 +59,8 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
         // A worker has gone, which it must not.
         () = hub.phases.reached(Phase::Stopped) => true,
     };
-    stop(&hub, &mut signals, workers).await;
+    let released = road.as_deref().filter(|_| release);
+    stop(&hub, &mut signals, workers, released).await;
     if let Some(road) = &road {
         leave(&hub, road, release);
     }
@@ -180,6 +181,9 @@ fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
 fn leave(hub: &Hub, road: &Road, release: bool) {
     if release {
         road.release(hub);
+        if let Err(error) = road.packet.withdraw() {
+            tracing::warn!(%error, "what is pinned stays; `doctor --clean` removes it");
+        }
         return;
     }
     let flows = road.abandon(hub);
@@ -245,21 +249,25 @@ fn announce(hub: &Hub) {
     }
 }
 
-/// Lets flows end, then ends them.
-async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
+/// Lets flows end, then ends them. Those without sockets only where they are `released`: else they outlive us.
+async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>, released: Option<&Road>) {
     let limit = hub.snapshot.timeouts.drain;
     hub.phases.advance(Phase::Draining);
     tracing::info!(
-        flows = hub.flows.count_sockets(),
+        flows = if released.is_some() { hub.flows.count() } else { hub.flows.count_sockets() },
         limit_ms = millis(limit),
         "draining; a second signal ends at once"
     );
     tokio::select! {
-        () = hub.flows.none_left() => {}
+        () = hub.flows.none_left(), if released.is_none() => {}
+        () = hub.flows.none_at_all() => {}
         () = tokio::time::sleep(limit) => {}
         () = signals.stop() => {}
     }
     hub.phases.advance(Phase::Closing);
+    if let Some(road) = released {
+        road.release(hub);
+    }
     let left = hub.flows.count_sockets();
     if left > 0 {
         tracing::info!(flows = left, "closing the flows that are left");

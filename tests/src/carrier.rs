@@ -3,11 +3,13 @@
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::daemon::{Access, Daemon, Datapath, Kernel, Packet};
+use crate::daemon::{Access, Daemon, Datapath, Kernel, Launch, Packet};
 use crate::netns::{Namespace, Topology, backend};
+use crate::peers::raw::Ending;
 
 /// A datapath, and the network that it needs.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +113,51 @@ impl Carrier {
     /// Whether its flows are copied at first, so that short ones never go by it.
     pub fn begins_as_copy(&self) -> bool {
         matches!(self.datapath, Datapath::Auto | Datapath::Packet)
+    }
+
+    /// A daemon whose stop ends its flows. Those without sockets outlive it unless it is told to release them.
+    ///
+    /// # Errors
+    /// When there is no binary.
+    pub fn launch(&self) -> Result<Launch> {
+        let launch = Launch::new()?;
+        Ok(if self.datapath == Datapath::Packet { launch.release() } else { launch })
+    }
+
+    /// How a bound ends a flow that rests. Without sockets there is nobody who could send an end, and have it sent again.
+    #[must_use]
+    pub fn ending_by_bound(&self) -> Ending {
+        if self.datapath == Datapath::Packet { Ending::Reset } else { Ending::Eof }
+    }
+
+    /// For how long a flow that is over keeps its entries of maps: its ends may still have to hear the last of each other.
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        if self.datapath == Datapath::Packet { Duration::from_secs(12) } else { Duration::ZERO }
+    }
+
+    /// Waits until the one flow that there is is carried this way, where that takes a while.
+    ///
+    /// # Errors
+    /// When it is not within 10 s.
+    pub fn wait_until_carried(&self, daemon: &Daemon) -> Result<()> {
+        if self.begins_as_copy() {
+            let own = Some(self.name);
+            daemon.wait_for_flow("the flow to be handed over", |flow| flow.datapath.as_deref() == own)?;
+        }
+        Ok(())
+    }
+
+    /// Segments that the kernel has moved this way.
+    ///
+    /// # Errors
+    /// When the daemon does not tell.
+    pub fn segments(&self, daemon: &Daemon) -> Result<u64> {
+        let status = daemon.status()?;
+        if self.datapath == Datapath::Packet {
+            return Ok(status.packet.context("the status has no counters of packets")?.forwarded);
+        }
+        Ok(status.kernel.context("the status has no kernel counters")?.redirected_segments)
     }
 
     /// What the daemon has counted for it so far.

@@ -205,11 +205,20 @@ impl Flows {
 
     /// Returns once no connection has sockets.
     pub(crate) async fn none_left(&self) {
+        self.until(|| self.count_sockets() == 0).await;
+    }
+
+    /// Returns once there is no connection, with sockets or without.
+    pub(crate) async fn none_at_all(&self) {
+        self.until(|| self.count() == 0).await;
+    }
+
+    async fn until(&self, is_reached: impl Fn() -> bool) {
         loop {
             let notified = self.idle.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            if self.count_sockets() == 0 {
+            if is_reached() {
                 return;
             }
             notified.await;
@@ -228,7 +237,11 @@ impl Flows {
 
     /// A flow that was parked is over, or not ours any more.
     pub(crate) fn leave_parked(&self, flow: &Flow) {
-        self.live().parked.remove(&flow.id);
+        let mut live = self.live();
+        live.parked.remove(&flow.id);
+        if live.parked.is_empty() {
+            self.idle.notify_waiters();
+        }
     }
 
     fn leave(&self, flow: &Flow) {

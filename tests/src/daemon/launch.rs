@@ -117,7 +117,7 @@ impl Launch {
             .spawn()?;
         let log = Arc::default();
         let log_reader = collect_log(&mut child, &log);
-        Ok(Daemon { child, edge: edge.clone(), log, log_reader, work, quiet: self.quiet, _pins: pins })
+        Ok(Daemon { child, edge: edge.clone(), log, log_reader, work, quiet: self.quiet, pins })
     }
 }
 

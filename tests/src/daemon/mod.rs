@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::de::DeserializeOwned;
 
-use crate::command::snisplice;
+use crate::command::{run, snisplice};
 use crate::deadline::{PATIENCE, wait_for};
 use crate::netns::{Namespace, send_signal};
 use crate::peers::http::{self, Response};
@@ -37,8 +37,8 @@ pub struct Daemon {
     log_reader: Option<JoinHandle<()>>,
     work: WorkDir,
     quiet: bool,
-    /// Kept as long as the daemon.
-    _pins: Option<Pins>,
+    /// Its own, where the configuration names none.
+    pins: Option<Pins>,
 }
 
 impl Daemon {
@@ -53,6 +53,17 @@ impl Daemon {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Removes what it has pinned to a place of its own, when it does not run any more.
+    ///
+    /// # Errors
+    /// When it still runs, or has no such place.
+    pub fn clean_pins(&self) -> Result<String> {
+        let pins = self.pins.as_ref().context("the daemon has no pins of its own")?;
+        let mut command = self.edge.command(snisplice()?);
+        command.args(["doctor", "--clean", "--pins"]).arg(pins.path());
+        run(&mut command, b"")?.success()
     }
 
     /// The path of the admin socket.

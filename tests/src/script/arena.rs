@@ -123,8 +123,10 @@ impl Arena {
         let records = self.records(scripts.len())?;
         self.carrier.prove(&self.daemon, &before, &records)?;
         match self.empty {
-            None => self.empty = Some(empty(&self.daemon)?),
-            Some(empty) => empty.wait_for(&self.daemon)?,
+            None => self.empty = Some(empty(&self.daemon, self.carrier.linger())?),
+            Some(empty) if self.carrier.linger().is_zero() => empty.wait_for(&self.daemon)?,
+            // All of them are waited for once, at the end.
+            Some(empty) => empty.wait_for_all_but_entries(&self.daemon)?,
         }
         let outcome = |((slot, (seed, flow, script)), (client, server)): ((Slot, (u64, u64, Script)), _)| {
             let mut outcome = Outcome { seed, flow, script, client, server, record: None };
@@ -172,8 +174,12 @@ impl Arena {
     /// Ends the daemon.
     ///
     /// # Errors
-    /// When it does not end in peace.
+    /// When it keeps something, or does not end in peace.
     pub fn close(self) -> Result<()> {
+        if let Some(before) = self.empty {
+            empty(&self.daemon, self.carrier.linger())?;
+            before.wait_for(&self.daemon)?;
+        }
         self.daemon.stop()
     }
 

@@ -119,6 +119,11 @@ impl Packet {
         lock(&self.events).take()
     }
 
+    /// Nothing of it outlives us: it ends with our descriptors, and with it what flows there still are.
+    pub(crate) fn withdraw(&self) -> io::Result<()> {
+        pins::remove(&self.pins)
+    }
+
     /// Has the programs at the interface with this index, from now on.
     pub(crate) fn attach(&self, device: u32) -> Result<(), Unavailable> {
         lock(&self.devices).attach(device, &self.pins)

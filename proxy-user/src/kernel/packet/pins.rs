@@ -70,8 +70,7 @@ pub(super) fn clean(pins: &Path) -> io::Result<Option<usize>> {
     let flows = MapData::from_pin(own.join(FLOWS))
         .and_then(|data| HashMap::<_, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>::try_from(Map::HashMap(data)))
         .map_or(0, |mut flows| forget_all(&mut flows));
-    remove_all(&own)?;
-    fs::remove_dir(&own)?;
+    remove(&own)?;
     Ok(Some(flows))
 }
 
@@ -82,6 +81,12 @@ fn forget_all(flows: &mut HashMap<MapData, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>
         let _ = flows.remove(key);
     }
     keys.len() / 2
+}
+
+/// Removes the folder with all that is in it.
+pub(super) fn remove(own: &Path) -> io::Result<()> {
+    remove_all(own)?;
+    fs::remove_dir(own)
 }
 
 /// Links first: without a program a packet is the stack's, whatever the maps hold.
