@@ -34,6 +34,15 @@ impl Pins {
         self.0.file(MOUNT)
     }
 
+    /// Whether nothing is pinned there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_empty(&self) -> Result<bool> {
+        // The file system has a file or two of its own.
+        Ok(!self.path().read_dir()?.flatten().any(|entry| entry.path().is_dir()))
+    }
+
     /// A file beside it.
     pub fn journal(&self) -> PathBuf {
         self.0.file("packet.journal")

@@ -70,7 +70,8 @@ fn a_daemon_that_is_stopped_leaves_them_and_one_that_is_to_release_them_does_not
     for (client, server) in &mut flows {
         transfer(client, server, 2, 20_000)?;
     }
-    site.daemon = Launch::new()?.release().start(&site.net.edge, &config_with(&pins))?;
+    let hurried = config_with(&pins).timeout("drain", "1s");
+    site.daemon = Launch::new()?.release().start(&site.net.edge, &hurried)?;
     wait_for_packets(&site.daemon, 3)?;
     site.daemon.signal(libc::SIGTERM)?;
     assert_eq!(site.daemon.wait_for_exit(PATIENCE)?.code(), Some(0));
@@ -80,6 +81,7 @@ fn a_daemon_that_is_stopped_leaves_them_and_one_that_is_to_release_them_does_not
         let access = site.daemon.wait_for_access(client.local_addr()?)?;
         assert_eq!(access.reason, "drain", "{access:?}");
     }
+    ensure!(pins.is_empty()?, "something is still pinned");
     Ok(())
 }
 
@@ -111,10 +113,7 @@ fn doctor_cleans_up_what_is_left() -> Result<()> {
         drop(std::io::Write::write_all(server, b"x"));
         expect_ending(server, Ending::Reset)?;
     }
-    wait_for("the pins to be gone", PATIENCE, || {
-        // The file system has a file or two of its own.
-        (!pins.path().read_dir().ok()?.flatten().any(|entry| entry.path().is_dir())).then_some(())
-    })
+    wait_for("the pins to be gone", PATIENCE, || pins.is_empty().ok()?.then_some(()))
 }
 
 fn site_command(site: &RawSite) -> Result<std::process::Command> {
