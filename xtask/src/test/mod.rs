@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
     /// End-to-end tests only over this datapath; may be given more than once [default: all of them over sockmap and
-    /// copy, those of the contract over local and auto too]
+    /// copy, those of the contract over local, packet and auto too]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
     /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
@@ -38,6 +38,8 @@ pub(crate) struct Options {
 /// What the end-to-end tests tell the daemon to carry flows with.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Datapath {
+    /// Without sockets, by translating packets
+    Packet,
     /// What the daemon itself thinks best
     Auto,
     /// In the kernel, past the loopback connection of a server on the same host
@@ -91,7 +93,7 @@ fn test_stages(options: &Options) -> Vec<Stage> {
     }
     if options.datapath.is_empty() {
         // What is not about carrying bytes does not differ here.
-        for datapath in [Datapath::Local, Datapath::Auto] {
+        for datapath in [Datapath::Local, Datapath::Packet, Datapath::Auto] {
             add("contract", "contract", datapath);
         }
     }
