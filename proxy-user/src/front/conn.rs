@@ -58,7 +58,8 @@ async fn travel(
     let hub = &carriers.hub;
     let stopping = hub.phases.reached(Phase::Closing);
     let (pair, number) = tokio::select! {
-        result = establish(stream, listener, hub, flow, way) => result?,
+        // Boxed: what follows lasts much longer, and needs less room.
+        result = Box::pin(establish(stream, listener, hub, flow, way)) => result?,
         () = stopping => return Err(Reason::Drain),
     };
     let datapath = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?.datapath;
@@ -141,7 +142,8 @@ async fn route(
     flow.facts().sni = name.map(ToString::to_string);
     let Some(found) = hub.snapshot.routes.find(name, flow.client.ip()) else {
         if matches!(opening, Opening::Hello(_)) {
-            refuse::unrecognized_name(stream).await;
+            // Boxed, since every connection would have room for it otherwise, for as long as it lives.
+            Box::pin(refuse::unrecognized_name(stream)).await;
         }
         return Err(Reason::NoRoute);
     };
