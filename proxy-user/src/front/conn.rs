@@ -16,7 +16,7 @@ use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carried, Carriers, Pair};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Closed, Flow, HelloResult, Hub, Phase, Stage};
+use crate::hub::{Claim, Closed, Flow, HelloResult, Hub, Phase, Stage};
 use crate::sys;
 
 /// What the access log tells of the way to a flow.
@@ -35,6 +35,7 @@ pub(super) async fn serve(
     client: SocketAddr,
     listener: Arc<Listener>,
     carriers: Arc<Carriers>,
+    claim: Option<Claim>,
 ) {
     let hub = &carriers.hub;
     let _place = hub.room.take();
@@ -44,6 +45,8 @@ pub(super) async fn serve(
         Ok(carried) => carried,
         Err(reason) => Carried { end: End { reason, side: reason.side() }, bytes: [0; 2] },
     };
+    // Before the record: whoever reads that may count on the place.
+    drop(claim);
     settle(hub, &entry.flow, &carried, &way);
 }
 
