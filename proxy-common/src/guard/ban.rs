@@ -12,6 +12,8 @@ pub enum Offence {
     NoHello,
     /// A hello that breaks the protocol, or one that is too large.
     BrokenHello,
+    /// More connections at a time than a source may have.
+    TooMany,
 }
 
 /// Why a network is banned.
@@ -25,8 +27,12 @@ pub enum Why {
 
 impl Why {
     /// All there are.
-    pub const ALL: [Self; 3] =
-        [Self::Offence(Offence::NoHello), Self::Offence(Offence::BrokenHello), Self::Operator];
+    pub const ALL: [Self; 4] = [
+        Self::Offence(Offence::NoHello),
+        Self::Offence(Offence::BrokenHello),
+        Self::Offence(Offence::TooMany),
+        Self::Operator,
+    ];
 
     /// The word of metrics and of `snisplice guard list`.
     #[must_use]
@@ -34,6 +40,7 @@ impl Why {
         match self {
             Self::Offence(Offence::NoHello) => "no_hello",
             Self::Offence(Offence::BrokenHello) => "broken_hello",
+            Self::Offence(Offence::TooMany) => "too_many",
             Self::Operator => "operator",
         }
     }

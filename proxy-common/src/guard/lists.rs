@@ -55,7 +55,7 @@ pub struct Key {
 
 /// Access to the table of one family.
 pub trait Listing {
-    /// The first bits of the first address that is on a list: what the index begins with.
+    /// Where the index begins. Its first slot holds all that is before as well, its last all that is after.
     fn base(&self) -> u64;
     /// How far first bits are shifted to make a slot of the index.
     fn shift(&self) -> u32;
@@ -76,11 +76,7 @@ pub fn search<L: Listing>(listing: &L, key: Key) -> Listed {
 
 #[inline(always)]
 fn found<L: Listing>(listing: &L, key: Key) -> Option<Listed> {
-    let base = listing.base();
-    if key.first < base {
-        return Some(Listed::No);
-    }
-    let slot = ((key.first - base) >> (listing.shift() & 63)).min(SLOTS as u64 - 1);
+    let slot = (key.first.saturating_sub(listing.base()) >> (listing.shift() & 63)).min(SLOTS as u64 - 1);
     let slot = usize::try_from(slot).ok()?;
     let (start, end) = (listing.slot(slot)?, listing.slot(slot + 1)?);
     if start == end {

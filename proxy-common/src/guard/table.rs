@@ -5,6 +5,9 @@ use ipnet::IpNet;
 use super::lists::{Key, LISTED, Listed, Listing, MAX_BOUNDARIES, SLOTS};
 use crate::abi::guard::offset::{PARTS_V4, PARTS_V6, Parts};
 
+/// One boundary of so many may be outside of what the index looks at closely.
+const OUTSIDE: usize = 20;
+
 /// More prefixes than the table has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the lists have {0} boundaries of one family, and there is room for {MAX_BOUNDARIES}")]
@@ -68,12 +71,7 @@ impl FamilyTable {
         if boundaries.len() > MAX_BOUNDARIES {
             return Err(TooMany(boundaries.len()));
         }
-        // Before the first list there is nothing to look up.
-        let first = boundaries.iter().find(|(_, listed)| *listed != Listed::No);
-        let base = first.map_or(u64::MAX, |(key, _)| key.first);
-        let width = boundaries.last().map_or(0, |(key, _)| key.first.saturating_sub(base));
-        // So that the last boundary falls into one of the slots.
-        let shift = (u64::BITS - width.leading_zeros()).saturating_sub(SLOTS.trailing_zeros());
+        let (base, shift) = focus(&boundaries);
         let slots = slots(&boundaries, base, shift);
         Ok(Self { base, shift, slots, boundaries })
     }
@@ -149,11 +147,27 @@ fn key(address: u128) -> Key {
     Key { first: u64::try_from(first).unwrap_or(u64::MAX), rest: u64::try_from(rest).unwrap_or(u64::MAX) }
 }
 
-/// The index: for each slot, the last boundary that is not after its first address.
+/// Where the index looks closely: at the smallest part of the space that holds nearly all boundaries, so that a few networks far
+/// away from the others do not make it coarse. It begins at the first result, and a slot has as many bits as the second says.
+fn focus(boundaries: &[(Key, Listed)]) -> (u64, u32) {
+    // The first boundary is that of the whole space.
+    let firsts: Vec<u64> = boundaries.iter().skip(1).map(|(key, _)| key.first).collect();
+    let enough = firsts.len() - firsts.len() / OUTSIDE;
+    let dense = |shift: u32| {
+        let last = (SLOTS as u64 - 1).checked_shl(shift).filter(|last| last >> shift == SLOTS as u64 - 1);
+        let last = last.unwrap_or(u64::MAX);
+        let ends = firsts.iter().skip(enough.saturating_sub(1));
+        firsts.iter().zip(ends).find(|(begin, end)| **end - **begin <= last).map(|(begin, _)| (*begin, shift))
+    };
+    (0..u64::BITS).find_map(dense).unwrap_or_default()
+}
+
+/// The index: for each slot, the last boundary that is not after its first address. The first slot begins with the space.
 fn slots(boundaries: &[(Key, Listed)], base: u64, shift: u32) -> Vec<u32> {
     let mut slots = Vec::with_capacity(SLOTS + 1);
+    slots.push(entry(boundaries, 0));
     let mut number = 0;
-    for slot in 0..SLOTS as u64 {
+    for slot in 1..SLOTS as u64 {
         let first = slot.checked_shl(shift).filter(|first| first >> shift == slot);
         let start = first.and_then(|first| base.checked_add(first));
         while let Some((key, _)) = boundaries.get(number + 1) {

@@ -48,17 +48,19 @@ proptest! {
     fn every_address_is_on_the_list_that_its_networks_say(
         seed: u64,
         allow in prop::collection::vec((any::<IpAddr>(), 0_u8..=128), 0..6),
-        deny in prop::collection::vec((any::<IpAddr>(), 0_u8..=128), 0..40),
-        close: bool,
+        deny in prop::collection::vec((any::<IpAddr>(), 0_u8..=128), 0..80),
+        spread in 0_usize..3,
     ) {
         let mut numbers = Numbers::new(seed);
-        // Networks in one corner share slots of the index, those all over do not.
+        // Networks in one corner share slots of the index, those all over do not. And where a few are far away from the others,
+        // it looks at the others only.
+        let every = [1, usize::MAX, 40][spread];
         let mut fit = |list: Vec<(IpAddr, u8)>| -> Vec<(IpAddr, u8)> {
-            let fit = |(ip, bits): (IpAddr, u8)| {
-                let ip = if close { numbers.address(ip.is_ipv4()) } else { ip };
+            let fit = |(n, (ip, bits)): (usize, (IpAddr, u8))| {
+                let ip = if (n + 1) % every == 0 { ip } else { numbers.address(ip.is_ipv4()) };
                 (ip, if ip.is_ipv4() { bits % 33 } else { bits })
             };
-            list.into_iter().map(fit).collect()
+            list.into_iter().enumerate().map(fit).collect()
         };
         let (allow, deny) = (fit(allow), fit(deny));
         let table = Table::build(allow.iter().copied().map(net), deny.iter().copied().map(net)).unwrap();

@@ -112,10 +112,11 @@ impl Carriers {
             }
         }
         let (mut pair, trace) = match self.splice(flow, pair, &plan) {
-            Ok((spliced, datapath)) => {
+            Ok((mut spliced, datapath)) => {
                 self.hub.flows.know_places(flow, spliced.places());
                 let _active = self.begin(flow, datapath);
-                return spliced.carry(&self.hub, flow).await;
+                // Boxed, as copying is below: each flow has room for its own way only.
+                return Box::pin(spliced.carry(&self.hub, flow)).await;
             }
             Err(refused) => *refused,
         };
@@ -135,7 +136,7 @@ impl Carriers {
 
     async fn copy(&self, flow: &Flow, pair: &mut Pair, patience: Option<Duration>) -> Copied {
         let _active = self.begin(flow, Datapath::Copy);
-        copy::carry(&self.hub, flow, pair, patience).await
+        Box::pin(copy::carry(&self.hub, flow, pair, patience)).await
     }
 
     /// Hands `pair` to the first datapath of `plan` that takes it. Err: none does.

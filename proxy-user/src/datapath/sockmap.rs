@@ -124,7 +124,7 @@ impl Spliced<'_> {
     }
 
     /// Carries the flow to its end.
-    pub(super) async fn carry(mut self, hub: &Hub, flow: &Flow) -> Carried {
+    pub(super) async fn carry(&mut self, hub: &Hub, flow: &Flow) -> Carried {
         let mut ending = Ending::new(hub, self.legs, true);
         let mut carried = match self.try_carry(hub, flow, &mut ending).await {
             Ok(carried) => {

@@ -3,21 +3,20 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use proxy_common::guard::Offence;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::conn;
 use super::exchange::{Door, Exchange, Newcomer, Seat};
 use crate::datapath::Carriers;
 use crate::hub::snapshot::Listener;
-use crate::hub::{Hub, Phase};
+use crate::hub::{AtLimit, Claim, Complaint, Hub, Phase};
+use crate::sys;
 
 /// Pause after the system had no descriptor or memory for a connection. The connection stays queued.
 const BREATH: Duration = Duration::from_millis(100);
-
-/// An operator needs one line, not one for each of a million refused connections.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections that are still taken out of the queue once the daemon drains.
 const LAST: usize = 4096;
@@ -33,7 +32,7 @@ pub(super) struct Desk {
 pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<Desk>) {
     let hub = Arc::clone(&desk.carriers.hub);
     let mut draining = std::pin::pin!(hub.phases.reached(Phase::Draining));
-    let mut complained: Option<Instant> = None;
+    let complaint = Complaint::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -47,8 +46,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
                 if concerns_one_connection(&error) {
                     continue;
                 }
-                if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-                    complained = Some(Instant::now());
+                if complaint.is_due() {
                     tracing::error!(
                         listener = %listener.name, %error,
                         "cannot accept connections; raise the limit on open files (LimitNOFILE=, ulimit -n) if that is it"
@@ -71,7 +69,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
 async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         if hub.room.is_full() {
-            if hub.room.may_complain() {
+            if hub.room.complaint.is_due() {
                 tracing::error!(
                     listener = %listener.name, limit = hub.room.limit(),
                     "no room for more connections, new ones wait; raise the limit on open files (LimitNOFILE=, ulimit -n)"
@@ -91,9 +89,13 @@ fn start(stream: TcpStream, client: SocketAddr, listener: &Arc<Listener>, desk: 
     desk.carriers.hub.meters.accepted(&listener.name);
     // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d; routes and logs speak of a.b.c.d.
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let claim = match claim(&stream, client, listener, &desk.carriers.hub) {
+        Ok(claim) => claim,
+        Err(AtLimit(_)) => return,
+    };
     let seat = desk.exchange.seat(desk.worker);
     if seat.worker == desk.worker {
-        serve(stream, client, Arc::clone(listener), desk, seat);
+        serve(stream, client, Arc::clone(listener), desk, seat, claim);
         return;
     }
     let stream = match stream.into_std() {
@@ -101,7 +103,7 @@ fn start(stream: TcpStream, client: SocketAddr, listener: &Arc<Listener>, desk: 
         Err(error) => return tracing::error!(%error, "a new connection cannot leave the runtime"),
     };
     if let Err(newcomer) =
-        desk.exchange.send(Newcomer { stream, client, listener: Arc::clone(listener), seat })
+        desk.exchange.send(Newcomer { stream, client, listener: Arc::clone(listener), seat, claim })
     {
         let seat = newcomer.seat.at(desk.worker);
         take_in(Newcomer { seat, ..*newcomer }, desk);
@@ -115,9 +117,9 @@ pub(super) async fn welcome(Door(mut door): Door, desk: Arc<Desk>) {
     }
 }
 
-fn take_in(Newcomer { stream, client, listener, seat }: Newcomer, desk: &Desk) {
+fn take_in(Newcomer { stream, client, listener, seat, claim }: Newcomer, desk: &Desk) {
     match TcpStream::from_std(stream) {
-        Ok(stream) => serve(stream, client, listener, desk, seat),
+        Ok(stream) => serve(stream, client, listener, desk, seat, claim),
         Err(error) => {
             desk.carriers.hub.meters.accept_error(&listener.name);
             tracing::error!(%error, "a new connection cannot enter the runtime");
@@ -125,10 +127,43 @@ fn take_in(Newcomer { stream, client, listener, seat }: Newcomer, desk: &Desk) {
     }
 }
 
-fn serve(stream: TcpStream, client: SocketAddr, listener: Arc<Listener>, desk: &Desk, seat: Seat) {
+/// Sees to it that a source has no more connections than it may. What is too much is reset here, before anything is spent on it.
+fn claim(
+    stream: &TcpStream,
+    client: SocketAddr,
+    listener: &Listener,
+    hub: &Hub,
+) -> Result<Option<Claim>, AtLimit> {
+    let Some(caps) = &hub.caps else { return Ok(None) };
+    let source = match caps.claim(client.ip()) {
+        Ok(claim) => return Ok(Some(claim)),
+        Err(AtLimit(source)) => source,
+    };
+    hub.meters.turned_away(&listener.name);
+    if let Some(sources) = hub.sources.get() {
+        sources.offend(client.ip(), Offence::TooMany);
+    }
+    if caps.complaint.is_due() {
+        tracing::warn!(
+            listener = %listener.name, %source,
+            "a source has as many connections as it may, more are reset; raise source_connections if that is too few"
+        );
+    }
+    let _ = sys::reset_on_close(stream, true);
+    Err(AtLimit(source))
+}
+
+fn serve(
+    stream: TcpStream,
+    client: SocketAddr,
+    listener: Arc<Listener>,
+    desk: &Desk,
+    seat: Seat,
+    claim: Option<Claim>,
+) {
     let carriers = Arc::clone(&desk.carriers);
     tokio::spawn(async move {
-        conn::serve(stream, client, listener, carriers).await;
+        conn::serve(stream, client, listener, carriers, claim).await;
         drop(seat);
     });
 }

@@ -16,7 +16,7 @@ use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carried, Carriers, Outcome, Pair};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Flow, HelloResult, Hub, Phase, Stage, Story};
+use crate::hub::{Claim, Flow, HelloResult, Hub, Phase, Stage, Story};
 use crate::sys;
 
 /// Serves one accepted connection.
@@ -25,11 +25,12 @@ pub(super) async fn serve(
     client: SocketAddr,
     listener: Arc<Listener>,
     carriers: Arc<Carriers>,
+    claim: Option<Claim>,
 ) {
     let hub = &carriers.hub;
     let _place = hub.room.take();
     let entry = hub.flows.enter(client, &listener.name);
-    let mut way = Story::default();
+    let mut way = Story { claim, ..Story::default() };
     let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
         Ok(Outcome::Ended(carried)) => carried,
         Ok(Outcome::Left(departed)) => return departed.park(entry, way),
@@ -49,7 +50,8 @@ async fn travel(
     let hub = &carriers.hub;
     let stopping = hub.phases.reached(Phase::Closing);
     let (pair, number) = tokio::select! {
-        result = establish(stream, listener, carriers, flow, way) => result?,
+        // Boxed: what follows lasts much longer, and needs less room.
+        result = Box::pin(establish(stream, listener, carriers, flow, way)) => result?,
         () = stopping => return Err(Reason::Drain),
     };
     let datapath = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?.datapath;
@@ -134,7 +136,8 @@ async fn route(
     flow.facts().sni = name.map(ToString::to_string);
     let Some(found) = hub.snapshot.routes.find(name, flow.client.ip()) else {
         if matches!(opening, Opening::Hello(_)) {
-            refuse::unrecognized_name(stream).await;
+            // Boxed, since every connection would have room for it otherwise, for as long as it lives.
+            Box::pin(refuse::unrecognized_name(stream)).await;
         }
         return Err(Reason::NoRoute);
     };

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proxy_common::balance;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::hub::Claim;
 use crate::hub::snapshot::Listener;
 
 /// Connections that may be on their way to one worker. The next ones stay where they are.
@@ -18,6 +19,7 @@ pub(super) struct Newcomer {
     pub(super) client: SocketAddr,
     pub(super) listener: Arc<Listener>,
     pub(super) seat: Seat,
+    pub(super) claim: Option<Claim>,
 }
 
 /// What each worker has, and the way to it.

@@ -109,6 +109,7 @@ pub(crate) struct Closed<'a> {
 pub(crate) struct Meters {
     accepted: Family<Listener, Counter>,
     accept_errors: Family<Listener, Counter>,
+    turned_away: Family<Listener, Counter>,
     active: Family<Carried, Gauge<i64, AtomicI64>>,
     closed: Family<CloseReason, Counter>,
     bytes: Family<Direction, Counter>,
@@ -125,6 +126,7 @@ impl Meters {
         let meters = Self {
             accepted: Family::default(),
             accept_errors: Family::default(),
+            turned_away: Family::default(),
             active: Family::default(),
             closed: Family::default(),
             bytes: Family::default(),
@@ -137,6 +139,7 @@ impl Meters {
             let labels = Listener { listener: Name(Arc::clone(&listener.name)) };
             drop(meters.accepted.get_or_create(&labels));
             drop(meters.accept_errors.get_or_create(&labels));
+            drop(meters.turned_away.get_or_create(&labels));
         }
         meters
     }
@@ -145,6 +148,11 @@ impl Meters {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("connections_accepted", "Connections accepted", self.accepted.clone());
         registry.register("accept_errors", "Failed accepts", self.accept_errors.clone());
+        registry.register(
+            "connections_turned_away",
+            "Connections reset because their source had as many as it may",
+            self.turned_away.clone(),
+        );
         registry.register("connections_active", "Established flows", self.active.clone());
         registry.register("connections_closed", "Connections that ended", self.closed.clone());
         registry.register("bytes", "Bytes carried; in = client to upstream", self.bytes.clone());
@@ -168,6 +176,10 @@ impl Meters {
 
     pub(crate) fn accept_error(&self, listener: &Arc<str>) {
         self.accept_errors.get_or_create(&Listener { listener: Name(Arc::clone(listener)) }).inc();
+    }
+
+    pub(crate) fn turned_away(&self, listener: &Arc<str>) {
+        self.turned_away.get_or_create(&Listener { listener: Name(Arc::clone(listener)) }).inc();
     }
 
     pub(crate) fn hello(&self, result: HelloResult) {

@@ -1,6 +1,8 @@
 //! What the front and the control plane share: the configuration, the live flows, the meters and the phase. They meet
 //! nowhere else.
 
+mod caps;
+mod complaint;
 mod flows;
 mod meters;
 mod phase;
@@ -13,6 +15,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+pub(crate) use caps::{AtLimit, Caps, Claim};
+pub(crate) use complaint::Complaint;
 pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use phase::{Phase, Phases};
@@ -28,6 +32,8 @@ pub(crate) struct Hub {
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
     pub(crate) room: Room,
+    /// None: a source may have any number of connections.
+    pub(crate) caps: Option<Arc<Caps>>,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
     pub(crate) sources: OnceLock<Arc<Sources>>,
     pub(crate) started: Instant,
@@ -40,6 +46,7 @@ impl Hub {
         Self {
             sources: OnceLock::new(),
             meters: Meters::new(&snapshot.listeners),
+            caps: Caps::new(snapshot.limits.source_connections, snapshot.source_bits()),
             snapshot,
             flows: Flows::default(),
             phases: Phases::new(),

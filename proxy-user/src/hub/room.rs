@@ -2,10 +2,10 @@
 //! take the last one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+
+use super::complaint::Complaint;
 
 /// Descriptors that a connection may need: its own and that of its server.
 const PER_CONNECTION: u64 = 2;
@@ -19,15 +19,12 @@ const KEPT_BACK: u64 = 64;
 /// Accepting goes on when one connection in so many has gone, or there would be a pause for each.
 const SLACK: u64 = 16;
 
-/// An operator needs one line, not one for each of a million connections that wait.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-
 /// How many connections there may be at a time, and whether so many are there.
 pub(crate) struct Room {
     limit: u64,
     open: AtomicU64,
     full: watch::Sender<bool>,
-    complained: Mutex<Option<Instant>>,
+    pub(crate) complaint: Complaint,
 }
 
 impl Room {
@@ -40,7 +37,7 @@ impl Room {
             limit: limit.max(1),
             open: AtomicU64::new(0),
             full: watch::Sender::new(false),
-            complained: Mutex::new(None),
+            complaint: Complaint::default(),
         }
     }
 
@@ -58,16 +55,6 @@ impl Room {
     pub(crate) async fn becomes(&self, full: bool) {
         // The sender is `self`, so it cannot be gone.
         let _ = self.full.subscribe().wait_for(|now| *now == full).await;
-    }
-
-    /// Whether it is time to tell the operator again that there is no room.
-    pub(crate) fn may_complain(&self) -> bool {
-        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY);
-        if due {
-            *complained = Some(Instant::now());
-        }
-        due
     }
 
     /// A connection takes its place until the returned value is dropped.
@@ -134,7 +121,7 @@ mod tests {
     #[test]
     fn complaints_are_rare() {
         let room = Room::for_files(Some(64), 20, 4);
-        assert!(room.may_complain());
-        assert!(!room.may_complain());
+        assert!(room.complaint.is_due());
+        assert!(!room.complaint.is_due());
     }
 }

@@ -30,6 +30,13 @@ pub(crate) struct Snapshot {
     pub(crate) packet: Packet,
 }
 
+impl Snapshot {
+    /// Bits of an IPv4 and of an IPv6 address that make a source: of IPv6 as many as one customer has.
+    pub(crate) fn source_bits(&self) -> [u8; 2] {
+        self.guard.as_ref().map_or([32, 64], |guard| guard.source_bits)
+    }
+}
+
 /// `[[listen]]`: one name for one or more addresses.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -89,6 +96,8 @@ pub(crate) struct Admin {
 pub(crate) struct Limits {
     /// Bytes in the buffers of all TCP sockets of the host, above which flows get less credit. None: as the kernel has it.
     pub(crate) tcp_memory: Option<u64>,
+    /// Connections that one source may have at a time. 0: any number.
+    pub(crate) source_connections: u32,
 }
 
 /// `[guard]`.

@@ -49,8 +49,7 @@ impl Sources {
 
     /// What an address is counted as.
     pub(crate) fn source(&self, address: IpAddr) -> IpNet {
-        let bits = if address.is_ipv4() { self.bits[0] } else { self.bits[1] };
-        IpNet::new(address, bits).map_or(IpNet::from(address), |net| net.trunc())
+        source_of(self.bits, address)
     }
 
     /// A flow is established, until the returned value is dropped.
@@ -114,6 +113,12 @@ impl Sources {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What an address is counted as, where so many bits of IPv4 and of IPv6 addresses make a source.
+pub(super) fn source_of([v4, v6]: [u8; 2], address: IpAddr) -> IpNet {
+    let bits = if address.is_ipv4() { v4 } else { v6 };
+    IpNet::new(address, bits).map_or(IpNet::from(address), |net| net.trunc())
 }
 
 /// See [`Sources::established`].

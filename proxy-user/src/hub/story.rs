@@ -5,7 +5,7 @@ use std::time::Duration;
 use proxy_common::flow::{End, Side};
 use proxy_common::plan::Datapath;
 
-use super::{Bytes, Closed, Established, Flow, HelloResult, Hub};
+use super::{Bytes, Claim, Closed, Established, Flow, HelloResult, Hub};
 
 /// What the access log tells of the way to a flow.
 #[derive(Default)]
@@ -19,11 +19,15 @@ pub(crate) struct Story {
     pub(crate) before: Duration,
     /// As long as it lives, the guard knows that its client has a flow.
     pub(crate) established: Option<Established>,
+    /// Its place among the connections of its client.
+    pub(crate) claim: Option<Claim>,
 }
 
 impl Story {
     /// Ends it.
-    pub(crate) fn settle(&self, hub: &Hub, flow: &Flow, end: End, bytes: Bytes) {
+    pub(crate) fn settle(&mut self, hub: &Hub, flow: &Flow, end: End, bytes: Bytes) {
+        // Before the record: whoever reads that may count on the place.
+        drop(self.claim.take());
         hub.meters.carried(flow, bytes);
         let facts = flow.facts().clone();
         let [bytes_in, bytes_out] = bytes;

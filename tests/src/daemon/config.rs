@@ -128,6 +128,12 @@ impl Config {
         Self { limits: format!("[limits]\ntcp_memory = \"{size}\"\n\n"), ..self }
     }
 
+    /// Sets how many connections a source may have.
+    #[must_use]
+    pub fn source_connections(self, count: usize) -> Self {
+        Self { limits: format!("[limits]\nsource_connections = {count}\n\n"), ..self }
+    }
+
     /// Adds a guard of one interface, with further lines of its section.
     #[must_use]
     pub fn guard(self, interface: &str, lines: &str) -> Self {

@@ -4,10 +4,10 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6};
-use harness::peers::raw::{finish, read_to_ending};
+use harness::peers::raw::{Ending, expect_ending, finish, is_reset, read_to_ending};
 use harness::site::{RawSite, SHARED_PORT, config};
 use harness::wire::Guard;
 
@@ -65,6 +65,48 @@ fn a_source_that_sends_no_or_broken_hellos_is_banned_and_can_be_forgiven() -> Re
         site.daemon.stop()?;
     }
     Ok(())
+}
+
+#[test]
+fn a_source_with_too_many_connections_is_turned_away_and_banned_if_it_insists() -> Result<()> {
+    const MOST: usize = 3;
+    let lines = "ban_after = 4\nban_time = \"1h\"\nprotect = [\"octopus-polling\"]\n";
+    let site = RawSite::start(&config().source_connections(MOST).guard("client", lines))?;
+    Guard::attached(&site.daemon, "client")?;
+    let connect = || site.net.client.connect(edge(CLIENT_IPV6));
+    let mut held = (0..MOST).map(|_| connect()).collect::<Result<Vec<_>>>()?;
+    let count = |what: &str, count: usize| {
+        let name = format!("snisplice_connections_{what}_total");
+        site.daemon.wait_for_metric(&name, &[("listener", "tls")], count as f64)
+    };
+    // Workers accept side by side: only then do these come before the next.
+    count("accepted", MOST)?;
+    // The reset may be faster than the system call.
+    let be_turned_away = || match connect() {
+        Ok(mut client) => expect_ending(&mut client, Ending::Reset),
+        Err(error) if error.downcast_ref().is_some_and(is_reset) => Ok(()),
+        Err(error) => Err(error),
+    };
+    be_turned_away()?;
+    count("turned_away", 1)?;
+    // Another source is not concerned, and a place that becomes free is given again.
+    let flow = site.flow()?;
+    let gone = held.pop();
+    let address = gone.as_ref().map(TcpStream::local_addr).transpose()?;
+    drop(gone);
+    site.daemon.wait_for_access(address.context("a connection was held")?)?;
+    held.push(connect()?);
+    count("accepted", MOST + 3)?;
+    for _ in 0..2 {
+        be_turned_away()?;
+    }
+    count("turned_away", 3)?;
+    let guard = Guard::wait(&site.daemon, "the ban", |guard| guard.bans == 1)?;
+    assert_eq!((guard.list[0].net.as_str(), guard.list[0].reason.as_str()), ("fd00:1::/64", "too_many"));
+    // Or the daemon would not hear of their ends.
+    Guard::command(&site.daemon, &["unban", "fd00:1::/64"])?.success()?;
+    drop((held, flow));
+    site.daemon.stop()
 }
 
 #[test]

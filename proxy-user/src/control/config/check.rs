@@ -20,6 +20,8 @@ use crate::hub::snapshot::{Admin, Limits, Listener, Packet, Server, Timeouts, Up
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10944);
+/// Of one source.
+const CONNECTIONS: RangeInclusive<u32> = 0..=1_000_000;
 const DEFAULT_HOLD: Duration = Duration::from_secs(15);
 
 /// How many names an error lists.
@@ -238,7 +240,26 @@ fn limits(entry: Option<&raw::Limits>, report: &mut Report<'_>) -> Limits {
     let tcp_memory = entry
         .and_then(|entry| entry.tcp_memory.given())
         .and_then(|text| report.keep(text.at, value::memory(&text.value)));
-    Limits { tcp_memory }
+    let source_connections =
+        entry.map_or(0, |entry| within(&entry.source_connections, &CONNECTIONS, 0, report));
+    Limits { tcp_memory, source_connections }
+}
+
+pub(super) fn within(
+    field: &Field<i64>,
+    bounds: &RangeInclusive<u32>,
+    default: u32,
+    report: &mut Report<'_>,
+) -> u32 {
+    let Some(given) = field.given() else { return default };
+    let found = u32::try_from(given.value).ok().filter(|number| bounds.contains(number)).ok_or_else(|| {
+        let side = if given.value > i64::from(*bounds.end()) { "large" } else { "small" };
+        Fault::new(
+            format!("{} is too {side}", given.value),
+            format!("write {} to {}", bounds.start(), bounds.end()),
+        )
+    });
+    report.keep(given.at, found).unwrap_or(default)
 }
 
 fn packet(entry: Option<&raw::Packet>, report: &mut Report<'_>) -> Packet {

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use proxy_common::abi::guard::{DEFAULT_SOURCES, MAX_BANS};
 use proxy_common::guard::Policy;
-use toml::de::DeValue;
 
-use super::check::{UpstreamNames, duration, list, values};
-use super::keys::{self, Key};
+use super::check::{UpstreamNames, duration, list, values, within};
+use super::keys;
 use super::raw::{At, Field, Strings, Table};
 use super::report::{Fault, Report, quote};
 use super::value;
@@ -60,31 +59,19 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Raw {
         allow: table.strings(&keys::ALLOW),
         deny: table.strings(&keys::DENY),
         deny_file: table.string(&keys::DENY_FILE),
-        syn_rate: number(table, &keys::SYN_RATE),
-        syn_burst: number(table, &keys::SYN_BURST),
-        syn_ceiling: number(table, &keys::SYN_CEILING),
-        syn_reserve: number(table, &keys::SYN_RESERVE),
-        source_v4: number(table, &keys::SOURCE_V4),
-        source_v6: number(table, &keys::SOURCE_V6),
-        sources: number(table, &keys::WATCHED),
-        ban_after: number(table, &keys::BAN_AFTER),
+        syn_rate: table.number(&keys::SYN_RATE),
+        syn_burst: table.number(&keys::SYN_BURST),
+        syn_ceiling: table.number(&keys::SYN_CEILING),
+        syn_reserve: table.number(&keys::SYN_RESERVE),
+        source_v4: table.number(&keys::SOURCE_V4),
+        source_v6: table.number(&keys::SOURCE_V6),
+        sources: table.number(&keys::WATCHED),
+        ban_after: table.number(&keys::BAN_AFTER),
         ban_window: table.duration(&keys::BAN_WINDOW),
         ban_time: table.duration(&keys::BAN_TIME),
-        ban_limit: number(table, &keys::BAN_LIMIT),
+        ban_limit: table.number(&keys::BAN_LIMIT),
         protect: table.strings(&keys::PROTECT),
         pin: table.string(&keys::PIN),
-    }
-}
-
-fn number(table: &mut Table<'_, '_, '_>, key: &Key) -> Field<i64> {
-    let Some(value) = table.entries.get(key.name) else { return Field::Absent };
-    match value.get_ref() {
-        DeValue::Integer(number) => {
-            // What does not fit is larger than any bound.
-            let parsed = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
-            Field::Given(At { at: value.span().start, value: parsed })
-        }
-        other => table.wrong_type(key, value, "a whole number", other),
     }
 }
 
@@ -125,18 +112,6 @@ fn text<T>(
     report: &mut Report<'_>,
 ) -> Option<T> {
     field.given().and_then(|text| report.keep(text.at, parse(&text.value)))
-}
-
-fn within(field: &Field<i64>, bounds: &RangeInclusive<u32>, default: u32, report: &mut Report<'_>) -> u32 {
-    let Some(given) = field.given() else { return default };
-    let found = u32::try_from(given.value).ok().filter(|number| bounds.contains(number)).ok_or_else(|| {
-        let side = if given.value > i64::from(*bounds.end()) { "large" } else { "small" };
-        Fault::new(
-            format!("{} is too {side}", given.value),
-            format!("write {} to {}", bounds.start(), bounds.end()),
-        )
-    });
-    report.keep(given.at, found).unwrap_or(default)
 }
 
 fn bits(number: u32) -> u8 {

@@ -103,6 +103,7 @@ pub(super) struct Timeouts {
 #[derive(Debug)]
 pub(super) struct Limits {
     pub(super) tcp_memory: Field<String>,
+    pub(super) source_connections: Field<i64>,
 }
 
 #[derive(Debug)]
@@ -155,6 +156,7 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
         }),
         limits: single(document, &keys::LIMITS, report, |table| Limits {
             tcp_memory: table.string(&keys::TCP_MEMORY),
+            source_connections: table.number(&keys::SOURCE_CONNECTIONS),
         }),
         guard: single(document, &keys::GUARD, report, super::guard::read),
         packet: single(document, &keys::PACKET, report, |table| Packet {
@@ -294,6 +296,18 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         match value.get_ref() {
             DeValue::String(text) => Field::Given(At { at: value.span().start, value: text.to_string() }),
             other => self.wrong_type(key, value, "a string", other),
+        }
+    }
+
+    pub(super) fn number(&mut self, key: &Key) -> Field<i64> {
+        let Some(value) = self.entries.get(key.name) else { return Field::Absent };
+        match value.get_ref() {
+            DeValue::Integer(number) => {
+                // What does not fit is larger than any bound.
+                let parsed = i64::from_str_radix(number.as_str(), number.radix()).unwrap_or(i64::MAX);
+                Field::Given(At { at: value.span().start, value: parsed })
+            }
+            other => self.wrong_type(key, value, "a whole number", other),
         }
     }
 

@@ -20,7 +20,7 @@ pub(crate) type Name = (Kind, &'static str);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// Nanoseconds of the program alone (`BPF_PROG_TEST_RUN`).
+    /// Nanoseconds of the program alone (`BPF_PROG_TEST_RUN`), the least of the parts of a round.
     Program,
     /// Nanoseconds from the driver to the verdict, packets being injected at the interface (with live frames).
     Receive,
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
 impl Kind {
     const fn title(self) -> &'static str {
         match self {
-            Self::Program => "program alone, ns for each packet",
+            Self::Program => "program alone, ns for each packet, least of 8 parts",
             Self::Receive => "injected at the interface, ns for each packet",
             Self::Wire => "from the other end of a veth pair, 1000 packets/s",
         }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use harness::command;
 use harness::daemon::{Daemon, Launch};
 use harness::guard::frame::{ACK, Frame, SYN};
@@ -24,6 +24,8 @@ const BANS: u8 = 20;
 
 /// Packets for one figure, by the way of measuring.
 const RUNS: u32 = 2_000_000;
+/// So many parts each: the least counts, as whatever else the machine does only adds to what the program takes.
+const PARTS: u32 = 8;
 const INJECTED: u32 = 1_000_000;
 const WINDOW: Duration = Duration::from_millis(500);
 
@@ -127,14 +129,13 @@ impl Scene {
         let [pass, drop] = &self.bare;
         let plain = Frame::new(CLIENT_IPV4, EDGE_IPV4, 443, ACK).bytes();
         for (name, program) in [("bare XDP_PASS", pass), ("bare XDP_DROP", drop)] {
-            figures.add(Kind::Program, name, f64::from(program.run(&plain, runs)?.nanoseconds));
+            figures.add(Kind::Program, name, least(program, &plain, runs, None)?);
         }
         for (name, frame, verdict) in cases() {
             // The first takes the token, if it is about that.
             self.guard.run(&frame.bytes(), 3)?;
-            let run = self.guard.run(&frame.bytes(), runs)?;
-            ensure!(run.verdict == verdict, "{name}: {run:?}");
-            figures.add(Kind::Program, name, f64::from(run.nanoseconds));
+            let nanoseconds = least(&self.guard, &frame.bytes(), runs, Some(verdict)).context(name)?;
+            figures.add(Kind::Program, name, nanoseconds);
         }
         Ok(())
     }
@@ -192,6 +193,17 @@ impl Scene {
         let frame = addressed(frame.to_vec(), edge);
         self.net.backend.enter(|| blast(&FrameSocket::open(interface_number("edge")?)?, &frame, window))
     }
+}
+
+/// Nanoseconds of one run, of the part of all `runs` that took the least.
+fn least(program: &XdpProgram, frame: &[u8], runs: u32, verdict: Option<u32>) -> Result<f64> {
+    let mut least = f64::INFINITY;
+    for _ in 0..PARTS {
+        let run = program.run(frame, runs / PARTS)?;
+        ensure!(verdict.is_none_or(|verdict| run.verdict == verdict), "{run:?}");
+        least = least.min(f64::from(run.nanoseconds));
+    }
+    Ok(least)
 }
 
 /// Sends copies of a frame for so long; returns how many, and thousands in a second.

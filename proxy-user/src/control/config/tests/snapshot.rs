@@ -88,6 +88,7 @@ fn the_default_is_what_the_reference_says() {
     let seconds = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain, timeouts.keepalive];
     assert_eq!(seconds.map(|timeout| timeout.as_secs()), [10, 5, 60, 30, 65]);
     assert_eq!((timeouts.idle, snapshot.limits.tcp_memory), (Duration::ZERO, None));
+    assert_eq!(snapshot.limits.source_connections, 0);
 }
 
 /// Every key that is commented out in the default shows its default value, and is valid when taken in.
@@ -150,7 +151,7 @@ fn every_key_arrives() {
          datapath = 'copy'\nhold = '0s'\n\
          [admin]\nsocket = ''\nhttp = ''\n\
          [timeouts]\nhello = '1ms'\nconnect = '2s'\nhalf_close = '3m'\ndrain = '24h'\nkeepalive = '30s'\nidle = '1s'\n\
-         [limits]\ntcp_memory = '3MiB'\n\
+         [limits]\ntcp_memory = '3MiB'\nsource_connections = 7\n\
          [packet]\nafter = '0s'\nports = '2000-2001'\npins = '/p'\njournal = '/j'\n",
     );
     assert_eq!(snapshot.listeners[0].addresses, [address("192.0.2.1:443"), address("[2001:db8::1]:443")]);
@@ -168,6 +169,7 @@ fn every_key_arrives() {
     let all = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain, timeouts.keepalive];
     assert_eq!(all.map(|timeout| timeout.as_millis()), [1, 2_000, 180_000, 86_400_000, 30_000]);
     assert_eq!((timeouts.idle, snapshot.limits.tcp_memory), (Duration::from_secs(1), Some(3 << 20)));
+    assert_eq!(snapshot.limits.source_connections, 7);
     let packet = snapshot.packet;
     assert_eq!((packet.after, packet.ports), (Duration::ZERO, 2000..=2001));
     assert_eq!([packet.pins, packet.journal].map(|path| path.display().to_string()), ["/p", "/j"]);

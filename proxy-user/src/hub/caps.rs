@@ -1,0 +1,86 @@
+//! How many connections one source may have at a time.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+use super::complaint::Complaint;
+use super::sources::source_of;
+
+/// Counts the connections of each source, from accept to close. A source that has none takes no memory.
+#[derive(Debug)]
+pub(crate) struct Caps {
+    limit: u32,
+    bits: [u8; 2],
+    open: Mutex<HashMap<IpNet, u32>>,
+    pub(crate) complaint: Complaint,
+}
+
+/// A source has as many connections as it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AtLimit(pub(crate) IpNet);
+
+impl Caps {
+    /// `limit` for each source; `bits` of IPv4 and of IPv6 addresses make one. None: any number.
+    pub(crate) fn new(limit: u32, bits: [u8; 2]) -> Option<Arc<Self>> {
+        let caps = Self { limit, bits, open: Mutex::default(), complaint: Complaint::default() };
+        (limit > 0).then(|| Arc::new(caps))
+    }
+
+    /// A connection takes its place until the returned value is dropped.
+    pub(crate) fn claim(self: &Arc<Self>, client: IpAddr) -> Result<Claim, AtLimit> {
+        let source = source_of(self.bits, client);
+        let mut open = self.open();
+        let count = open.entry(source).or_default();
+        if *count >= self.limit {
+            return Err(AtLimit(source));
+        }
+        *count += 1;
+        drop(open);
+        Ok(Claim { caps: Arc::clone(self), source })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<IpNet, u32>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Caps::claim`].
+#[derive(Debug)]
+pub(crate) struct Claim {
+    caps: Arc<Caps>,
+    source: IpNet,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut open = self.caps.open();
+        match open.get_mut(&self.source) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(open.remove(&self.source)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_source_has_its_own_places_and_gets_them_back() {
+        assert!(Caps::new(0, [32, 64]).is_none());
+        let caps = Caps::new(2, [24, 64]).unwrap();
+        let claim = |text: &str| caps.claim(text.parse().unwrap());
+        let first = claim("192.0.2.1").unwrap();
+        let second = claim("192.0.2.2").unwrap();
+        assert_eq!(claim("192.0.2.3").unwrap_err(), AtLimit("192.0.2.0/24".parse().unwrap()));
+        let other = claim("192.0.3.1").unwrap();
+        drop(first);
+        let third = claim("192.0.2.3").unwrap();
+        assert!(claim("192.0.2.1").is_err());
+        drop((second, third, other));
+        assert!(caps.open().is_empty());
+    }
+}
