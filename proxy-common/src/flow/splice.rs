@@ -41,6 +41,8 @@ pub struct Reading {
     pub received: u64,
     /// `SIOCOUTQ`: bytes written and not yet acknowledged.
     pub queued: u64,
+    /// `tcpi_bytes_sent` less `tcpi_bytes_retrans`: bytes sent at least once. No SYN and no FIN is among them.
+    pub sent: u64,
     /// Time since the peer was last heard of, while it owes us an answer. Else zero.
     pub silent: Duration,
     /// Time since a byte was last sent to the peer or received from it.
@@ -192,6 +194,21 @@ impl Splice {
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     pub fn written(&self, side: Side, reading: &Reading) -> u64 {
         self.legs[side.index()].written(reading, self.fin_out[side.index()])
+    }
+
+    /// Bytes that the peer of `side` may have got, as of the last `reading`: those written, or what of them was sent before a
+    /// reset. The kernel then throws away what was not acknowledged, our end among it (`tcp_reset` in `net/ipv4/tcp_input.c`),
+    /// so that what is left is less than the peer may have read.
+    #[must_use]
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    pub fn given(&self, side: Side, reading: &Reading) -> u64 {
+        let written = self.written(side, reading);
+        if !reading.is_closed() {
+            return written;
+        }
+        // We connected to the upstream, whose count begins with our SYN.
+        let before = self.legs[side.index()].written.saturating_sub(u64::from(side == Side::Upstream));
+        written.max(reading.sent.saturating_sub(before))
     }
 
     /// Bytes that the socket of `side` has received, as of `reading`, if no FIN is among them.
