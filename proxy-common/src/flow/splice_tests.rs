@@ -1,6 +1,7 @@
 //! The machine against a model of the kernel: bytes move from a source through a queue to a target in random steps,
 //! with ends at random moments.
 
+use super::super::reading::{CLOSE, CLOSE_WAIT, LAST_ACK};
 use super::*;
 use proptest::prelude::*;
 
