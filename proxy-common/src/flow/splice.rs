@@ -12,14 +12,7 @@
 
 use std::time::Duration;
 
-use super::{End, Reason, Side};
-
-/// TCP states as `TCP_INFO` gives them (`include/net/tcp_states.h`).
-const TIME_WAIT: u8 = 6;
-const CLOSE: u8 = 7;
-const CLOSE_WAIT: u8 = 8;
-const LAST_ACK: u8 = 9;
-const CLOSING: u8 = 11;
+use super::{End, Leg, Reading, Reason, Side};
 
 /// First and longest pause between two looks while something is about to happen.
 const PAUSE_MIN: Duration = Duration::from_micros(500);
@@ -28,36 +21,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A flow that we end in order must have moved nothing for this long, with nothing under way: a transfer that stops for a
 /// moment would look complete. Longer than a retransmission and the next one (200 and 400 ms).
 const QUIET: Duration = Duration::from_millis(700);
-
-/// What the kernel says of one socket. `TCP_INFO` must be read before `SIOCOUTQ`: an acknowledgement between the
-/// two then makes the sum too small for a moment, never too large.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reading {
-    /// `tcpi_state`.
-    pub state: u8,
-    /// `tcpi_bytes_acked`.
-    pub acked: u64,
-    /// `tcpi_bytes_received`.
-    pub received: u64,
-    /// `SIOCOUTQ`: bytes written and not yet acknowledged.
-    pub queued: u64,
-    /// Time since the peer was last heard of, while it owes us an answer. Else zero.
-    pub silent: Duration,
-    /// Time since a byte was last sent to the peer or received from it.
-    pub rested: Duration,
-}
-
-impl Reading {
-    /// Nothing will be sent or received any more.
-    #[must_use]
-    pub const fn is_closed(&self) -> bool {
-        self.state == CLOSE
-    }
-
-    const fn fin_received(&self) -> bool {
-        matches!(self.state, CLOSE_WAIT | LAST_ACK | CLOSING | TIME_WAIT)
-    }
-}
 
 /// What both sockets and the verdict's counters say at one moment. Indexed by [`Side::index`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,42 +43,6 @@ pub enum Seen {
     Bytes(u64),
     /// The source has failed while userspace could not read on.
     Failed,
-}
-
-/// One socket at the moment of the hand-over: the zero that later readings are measured from.
-#[derive(Debug, Clone, Copy)]
-pub struct Leg {
-    written: u64,
-    received: u64,
-}
-
-impl Leg {
-    /// For counts that begin with the connection: from a reading when `written` bytes of the flow had been written to it.
-    #[must_use]
-    pub const fn from_start(reading: &Reading, written: u64) -> Self {
-        // What waits in the receive queue at that moment is still to be carried, and `received` counts it already.
-        let sum = reading.acked.wrapping_add(reading.queued);
-        Self { written: sum.wrapping_sub(written), received: 0 }
-    }
-
-    /// For counts that begin now: userspace has read `read` bytes from it, to the end of its queue, and written all that it
-    /// had for it.
-    #[must_use]
-    pub const fn from_now(reading: &Reading, read: u64) -> Self {
-        Self { received: read, ..Self::from_start(reading, 0) }
-    }
-
-    fn written(&self, reading: &Reading, fin_sent: bool) -> u64 {
-        reading
-            .acked
-            .wrapping_add(reading.queued)
-            .saturating_sub(self.written)
-            .saturating_sub(u64::from(fin_sent))
-    }
-
-    fn received(&self, reading: &Reading, fin: bool) -> u64 {
-        reading.received.saturating_sub(self.received).saturating_sub(u64::from(fin))
-    }
 }
 
 /// Bounds on waiting.
@@ -192,6 +119,16 @@ impl Splice {
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     pub fn written(&self, side: Side, reading: &Reading) -> u64 {
         self.legs[side.index()].written(reading, self.fin_out[side.index()])
+    }
+
+    /// Bytes that the peer of `side` may have got, as of the last `reading`: those written, or what of them was sent before a
+    /// reset. The kernel then throws away what was not acknowledged, our end among it (`tcp_reset` in `net/ipv4/tcp_input.c`),
+    /// so that what is left is less than the peer may have read.
+    #[must_use]
+    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
+    pub fn given(&self, side: Side, reading: &Reading) -> u64 {
+        let syn = u64::from(side == Side::Upstream);
+        self.legs[side.index()].given(reading, self.fin_out[side.index()], syn)
     }
 
     /// Bytes that the socket of `side` has received, as of `reading`, if no FIN is among them.

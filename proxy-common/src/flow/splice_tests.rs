@@ -1,10 +1,27 @@
 //! The machine against a model of the kernel: bytes move from a source through a queue to a target in random steps,
 //! with ends at random moments.
 
+use super::super::reading::{CLOSE, CLOSE_WAIT, LAST_ACK};
 use super::*;
 use proptest::prelude::*;
 
 const BOUNDS: Bounds = Bounds { half_close: Duration::from_secs(60), flush: Duration::from_secs(1) };
+
+#[test]
+fn what_was_sent_before_a_reset_counts_also_where_it_was_not_acknowledged() {
+    let open = |syn| Reading { state: 1, acked: syn + 100, queued: 20, sent: 110, ..Reading::default() };
+    for (side, syn) in [(Side::Client, 0), (Side::Upstream, 1)] {
+        let start = open(syn);
+        let machine = Splice::new([Leg::from_now(&start, 0); 2], BOUNDS, Duration::ZERO);
+        // 50 more were written, of which 30 are not sent yet, and none is acknowledged.
+        let busy = Reading { queued: 70, sent: 140, ..start };
+        assert_eq!(machine.given(side, &busy), 50);
+        let reset = Reading { state: CLOSE, queued: 0, ..busy };
+        assert_eq!((machine.written(side, &reset), machine.given(side, &reset)), (0, 20));
+        let acknowledged = Reading { acked: syn + 170, sent: 170, ..reset };
+        assert_eq!(machine.given(side, &acknowledged), 50);
+    }
+}
 
 /// One direction of the model: received by TCP, seen by the verdict, written to the target, acknowledged. Of each, so many
 /// went past the source.

@@ -151,7 +151,7 @@ impl Ending {
     /// Bytes given to each peer, as of the last turn; client to upstream first.
     pub(super) fn bytes(&self) -> Bytes {
         let [client, upstream] = &self.last.legs;
-        [self.machine.written(Side::Upstream, upstream), self.machine.written(Side::Client, client)]
+        [self.machine.given(Side::Upstream, upstream), self.machine.given(Side::Client, client)]
     }
 }
 

@@ -154,7 +154,16 @@ pub(crate) fn fresh_reading(socket: &impl AsFd) -> io::Result<Reading> {
     let owes_an_answer = info.retransmits >= UNANSWERED || info.probes >= UNANSWERED;
     let silent = if owes_an_answer { Duration::from_millis(info.last_ack_ms.into()) } else { Duration::ZERO };
     let rested = Duration::from_millis(info.last_data_sent_ms.min(info.last_data_received_ms).into());
-    Ok(Reading { state: info.state, acked: info.acked, received: info.received, queued: 0, silent, rested })
+    let sent = info.sent.saturating_sub(info.sent_again);
+    Ok(Reading {
+        state: info.state,
+        acked: info.acked,
+        received: info.received,
+        queued: 0,
+        sent,
+        silent,
+        rested,
+    })
 }
 
 /// The head of `struct tcp_info` (`include/uapi/linux/tcp.h`): fields are only ever added behind, and a kernel gives
@@ -174,12 +183,16 @@ struct TcpInfo {
     before_counts: [u8; 60],
     acked: u64,
     received: u64,
+    before_sent: [u8; 64],
+    sent: u64,
+    sent_again: u64,
 }
 
 const _: () = assert!(std::mem::offset_of!(TcpInfo, last_data_sent_ms) == 44);
 const _: () = assert!(std::mem::offset_of!(TcpInfo, last_ack_ms) == 56);
 const _: () = assert!(std::mem::offset_of!(TcpInfo, acked) == 120);
-const _: () = assert!(size_of::<TcpInfo>() == 136);
+const _: () = assert!(std::mem::offset_of!(TcpInfo, sent) == 200);
+const _: () = assert!(size_of::<TcpInfo>() == 216);
 
 fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
     let mut info = TcpInfo {
@@ -195,6 +208,9 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
         before_counts: [0; 60],
         acked: 0,
         received: 0,
+        before_sent: [0; 64],
+        sent: 0,
+        sent_again: 0,
     };
     let wanted = libc::socklen_t::try_from(size_of::<TcpInfo>()).unwrap_or(0);
     let mut size = wanted;
@@ -211,7 +227,10 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
     };
     match result {
         0 if size == wanted => Ok(info),
-        0 => Err(io::Error::new(io::ErrorKind::Unsupported, "TCP_INFO has no byte counts (Linux 4.2 has)")),
+        0 => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "TCP_INFO has no count of bytes sent (Linux 4.19 has)",
+        )),
         _ => Err(io::Error::last_os_error()),
     }
 }

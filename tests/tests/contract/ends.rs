@@ -136,6 +136,30 @@ fn law_3_bytes_before_a_servers_reset_are_delivered() -> Result<()> {
     site.daemon.stop()
 }
 
+/// The kernel throws away an end that the server did not acknowledge, and that must not be taken for a byte.
+#[test]
+fn law_3_what_a_server_read_before_its_reset_is_counted() -> Result<()> {
+    let site = site()?;
+    let hello = polling_hello();
+    for _ in 0..300 {
+        let (mut client, server) = site.flow()?;
+        let address = client.local_addr()?;
+        let end = std::thread::spawn(move || -> Result<()> {
+            client.write_all(b"x")?;
+            // It may have been reset by then.
+            drop(finish(&client));
+            read_to_ending(&mut client).map(drop)
+        });
+        let mut byte = [0];
+        (&server).read_exact(&mut byte)?;
+        reset(server)?;
+        end.join().expect("the client panicked")?;
+        let access = site.daemon.wait_for_access(address)?;
+        assert_eq!((access.bytes_in, access.bytes_out), (hello.len() as u64 + 1, 0), "{access:?}");
+    }
+    site.daemon.stop()
+}
+
 #[test]
 fn law_3_a_servers_reset_in_mid_transfer_is_a_reset_for_the_client() -> Result<()> {
     let site = site()?;

@@ -108,7 +108,15 @@ impl Results {
         let rounds = self.samples.iter().map(|sample| sample.round).max().unwrap_or(0);
         let later = |sample: Sample| Sample { round: rounds + sample.round, ..sample };
         self.samples.extend(other.samples.into_iter().map(later));
-        self.facts.extend(other.facts);
+        for (fact, value) in other.facts {
+            let known = self.facts.entry(fact).or_default();
+            // Such as the date, and the time for each figure.
+            if known.is_empty() {
+                *known = value;
+            } else if known.split("; ").all(|one| one != value) {
+                *known = format!("{known}; {value}");
+            }
+        }
         self.versions.extend(other.versions);
         self.configurations.extend(other.configurations);
         self.not_measured.extend(other.not_measured);
