@@ -53,6 +53,7 @@ pub struct Config {
     limits: String,
     guard: String,
     packet: Option<String>,
+    leaving: Option<(String, String)>,
 }
 
 impl Config {
@@ -150,6 +151,21 @@ impl Config {
             journal.display()
         );
         Self { packet: Some(text), ..self }
+    }
+
+    /// Says how old flows are when they leave their sockets, and which ports their connections to servers have; where they are kept
+    /// is left to the start of the daemon.
+    #[must_use]
+    pub fn leaving(self, after: &str, ports: &str) -> Self {
+        Self { leaving: Some((after.to_owned(), ports.to_owned())), ..self }
+    }
+
+    /// The same, with pins for one daemon.
+    pub(super) fn with_pins(&self, pins: &Pins) -> Self {
+        let Some((after, ports)) = &self.leaving else { return self.clone().packet(pins, "0s") };
+        let config = self.clone().packet(pins, after);
+        let ports = |text: String| format!("{}\nports = \"{ports}\"\n\n", text.trim_end());
+        Self { packet: config.packet.map(ports), ..config }
     }
 
     /// Whether flows leave their sockets, and it is not said yet where they are kept then.

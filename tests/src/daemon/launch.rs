@@ -96,7 +96,7 @@ impl Launch {
         let work = WorkDir::create()?;
         let pins = if config.lacks_pins() { Some(Pins::create()?) } else { None };
         let config = match &pins {
-            Some(pins) => &config.clone().packet(pins, "0s"),
+            Some(pins) => &config.with_pins(pins),
             None => config,
         };
         let file = work.write("snisplice.toml", config.render(&work.file("admin.sock")))?;

@@ -44,9 +44,10 @@ pub(crate) struct System {
 }
 
 /// All systems, in the order of the tables.
-pub(crate) const SYSTEMS: [System; 11] = [
+pub(crate) const SYSTEMS: [System; 12] = [
     System { name: "direct", kind: Kind::Direct, quick: true },
     System { name: "snisplice-auto", kind: Kind::Ours("auto"), quick: false },
+    System { name: "snisplice-packet", kind: Kind::Ours("packet"), quick: true },
     System { name: "snisplice-local", kind: Kind::Ours("local"), quick: true },
     System { name: "snisplice-sockmap", kind: Kind::Ours("sockmap"), quick: true },
     System { name: "snisplice-copy", kind: Kind::Ours("copy"), quick: true },
@@ -74,7 +75,11 @@ impl System {
 
     /// True where there is something for this system to do.
     pub(crate) fn applies_to(self, placement: Placement) -> bool {
-        self.kind != Kind::Ours("local") || placement != Placement::Routed
+        match self.kind {
+            Kind::Ours("local") => placement != Placement::Routed,
+            Kind::Ours("packet") => placement == Placement::Routed,
+            _ => true,
+        }
     }
 
     /// The version that is here, or why the system cannot be measured.

@@ -26,14 +26,27 @@ pub(super) fn version(path: &Path, datapath: &str, places: &Places) -> Result<St
     Ok(version.trim().to_owned())
 }
 
+const PACKET: &str = "packet";
+
+/// How old a flow is when it leaves its sockets: older than those that only come and go, and young enough for the warm-up of all
+/// others.
+const LEAVES_AFTER: &str = "100ms";
+
+/// Local ports of the flows that leave their sockets: those that [`crate::network`] leaves over.
+const PORTS: &str = "1100-9999";
+
 /// Starts the daemon. It writes no access log, as the rivals write none.
 pub(super) fn start(edge: &Namespace, path: &Path, datapath: &str, places: &Places) -> Result<Daemon> {
-    Launch::of(places.snisplice.clone()).quiet().terse().start(edge, &config(path, datapath))
+    let launch = Launch::of(places.snisplice.clone()).quiet().terse();
+    // Nothing of it outlives it.
+    let launch = if datapath == PACKET { launch.release() } else { launch };
+    launch.start(edge, &config(path, datapath))
 }
 
 /// A route for each service.
 fn config(path: &Path, datapath: &str) -> Config {
     let listening = Config::new().listen("front", &format!("0.0.0.0:{FRONT_PORT}")).datapath_word(datapath);
+    let listening = listening.leaving(LEAVES_AFTER, PORTS);
     Service::ALL.into_iter().fold(listening, |config, service| {
         let name = service.word();
         config.route(name, &service.name(), name).upstream(name, path.upstream(service))
@@ -48,9 +61,12 @@ pub(super) fn stop(daemon: Daemon) -> Result<()> {
 }
 
 /// What the kernel programs count: bytes that sockmap redirected, and those that a server on this host wrote past the
-/// loopback connection.
-const BY_KERNEL: [&str; 2] =
-    ["snisplice_kernel_redirected_bytes_total", "snisplice_kernel_bypassed_bytes_total"];
+/// loopback connection, and those of flows without sockets.
+const BY_KERNEL: [&str; 3] = [
+    "snisplice_kernel_redirected_bytes_total",
+    "snisplice_kernel_bypassed_bytes_total",
+    "snisplice_packet_forwarded_bytes_total",
+];
 
 /// What the daemon has carried, and how.
 #[derive(Debug, Clone, Copy)]
