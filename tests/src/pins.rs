@@ -43,6 +43,18 @@ impl Pins {
         Ok(!self.path().read_dir()?.flatten().any(|entry| entry.path().is_dir()))
     }
 
+    /// All that daemons have pinned there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn pinned(&self) -> Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for folder in self.path().read_dir()?.flatten().filter(|entry| entry.path().is_dir()) {
+            all.extend(folder.path().read_dir()?.flatten().map(|entry| entry.path()));
+        }
+        Ok(all)
+    }
+
     /// A file beside it.
     pub fn journal(&self) -> PathBuf {
         self.0.file("packet.journal")

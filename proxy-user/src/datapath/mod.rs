@@ -94,7 +94,8 @@ impl Carriers {
             return Outcome::Ended(internal(flow, [0; 2], &error));
         }
         if choice == Choice::Only(Datapath::Packet) {
-            return self.by_packet(flow, pair).await;
+            // Boxed, as all that follows: each flow has room for its own way only.
+            return Box::pin(self.by_packet(flow, pair)).await;
         }
         Outcome::Ended(self.carry_by_sockets(flow, pair, choice).await)
     }
@@ -115,7 +116,6 @@ impl Carriers {
             Ok((mut spliced, datapath)) => {
                 self.hub.flows.know_places(flow, spliced.places());
                 let _active = self.begin(flow, datapath);
-                // Boxed, as copying is below: each flow has room for its own way only.
                 return Box::pin(spliced.carry(&self.hub, flow)).await;
             }
             Err(refused) => *refused,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -30,6 +31,7 @@ pub struct Launch {
     quiet: bool,
     level: &'static str,
     release: bool,
+    patience: Duration,
 }
 
 impl Launch {
@@ -43,7 +45,7 @@ impl Launch {
 
     /// This binary.
     pub fn of(binary: PathBuf) -> Self {
-        Self { binary, wrapper: Vec::new(), quiet: false, level: "info", release: false }
+        Self { binary, wrapper: Vec::new(), quiet: false, level: "info", release: false, patience: PATIENCE }
     }
 
     /// Starts it by a command such as `setpriv` with arguments.
@@ -76,13 +78,19 @@ impl Launch {
         Self { release: true, ..self }
     }
 
+    /// Gives it so long to become ready.
+    #[must_use]
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Starts the daemon in `edge` and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not become ready within 10 s; the message holds its log.
+    /// When it does not become ready within 10 s, or what [`Self::patient`] says; the message holds its log.
     pub fn start(&self, edge: &Namespace, config: &Config) -> Result<Daemon> {
         let mut daemon = self.spawn(edge, config)?;
-        let ready = wait_for("the daemon to become ready", PATIENCE, || {
+        let ready = wait_for("the daemon to become ready", self.patience, || {
             if let Ok(Some(status)) = daemon.child.try_wait() {
                 return Some(Err(anyhow!("the daemon ended at its start: {status}")));
             }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::command::run;
 use crate::netns::Namespace;
 pub use guard::{Guard, GuardInterface, Listed};
-pub use sys::{FrameSocket, Run, XdpProgram, detach_links_of, interface_number};
+pub use sys::{FrameSocket, Program, Run, detach_links_of, interface_number};
 
 /// A flood that sends the same frames again and again, no faster than it was told, until it is dropped.
 #[derive(Debug)]

@@ -10,14 +10,14 @@ use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 /// Frames that are handed to the kernel at a time.
 const BATCH: usize = 128;
 
-/// An XDP program.
+/// A BPF program, most often one for XDP.
 #[derive(Debug)]
-pub struct XdpProgram(OwnedFd);
+pub struct Program(OwnedFd);
 
 /// What a program made of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// `XDP_DROP` is 1, `XDP_PASS` is 2.
+    /// For XDP: `XDP_DROP` is 1, `XDP_PASS` is 2.
     pub verdict: u32,
     /// Nanoseconds for each time, when it was run many times.
     pub nanoseconds: u32,
@@ -64,7 +64,7 @@ struct Context {
     egress: u32,
 }
 
-impl XdpProgram {
+impl Program {
     /// Opens the program with this id, whoever loaded it.
     ///
     /// # Errors

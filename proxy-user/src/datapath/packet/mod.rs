@@ -126,9 +126,9 @@ impl Carriers {
         };
         let way = {
             let _active = self.begin(flow, Datapath::Copy);
-            let mut copying = std::pin::pin!(copy::carry(&self.hub, flow, &mut pair, None));
+            let mut copying = Box::pin(copy::carry(&self.hub, flow, &mut pair, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
-            let mut leaving = std::pin::pin!(leave::leave(road, self, flow, &sockets));
+            let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets));
             tokio::select! {
                 biased;
                 way = &mut leaving => way,

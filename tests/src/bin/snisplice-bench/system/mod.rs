@@ -103,7 +103,7 @@ impl System {
             }
             kind => Some(Process::Rival(rivals::start(kind, network.edge(), &path, places)?)),
         };
-        Ok(Running { path, process })
+        Ok(Running { kind: self.kind, path, process })
     }
 }
 
@@ -118,6 +118,7 @@ pub(crate) struct Places {
 /// A system at work.
 #[derive(Debug)]
 pub(crate) struct Running {
+    kind: Kind,
     pub(crate) path: Path,
     process: Option<Process>,
 }
@@ -168,6 +169,14 @@ impl Running {
             Some(Process::Ours(daemon)) => descendants(daemon.pid()),
             // The first one only contains the others.
             Some(Process::Rival(rival)) => descendants(rival.child.id()).split_off(1),
+        }
+    }
+
+    /// Waits until so many flows are carried as they will be: for the datapath to which flows come only after a while.
+    pub(crate) fn settled(&self, flows: usize) -> Result<()> {
+        match &self.process {
+            Some(Process::Ours(daemon)) => snisplice::settled(daemon, self.kind, flows),
+            _ => Ok(()),
         }
     }
 

@@ -5,10 +5,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use harness::command;
 use harness::daemon::{Config, Daemon, Launch};
+use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::Namespace;
 use harness::workdir::WorkDir;
 
-use super::Places;
+use super::{Kind, Places};
 use crate::network::{FRONT_PORT, Path, Service};
 use crate::values::{Metric, Values};
 
@@ -28,12 +29,11 @@ pub(super) fn version(path: &Path, datapath: &str, places: &Places) -> Result<St
 
 const PACKET: &str = "packet";
 
-/// How old a flow is when it leaves its sockets: older than those that only come and go, and young enough for the warm-up of all
-/// others.
-const LEAVES_AFTER: &str = "100ms";
-
 /// Local ports of the flows that leave their sockets: those that [`crate::network`] leaves over.
 const PORTS: &str = "1100-9999";
+
+/// How old flows are when they leave their sockets, where the configuration does not say it.
+const DEFAULT_AGE: &str = "1s";
 
 /// Starts the daemon. It writes no access log, as the rivals write none.
 pub(super) fn start(edge: &Namespace, path: &Path, datapath: &str, places: &Places) -> Result<Daemon> {
@@ -46,7 +46,7 @@ pub(super) fn start(edge: &Namespace, path: &Path, datapath: &str, places: &Plac
 /// A route for each service.
 fn config(path: &Path, datapath: &str) -> Config {
     let listening = Config::new().listen("front", &format!("0.0.0.0:{FRONT_PORT}")).datapath_word(datapath);
-    let listening = listening.leaving(LEAVES_AFTER, PORTS);
+    let listening = listening.leaving(DEFAULT_AGE, PORTS);
     Service::ALL.into_iter().fold(listening, |config, service| {
         let name = service.word();
         config.route(name, &service.name(), name).upstream(name, path.upstream(service))
@@ -58,6 +58,19 @@ pub(super) fn stop(daemon: Daemon) -> Result<()> {
     let idle = daemon.wait_for_idle();
     let log = daemon.log();
     idle.and_then(|()| daemon.stop()).with_context(|| format!("its log: {}", log.join(" | ")))
+}
+
+/// Waits until `flows` flows have left their sockets, or are known to stay.
+pub(super) fn settled(daemon: &Daemon, kind: Kind, flows: usize) -> Result<()> {
+    if kind != Kind::Ours(PACKET) {
+        return Ok(());
+    }
+    wait_for("the flows to leave their sockets", PATIENCE, || {
+        let metrics = daemon.metrics().ok()?;
+        let left = metrics.sum("snisplice_connections_active", &[("datapath", PACKET)]);
+        let stay = metrics.sum("snisplice_datapath_fallbacks_total", &[("from", PACKET)]);
+        (left + stay >= flows as f64).then_some(())
+    })
 }
 
 /// What the kernel programs count: bytes that sockmap redirected, and those that a server on this host wrote past the
