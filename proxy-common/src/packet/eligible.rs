@@ -183,19 +183,16 @@ pub struct Policy {
     pub bytes: u64,
 }
 
-/// Longest pause between two looks at a young flow: it may turn out to be a bulky one.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// First and longest pause after an obstacle that may pass.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 impl Policy {
-    /// How long to wait before a flow of this age is looked at again. None: its time has come.
+    /// How long until the time of a flow of this age has come, if it does not turn out to be a bulky one before. None: it has come.
     #[must_use]
     pub fn wait(&self, age: Duration, bytes: u64) -> Option<Duration> {
         let left = self.age.saturating_sub(age);
-        (!left.is_zero() && bytes < self.bytes).then(|| left.min(LOOK))
+        (!left.is_zero() && bytes < self.bytes).then_some(left)
     }
 }
 
@@ -256,7 +253,7 @@ mod tests {
     #[test]
     fn a_flow_waits_for_its_age_or_its_bytes() {
         let policy = Policy { age: Duration::from_secs(1), bytes: 100 };
-        assert_eq!(policy.wait(Duration::ZERO, 99), Some(LOOK));
+        assert_eq!(policy.wait(Duration::ZERO, 99), Some(policy.age));
         assert_eq!(policy.wait(Duration::from_millis(980), 0), Some(Duration::from_millis(20)));
         assert_eq!(policy.wait(Duration::from_secs(1), 0), None);
         assert_eq!(policy.wait(Duration::ZERO, 100), None);

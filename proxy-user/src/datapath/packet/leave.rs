@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::{Answer, Entry, Handover, Key, Socket};
 use proxy_common::flow::{End, Reason, Side};
-use proxy_common::packet::eligible::{self, Leg, Obstacle};
+use proxy_common::packet::eligible::{self, Leg, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 
 use super::{PATIENCE, Road, Way, key};
@@ -31,9 +32,7 @@ const ESTABLISHED: u8 = 1;
 pub(super) async fn leave(road: &Road, carriers: &Carriers, flow: &Flow, sockets: &[OwnedFd; 2]) -> Way {
     let mut told: Vec<Obstacle> = Vec::new();
     for tries in 0.. {
-        while let Some(wait) = road.policy.wait(flow.accepted.elapsed(), flow.copied().iter().sum()) {
-            tokio::time::sleep(wait).await;
-        }
+        due(&road.policy, flow).await;
         let obstacle = match attempt(road, &carriers.hub, flow, sockets).await {
             Ok(way) => return way,
             Err(obstacle) => obstacle,
@@ -49,6 +48,19 @@ pub(super) async fn leave(road: &Road, carriers: &Carriers, flow: &Flow, sockets
         tokio::time::sleep(eligible::retry(tries)).await;
     }
     std::future::pending().await
+}
+
+/// Returns when the time of the flow has come. Its bytes are looked at whenever its task runs, which is the one that copies them:
+/// that takes no timer.
+async fn due(policy: &Policy, flow: &Flow) {
+    let left = || policy.wait(flow.accepted.elapsed(), flow.copied().iter().sum());
+    let Some(wait) = left() else { return };
+    let mut alarm = std::pin::pin!(tokio::time::sleep(wait));
+    std::future::poll_fn(|context| match left() {
+        Some(_) => alarm.as_mut().poll(context),
+        None => Poll::Ready(()),
+    })
+    .await;
 }
 
 async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) -> Result<Way, Obstacle> {

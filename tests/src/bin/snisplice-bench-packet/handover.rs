@@ -55,7 +55,7 @@ fn open(site: &RawSite, flows: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
 
 fn left(daemon: &Daemon) -> Result<usize> {
     let active = daemon.metrics()?.sum("snisplice_connections_active", &[("datapath", "packet")]);
-    Ok(format!("{active:.0}").parse()?)
+    Ok(format!("{:.0}", active.abs()).parse()?)
 }
 
 /// The time that the daemon has computed, when it computes no more.
