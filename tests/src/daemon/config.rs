@@ -53,6 +53,7 @@ pub struct Config {
     limits: String,
     guard: String,
     packet: Option<String>,
+    packet_lines: String,
 }
 
 impl Config {
@@ -152,6 +153,13 @@ impl Config {
         Self { packet: Some(text), ..self }
     }
 
+    /// Adds a line to what is said of flows without sockets.
+    #[must_use]
+    pub fn packet_line(mut self, line: &str) -> Self {
+        self.packet_lines += &format!("{line}\n");
+        self
+    }
+
     /// Whether flows leave their sockets, and it is not said yet where they are kept then.
     pub(super) fn lacks_pins(&self) -> bool {
         self.packet.is_none() && self.word() == Datapath::Packet.word()
@@ -178,7 +186,10 @@ impl Config {
         }
         text += &self.limits;
         text += &self.guard;
-        text += self.packet.as_deref().unwrap_or_default();
+        if let Some(packet) = &self.packet {
+            text += packet;
+            text += &format!("{}\n", self.packet_lines);
+        }
         let socket = admin_socket.display();
         text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
     }

@@ -1,17 +1,15 @@
 //! Hand-overs while bytes are on their way in both directions, over bad networks and between ends of all kinds. Every byte is
 //! checked by its place in its stream.
 
-use std::fs;
 use std::net::TcpStream;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use harness::impair::{Badness, Impaired};
-use harness::netns::Namespace;
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::site::RawSite;
 
-use crate::{counted, site};
+use crate::{counted, set, site};
 
 /// Flows of a case, and how many at a time.
 const FLOWS: u64 = 96;
@@ -19,13 +17,6 @@ const AT_A_TIME: u64 = 8;
 
 /// Sizes of what is sent in turn, up and down: from a byte to more than any window at first.
 const SIZES: [u64; 8] = [1, 700, 30_000, 3, 200_000, 1449, 70_000, 12];
-
-fn set(namespace: &Namespace, name: &str, value: &str) -> Result<()> {
-    namespace.enter(|| {
-        let path = format!("/proc/sys/net/ipv4/{name}");
-        fs::write(&path, value).with_context(|| format!("writing {path}"))
-    })
-}
 
 /// One flow: both directions at once, in rounds, so that it leaves its sockets in one of them.
 fn play((client, server): (TcpStream, TcpStream), number: u64) -> Result<()> {
