@@ -2,6 +2,7 @@
 
 mod basics;
 mod churn;
+mod ends;
 mod filters;
 mod hostile;
 mod links;
