@@ -251,7 +251,9 @@ impl FrameSocket {
 /// What setsockopt(2) reports.
 pub fn vanish(stream: TcpStream) -> io::Result<()> {
     let on: libc::c_int = 1;
-    set(&stream, (libc::IPPROTO_TCP, libc::TCP_REPAIR), &on)
+    set(&stream, (libc::IPPROTO_TCP, libc::TCP_REPAIR), &on)?;
+    drop(stream);
+    Ok(())
 }
 
 /// Sends an option of IP (one that means nothing) with each packet of the connection from now on.

@@ -5,6 +5,7 @@ mod churn;
 mod ends;
 mod filters;
 mod hostile;
+mod kills;
 mod links;
 mod outlive;
 mod refusals;
