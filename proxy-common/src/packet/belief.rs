@@ -2,7 +2,7 @@
 //! believed here only decides when a flow is forgotten, so that a stranger who knows the addresses must not be able to say it.
 
 use super::header::{Segment, tcp};
-use super::seq::is_within;
+use super::seq::{before, is_within};
 use crate::abi::packet::{Entry, flag};
 
 /// What a packet's flags say of its sender, where they are believed.
@@ -49,6 +49,36 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
         }
     }
     belief
+}
+
+/// Whether a packet begins with the very byte that is to come next. Nobody guesses that.
+#[must_use]
+#[inline(always)]
+pub const fn is_next(entry: &Entry, segment: &Segment) -> bool {
+    segment.seq == low(entry.sent).wrapping_add(entry.start)
+}
+
+/// Whether a packet that is not the next one may be its sender's all the same: something was lost or overtaken on its way here, or
+/// comes again. What others send under its name must not be learnt: by it strangers would decide what is believed later, what
+/// probes look like, and how many bytes were carried. Its ends look at it themselves.
+#[must_use]
+#[inline(always)]
+pub const fn is_likely(entry: &Entry, other: &Entry, segment: &Segment) -> bool {
+    if segment.has(tcp::SYN) {
+        return false;
+    }
+    // In the packet's own numbers.
+    let expected = other.acked.wrapping_sub(entry.seq);
+    let known = low(entry.sent).wrapping_add(entry.start).wrapping_sub(expected);
+    let known = if known <= MAX_WINDOW { known } else { 0 };
+    let window = (other.window as u32) << (other.scale_in & 15);
+    let reach = known.wrapping_add(window).wrapping_add(2 * SLACK);
+    if !is_within(segment.seq, expected.wrapping_sub(SLACK), reach) {
+        return false;
+    }
+    // What it acknowledges has gone by here.
+    let sent = low(other.sent).wrapping_add(other.start).wrapping_add((other.flags & flag::FIN) as u32);
+    !segment.has(tcp::ACK) || !before(sent.wrapping_add(other.seq), segment.ack)
 }
 
 /// Of TCP (RFC 7323).
@@ -120,6 +150,33 @@ mod tests {
         let knows = Entry { acked: 1601, ..other };
         assert_eq!(believe(&ended, &knows, &with(tcp::RST, 1101)).flags, flag::RST, "behind its own end");
         assert_eq!(believe(&entry, &other, &with(tcp::ACK, 1)), Belief { flags: 0, doubted: false });
+    }
+
+    #[test]
+    fn what_is_learnt_of_comes_next_or_is_near() {
+        let [entry, other] = entries();
+        assert!(is_next(&entry, &with(tcp::ACK, 1100)) && !is_next(&entry, &with(tcp::ACK, 1101)));
+        let slack = SLACK;
+        // 60 of 100 bytes are acknowledged, and the window is 64.
+        for (seq, likely) in [
+            (1060_u32.wrapping_sub(slack), true),
+            (1060_u32.wrapping_sub(slack + 1), false),
+            (1059, true),
+            (1100 + 64 + slack, true),
+            (1100 + 65 + slack, false),
+            (0x8000_0000, false),
+        ] {
+            let segment = Segment { ack: 7000, ..with(tcp::ACK, seq) };
+            assert_eq!(is_likely(&entry, &Entry { start: 7500, ..other }, &segment), likely, "{seq}");
+        }
+        assert!(!is_likely(&entry, &other, &with(tcp::SYN, 1060)));
+        // The other end has sent up to 7900, which is 7400 on this leg.
+        let other = Entry { start: 7800, sent: 100, seq: 0_u32.wrapping_sub(500), ..other };
+        for (ack, likely) in [(7400, true), (7401, false), (7000, true)] {
+            assert_eq!(is_likely(&entry, &other, &Segment { ack, ..with(tcp::ACK, 1060) }), likely, "{ack}");
+        }
+        let ended = Entry { flags: flag::FIN, ..other };
+        assert!(is_likely(&entry, &ended, &Segment { ack: 7401, ..with(tcp::ACK, 1060) }));
     }
 
     #[test]

@@ -116,11 +116,13 @@ impl Obstacle {
                               net.ipv4.tcp_timestamps=0 on this host makes them alike"
             }
             Self::TooLarge => {
-                "one side may send larger packets than the way to the other takes; use the same MTU on both sides"
+                "one side may send larger packets than the way to the other takes; the next connections of its listener are made with smaller ones"
             }
             Self::Device => "an interface on the way is no Ethernet, or does not take tc programs",
             Self::Unseen => "the packets have other addresses than the sockets, as with NAT on this host",
-            Self::Port => "the port range for connections to this server is used up; widen ports in [packet]",
+            Self::Port => {
+                "the port range for connections to this server is used up; widen ports in [packet], or add to its sources"
+            }
             Self::Backlog => "a side reads too slowly at the moment",
             Self::Window => "a side has a very small receive window at the moment, or always",
             Self::MapFull => "there is no room for more flows",
@@ -161,6 +163,14 @@ pub fn check([client, server]: [&Leg; 2]) -> Result<(), Obstacle> {
         return Err(Obstacle::TooLarge);
     }
     Ok(())
+}
+
+/// The largest segment that an end may be told to send, so that it fits on a way to the other end that takes packets of `path`
+/// bytes.
+#[must_use]
+pub const fn most_for(path: u32, is_ipv6: bool) -> u32 {
+    let [ipv4, ipv6] = HEADERS;
+    path.saturating_sub(if is_ipv6 { ipv6 } else { ipv4 })
 }
 
 /// Steps of the other end's scale that a window must be open by. What is below one step cannot be said: if it is rounded up,
@@ -235,6 +245,10 @@ mod tests {
         assert_eq!(check([&six, &six]), Ok(()));
         let six = Leg { most_received: 1460, ..six };
         assert_eq!(check([&six, &six]), Err(Obstacle::TooLarge));
+        let jumbo = Leg { most_received: most_for(1400, false), path: 9000, ..leg() };
+        let narrow = Leg { most_received: most_for(1400, false), path: 1400, ..leg() };
+        assert_eq!(check([&jumbo, &narrow]), Ok(()), "told to send less than its own way takes");
+        assert_eq!((most_for(1500, true), most_for(20, true)), (1440, 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, flag, state};
-use proxy_common::packet::belief::{believe, is_over};
+use proxy_common::packet::belief::{believe, is_likely, is_next, is_over};
 use proxy_common::packet::header::{Segment, Shift, note, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
 use proxy_common::packet::sum::Difference;
@@ -67,23 +67,38 @@ pub(crate) fn onward(
         count(Counter::Expired, 1);
         return DROP;
     }
-    if segment.has(tcp::FIN | tcp::RST) {
+    let is_credible = is_credible(entry, segment);
+    if !is_credible {
+        count(Counter::Disbelieved, 1);
+    } else if segment.has(tcp::FIN | tcp::RST) {
         heed(frame, entry, segment);
     }
     let Some(stamp) = translate(ctx, frame, entry, shift) else {
         count(Counter::Untranslatable, 1);
         return DROP;
     };
-    if let Some(stamp) = stamp {
-        entry.stamped = stamp;
+    if is_credible {
+        if let Some(stamp) = stamp {
+            entry.stamped = stamp;
+        }
+        note(entry, segment, frame.payload, now_ms());
     }
-    note(entry, segment, frame.payload, now_ms());
     count(Counter::Forwarded, 1);
     count(Counter::ForwardedBytes, frame.payload.into());
     // The kernel looks up the next hop itself: routes and neighbours may change at any time, without anyone to tell us.
     // SAFETY: needs nothing.
     let verdict = unsafe { bpf_redirect_neigh(entry.device, null_mut(), 0, 0) };
     i32::try_from(verdict).unwrap_or(DROP)
+}
+
+/// Whether something is to be learnt of a packet. During a hand-over the entries do not know all that is needed to tell.
+#[inline(always)]
+fn is_credible(entry: &Entry, segment: &Segment) -> bool {
+    if entry.state != state::FORWARD || is_next(entry, segment) {
+        return true;
+    }
+    // SAFETY: an element of a map, of which words are read.
+    unsafe { FLOWS.get(entry.other()) }.is_some_and(|other| is_likely(entry, other, segment))
 }
 
 #[inline(always)]

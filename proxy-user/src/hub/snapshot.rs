@@ -2,7 +2,7 @@
 //!
 //! A snapshot is immutable and shared. A flow keeps the one that it was accepted under.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proxy_common::guard::Policy;
+use proxy_common::packet::attach::Attach;
 use proxy_common::plan::Choice;
 use proxy_common::route::Table;
 
@@ -144,10 +145,14 @@ pub(crate) struct Packet {
     pub(crate) after: Duration,
     /// Local ports of connections to servers of upstreams whose datapath it is.
     pub(crate) ports: RangeInclusive<u16>,
+    /// Local addresses of these connections, which take turns. An unspecified one is what the route gives.
+    pub(crate) sources: Vec<IpAddr>,
     /// Folder in a BPF file system.
     pub(crate) pins: PathBuf,
     /// File for what the maps do not know of flows that have left their sockets.
     pub(crate) journal: PathBuf,
+    /// How programs are attached.
+    pub(crate) attach: Attach,
 }
 
 impl Default for Packet {
@@ -155,8 +160,10 @@ impl Default for Packet {
         Self {
             after: Duration::from_secs(1),
             ports: 61_000..=65_535,
+            sources: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             pins: PathBuf::from("/sys/fs/bpf/snisplice"),
             journal: PathBuf::from("/run/snisplice/packet.journal"),
+            attach: Attach::Auto,
         }
     }
 }

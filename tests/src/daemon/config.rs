@@ -53,7 +53,8 @@ pub struct Config {
     limits: String,
     guard: String,
     packet: Option<String>,
-    leaving: Option<(String, String)>,
+    packet_lines: String,
+    age: Option<String>,
 }
 
 impl Config {
@@ -153,19 +154,22 @@ impl Config {
         Self { packet: Some(text), ..self }
     }
 
-    /// Says how old flows are when they leave their sockets, and which ports their connections to servers have; where they are kept
-    /// is left to the start of the daemon.
+    /// Says how old flows are when they leave their sockets, where they are kept being left to the start of the daemon.
     #[must_use]
-    pub fn leaving(self, after: &str, ports: &str) -> Self {
-        Self { leaving: Some((after.to_owned(), ports.to_owned())), ..self }
+    pub fn leaving(self, after: &str) -> Self {
+        Self { age: Some(after.to_owned()), ..self }
     }
 
     /// The same, with pins for one daemon.
     pub(super) fn with_pins(&self, pins: &Pins) -> Self {
-        let Some((after, ports)) = &self.leaving else { return self.clone().packet(pins, "0s") };
-        let config = self.clone().packet(pins, after);
-        let ports = |text: String| format!("{}\nports = \"{ports}\"\n\n", text.trim_end());
-        Self { packet: config.packet.map(ports), ..config }
+        self.clone().packet(pins, self.age.as_deref().unwrap_or("0s"))
+    }
+
+    /// Adds a line to what is said of flows without sockets.
+    #[must_use]
+    pub fn packet_line(mut self, line: &str) -> Self {
+        self.packet_lines += &format!("{line}\n");
+        self
     }
 
     /// Whether flows leave their sockets, and it is not said yet where they are kept then.
@@ -194,7 +198,10 @@ impl Config {
         }
         text += &self.limits;
         text += &self.guard;
-        text += self.packet.as_deref().unwrap_or_default();
+        if let Some(packet) = &self.packet {
+            text += packet;
+            text += &format!("{}\n", self.packet_lines);
+        }
         let socket = admin_socket.display();
         text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
     }

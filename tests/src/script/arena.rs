@@ -92,6 +92,14 @@ impl Arena {
     /// # Errors
     /// When one of them does not start.
     pub fn open(carrier: Carrier, launch: &Launch) -> Result<Self> {
+        Self::open_with(carrier, launch, |config| config)
+    }
+
+    /// Starts them with something more in the daemon's configuration.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub fn open_with(carrier: Carrier, launch: &Launch, more: impl FnOnce(Config) -> Config) -> Result<Self> {
         let net = Topology::create()?;
         let listeners = carrier.place.of(&net).enter(|| {
             Slot::all()
@@ -99,7 +107,7 @@ impl Arena {
                 .collect::<Result<Vec<_>>>()
         })?;
         let config = Config::new().listen("tls", "[::]:443").datapath(carrier.datapath);
-        let config = Slot::all().fold(config, |config, slot| slot.configure(config, &carrier));
+        let config = Slot::all().fold(more(config), |config, slot| slot.configure(config, &carrier));
         let daemon = launch.start(&net.edge, &config)?;
         Ok(Self { carrier, daemon, net, listeners, empty: None, log_read: 0 })
     }

@@ -2,15 +2,34 @@
 
 mod basics;
 mod churn;
+mod ends;
+mod filters;
+mod hostile;
+mod kills;
+mod links;
 mod outlive;
+mod refusals;
+mod sizes;
+mod sources;
+
+use std::fs;
 
 use anyhow::{Context as _, Result};
 use harness::daemon::{Daemon, Datapath, Packet};
+use harness::netns::Namespace;
 use harness::site::{RawSite, config};
 
 /// A site whose flows leave their sockets at once.
 fn site() -> Result<RawSite> {
     RawSite::start(&config().datapath(Datapath::Packet))
+}
+
+/// Sets a switch of TCP over IPv4 and IPv6 in a namespace.
+fn set(namespace: &Namespace, name: &str, value: &str) -> Result<()> {
+    namespace.enter(|| {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        fs::write(&path, value).with_context(|| format!("writing {path}"))
+    })
 }
 
 /// What the programs have counted.

@@ -28,7 +28,7 @@ fn begin(site: &RawSite, flows: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
     Ok(all)
 }
 
-fn kill(daemon: &mut Daemon) -> Result<()> {
+pub(crate) fn kill(daemon: &mut Daemon) -> Result<()> {
     daemon.signal(libc::SIGKILL)?;
     ensure!(daemon.wait_for_exit(PATIENCE)?.code().is_none(), "it was not killed");
     Ok(())

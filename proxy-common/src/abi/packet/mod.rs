@@ -93,7 +93,7 @@ pub enum Counter {
     Copied = 6,
     /// Packets of draining sockets whose acknowledgement was brought up to date.
     Refreshed = 7,
-    /// Flags of packets that were not believed.
+    /// Packets that were not believed, or their flags.
     Disbelieved = 8,
     /// Packets dropped since their flow was about to get sockets.
     Held = 9,

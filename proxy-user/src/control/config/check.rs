@@ -15,8 +15,8 @@ use super::compile::Checked;
 use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
-use super::{guard, rules, value};
-use crate::hub::snapshot::{Admin, Limits, Listener, Packet, Server, Timeouts, Upstream};
+use super::{guard, packet, rules, value};
+use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10944);
@@ -55,7 +55,7 @@ pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
         timeouts: timeouts(raw.timeouts.as_ref(), report),
         limits: limits(raw.limits.as_ref(), report),
         guard: raw.guard.as_ref().map(|entry| guard::check(entry, &names, report)),
-        packet: packet(raw.packet.as_ref(), report),
+        packet: packet::check(raw.packet.as_ref(), report),
     };
     rules::check(raw, &checked, &places, report);
     checked
@@ -260,19 +260,6 @@ pub(super) fn within(
         )
     });
     report.keep(given.at, found).unwrap_or(default)
-}
-
-fn packet(entry: Option<&raw::Packet>, report: &mut Report<'_>) -> Packet {
-    let default = Packet::default();
-    let Some(entry) = entry else { return default };
-    let ports = entry.ports.given().and_then(|text| report.keep(text.at, value::ports(&text.value)));
-    let mut path = |field: &Field<String>, default| {
-        let given = field.given().and_then(|text| report.keep(text.at, value::absolute(&text.value)));
-        given.unwrap_or(default)
-    };
-    let (pins, journal) = (path(&entry.pins, default.pins), path(&entry.journal, default.journal));
-    let after = duration(&entry.after, &value::HOLD, default.after, report);
-    Packet { after, ports: ports.unwrap_or(default.ports), pins, journal }
 }
 
 pub(super) fn duration(

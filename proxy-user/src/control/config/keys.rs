@@ -75,6 +75,8 @@ pub(super) static PIN: Key = key("pin", r#""/sys/fs/bpf/snisplice""#);
 pub(super) static PINS: Key = key("pins", r#""/sys/fs/bpf/snisplice""#);
 pub(super) static PORTS: Key = key("ports", r#""61000-65535""#);
 pub(super) static AFTER: Key = key("after", r#""1s""#);
+pub(super) static LOCAL_SOURCES: Key = key("sources", r#"["10.0.0.2", "10.0.0.3"]"#);
+pub(super) static ATTACH: Key = key("attach", r#""auto""#);
 pub(super) static JOURNAL: Key = key("journal", r#""/run/snisplice/packet.journal""#);
 
 pub(super) static LISTEN: Section = Section { name: "listen", repeated: true, keys: &[&NAME, &ADDRESS, &TO] };
@@ -117,8 +119,11 @@ pub(super) static GUARD: Section = Section {
     ],
 };
 
-pub(super) static PACKET: Section =
-    Section { name: "packet", repeated: false, keys: &[&AFTER, &PORTS, &PINS, &JOURNAL] };
+pub(super) static PACKET: Section = Section {
+    name: "packet",
+    repeated: false,
+    keys: &[&AFTER, &PORTS, &LOCAL_SOURCES, &PINS, &JOURNAL, &ATTACH],
+};
 
 /// Every section, in the order of the reference.
 pub(super) static SECTIONS: [&Section; 8] =

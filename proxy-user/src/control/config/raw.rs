@@ -55,7 +55,7 @@ pub(super) struct Raw {
     pub(super) timeouts: Option<Timeouts>,
     pub(super) limits: Option<Limits>,
     pub(super) guard: Option<super::guard::Raw>,
-    pub(super) packet: Option<Packet>,
+    pub(super) packet: Option<super::packet::Raw>,
 }
 
 #[derive(Debug)]
@@ -106,14 +106,6 @@ pub(super) struct Limits {
     pub(super) source_connections: Field<i64>,
 }
 
-#[derive(Debug)]
-pub(super) struct Packet {
-    pub(super) after: Field<String>,
-    pub(super) ports: Field<String>,
-    pub(super) pins: Field<String>,
-    pub(super) journal: Field<String>,
-}
-
 /// Reads the whole document and reports everything that is not of the known shape.
 pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
     for key in document.keys() {
@@ -159,12 +151,7 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
             source_connections: table.number(&keys::SOURCE_CONNECTIONS),
         }),
         guard: single(document, &keys::GUARD, report, super::guard::read),
-        packet: single(document, &keys::PACKET, report, |table| Packet {
-            after: table.duration(&keys::AFTER),
-            ports: table.string(&keys::PORTS),
-            pins: table.string(&keys::PINS),
-            journal: table.string(&keys::JOURNAL),
-        }),
+        packet: single(document, &keys::PACKET, report, super::packet::read),
     }
 }
 

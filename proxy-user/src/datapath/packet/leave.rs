@@ -71,7 +71,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
             _ => Obstacle::Refused,
         }
     };
-    let plan = Plan::make(road, sockets)?;
+    let plan = Plan::make(road, flow, sockets)?;
     let mut armed = road.packet.begin(plan.keys).map_err(refused)?;
     plan.arm(flow, &mut armed).map_err(refused)??;
     // Packets that went by before it was armed have come to their sockets afterwards.
@@ -117,7 +117,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(road: &Road, sockets: &[OwnedFd; 2]) -> Result<Self, Obstacle> {
+    fn make(road: &Road, flow: &Flow, sockets: &[OwnedFd; 2]) -> Result<Self, Obstacle> {
         let [client, server] = sockets;
         let (client, server) = (Ends::of(client), Ends::of(server));
         // A socket that has failed has no ends any more.
@@ -129,7 +129,11 @@ impl Plan {
             Ok((leg, route.device))
         };
         let ((one, near), (other, far)) = (leg(&client, &sockets[0])?, leg(&server, &sockets[1])?);
-        eligible::check([&one, &other])?;
+        eligible::check([&one, &other]).inspect_err(|obstacle| {
+            if *obstacle == Obstacle::TooLarge {
+                road.clamp.learn(&flow.listener, eligible::most_for(other.path, other.is_ipv6));
+            }
+        })?;
         if !road.ports.is_own(server.near.port()) {
             return Err(Obstacle::Port);
         }

@@ -226,7 +226,7 @@ impl Road {
     fn clear(&self, parked: &Parked) {
         self.packet.forget(&parked.keys);
         let [_, server] = &parked.keys;
-        self.ports.give_back(source(server), target(server).port());
+        self.ports.give_back(source(server), target(server));
     }
 
     fn entries(&self, keys: &[Key; 2]) -> [Option<Entry>; 2] {
@@ -279,7 +279,7 @@ impl Road {
 
     /// The port of a flow that leaves its sockets is not for others.
     fn take_port(&self, [_, server]: &[Key; 2]) {
-        self.ports.take(source(server), target(server).port());
+        self.ports.take(source(server), target(server));
     }
 
     /// Enters a flow.

@@ -4,6 +4,7 @@
 //! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
+mod clamp;
 mod grace;
 mod journal;
 mod leave;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use proxy_common::abi::packet::{Key, address_of, offer};
 use proxy_common::flow::{End, Reason};
-use proxy_common::packet::eligible::Policy;
+use proxy_common::packet::eligible::{self, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -30,6 +31,8 @@ use crate::hub::{Active, Flow, Hub, Story};
 use crate::kernel::{Packet, Unavailable};
 use crate::sys;
 
+use self::clamp::Clamp;
+pub(crate) use self::clamp::Clamped;
 use self::grace::Grace;
 use self::lot::Lot;
 use self::ports::Ports;
@@ -44,6 +47,7 @@ pub(crate) struct Road {
     grace: Grace,
     ports: Ports,
     policy: Policy,
+    pub(crate) clamp: Clamp,
 }
 
 /// A flow that has left its sockets.
@@ -64,11 +68,18 @@ enum Way {
 impl Road {
     /// Loads the programs, and finds the flows of an earlier daemon.
     pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
-        let ports = Ports::new(config.ports.clone())?;
+        let ports = Ports::new(config.ports.clone(), &config.sources)?;
         let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
-        let packet = Arc::new(Packet::open(&config.pins)?);
+        let packet = Arc::new(Packet::open(&config.pins, config.attach)?);
         let policy = Policy { age: config.after, bytes: BULKY };
-        let road = Arc::new(Self { packet, lot: Lot::new(&config.journal), grace, ports, policy });
+        let road = Arc::new(Self {
+            packet,
+            lot: Lot::new(&config.journal),
+            grace,
+            ports,
+            policy,
+            clamp: Clamp::default(),
+        });
         lot::adopt(&road, hub);
         Ok(road)
     }
@@ -81,10 +92,15 @@ impl Road {
         server: SocketAddr,
         client: &TcpStream,
     ) -> io::Result<Option<Prepared<'_>>> {
-        if !self.ports.bind(socket, server)? {
-            return Ok(None);
+        let Some(source) = self.ports.bind(socket, server)? else { return Ok(None) };
+        let source = (!source.is_unspecified()).then_some(source);
+        let leg = sys::leg(client)?;
+        let client_is_ipv6 = client.peer_addr()?.ip().to_canonical().is_ipv6();
+        if client_is_ipv6 == server.is_ipv6() {
+            // So that the server sends nothing that is too large for the way to the client.
+            sys::limit_segments(socket, eligible::most_for(leg.path, client_is_ipv6))?;
         }
-        let options = sys::leg(client)?.options;
+        let options = leg.options;
         // `TCPI_OPT_TIMESTAMPS`, `TCPI_OPT_SACK`.
         let missing =
             [(1, offer::STAMPS), (2, offer::SACK)].into_iter().filter(|(bit, _)| options & bit == 0);
@@ -94,7 +110,7 @@ impl Road {
         }
         // Where that fails the connection is made with all offers, and the flow keeps its sockets.
         let attached =
-            sys::route(None, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
+            sys::route(source, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
         let withheld =
             if attached { Some(self.packet.withhold(sys::cookie(socket)?, offers)?) } else { None };
         Ok(Some(Prepared { _withheld: withheld }))

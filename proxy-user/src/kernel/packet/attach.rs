@@ -1,5 +1,6 @@
-//! The programs at the interfaces, by links that are pinned (tcx, Linux 6.6): filters of a `clsact`, which older kernels
-//! have, cannot be exchanged without a moment at which packets go to the stack, which resets their flows.
+//! The programs at the interfaces: by links that are pinned (tcx, Linux 6.6), or by filters of a `clsact`, which older kernels
+//! have. Either way an earlier daemon's are exchanged for ours without a moment at which packets go to the stack, which would
+//! reset their flows.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,22 +10,25 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError};
 use proxy_common::abi::packet::{EGRESS, INGRESS};
+use proxy_common::packet::attach::Attach;
 
-use super::{no_program, pins};
+use super::{clsact, no_program, pins};
 use crate::kernel::Unavailable;
 use crate::sys;
 
-const BOTH: [(&str, TcAttachType); 2] = [(INGRESS, TcAttachType::Ingress), (EGRESS, TcAttachType::Egress)];
+pub(super) const BOTH: [(&str, TcAttachType); 2] =
+    [(INGRESS, TcAttachType::Ingress), (EGRESS, TcAttachType::Egress)];
 
 /// The loaded programs, and where they are.
 pub(super) struct Devices {
     ebpf: Ebpf,
+    how: Attach,
     attached: HashSet<u32>,
 }
 
 impl Devices {
     /// Loads the programs, and puts them in the place of those of an earlier daemon.
-    pub(super) fn take_over(mut ebpf: Ebpf, own: &Path) -> Result<Self, Unavailable> {
+    pub(super) fn take_over(mut ebpf: Ebpf, own: &Path, how: Attach) -> Result<Self, Unavailable> {
         for (name, _) in BOTH {
             let program = program(&mut ebpf, name)?;
             program
@@ -34,7 +38,7 @@ impl Devices {
         let found =
             own.read_dir().map_err(|error| Unavailable::explain("cannot list what is pinned", &error))?;
         let devices: HashSet<u32> = found.filter_map(|entry| pins::device_of(&entry.ok()?.path())).collect();
-        let mut own_devices = Self { ebpf, attached: HashSet::new() };
+        let mut own_devices = Self { ebpf, how, attached: HashSet::new() };
         for device in devices {
             if let Err(reason) = own_devices.attach(device, own) {
                 // Its interface has gone.
@@ -60,10 +64,10 @@ impl Devices {
         }
         for (name, kind) in BOTH {
             let program = program(&mut self.ebpf, name)?;
-            attach(program, &found.name, kind, &pins::link(own, name, device))
-                .map_err(|error| cannot(&error))?;
+            let place = Place { interface: &found.name, kind, own, name, device };
+            self.how = attach(program, &place, self.how).map_err(|error| cannot(&error))?;
         }
-        tracing::info!(interface = %found.name, "packets are looked at");
+        tracing::info!(interface = %found.name, by = self.how.name(), "packets are looked at");
         self.attached.insert(device);
         Ok(())
     }
@@ -75,29 +79,65 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+pub(super) enum Failed {
     #[error(transparent)]
     Program(#[from] ProgramError),
     #[error(transparent)]
     Link(#[from] aya::programs::links::LinkError),
     #[error(transparent)]
     Pin(#[from] aya::pin::PinError),
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    #[error(transparent)]
+    Filter(#[from] aya::programs::tc::TcError),
 }
 
-fn attach(
-    program: &mut SchedClassifier,
-    interface: &str,
-    kind: TcAttachType,
-    pin: &Path,
-) -> Result<(), Failed> {
-    if pin.exists() && replace(program, pin).is_ok() {
+/// Where a program is to be.
+pub(super) struct Place<'a> {
+    pub(super) interface: &'a str,
+    pub(super) kind: TcAttachType,
+    /// The folder of what is pinned.
+    pub(super) own: &'a Path,
+    pub(super) name: &'a str,
+    pub(super) device: u32,
+}
+
+/// Says how it was done. What was there in the other way goes afterwards: a packet that both see was translated and sent on by
+/// the first, or is left alone by both.
+fn attach(program: &mut SchedClassifier, place: &Place<'_>, how: Attach) -> Result<Attach, Failed> {
+    if how != Attach::Clsact {
+        match attach_link(program, place) {
+            Ok(()) => {
+                clsact::remove(place)?;
+                return Ok(Attach::Tcx);
+            }
+            Err(error) if how == Attach::Tcx || !is_unknown(&error) => return Err(error),
+            Err(error) => tracing::debug!(%error, "this kernel has no tcx links"),
+        }
+    }
+    clsact::attach(program, place)?;
+    match std::fs::remove_file(pins::link(place.own, place.name, place.device)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(Attach::Clsact),
+    }
+}
+
+/// What a kernel answers that does not know this kind of link: before 6.6, or built without it.
+fn is_unknown(error: &Failed) -> bool {
+    let Failed::Program(ProgramError::SyscallError(error)) = error else { return false };
+    matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+fn attach_link(program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Failed> {
+    let pin = pins::link(place.own, place.name, place.device);
+    if pin.exists() && replace(program, &pin).is_ok() {
         return Ok(());
     }
     // A link whose interface has gone, perhaps with an index that another one has now.
-    let _ = std::fs::remove_file(pin);
+    let _ = std::fs::remove_file(&pin);
     let last = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program.attach_with_options(interface, kind, last)?;
-    drop(FdLink::try_from(program.take_link(id)?)?.pin(pin)?);
+    let id = program.attach_with_options(place.interface, place.kind, last)?;
+    drop(FdLink::try_from(program.take_link(id)?)?.pin(&pin)?);
     Ok(())
 }
 

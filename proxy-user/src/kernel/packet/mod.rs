@@ -2,6 +2,7 @@
 //! of the daemon, and the next one finds them.
 
 mod attach;
+mod clsact;
 mod handover;
 mod pins;
 
@@ -19,6 +20,7 @@ use proxy_common::abi::packet::{
     KEY_WORDS, Key, LAYOUT, OFFSETS, Request, STATE, STATE_HANDOVERS, STATE_LAYOUT, WITHHELD,
 };
 
+use proxy_common::packet::attach::Attach;
 use proxy_common::packet::life;
 
 use self::attach::Devices;
@@ -74,7 +76,7 @@ pub(crate) struct PacketCounters {
 impl Packet {
     /// Loads the programs, with the maps that are pinned below `pins` if there are any, and puts them in the place of those
     /// that are attached.
-    pub(crate) fn open(pins: &Path) -> Result<Self, Unavailable> {
+    pub(crate) fn open(pins: &Path, how: Attach) -> Result<Self, Unavailable> {
         if let Some(denied) = Unavailable::missing_capabilities() {
             return Err(denied);
         }
@@ -99,7 +101,7 @@ impl Packet {
         let (handovers, withheld) = (take(&mut ebpf, HANDOVERS)?, take(&mut ebpf, WITHHELD)?);
         let counters = take(&mut ebpf, COUNTERS)?;
         let control = load_control(&mut ebpf)?;
-        let devices = Devices::take_over(ebpf, &pins)?;
+        let devices = Devices::take_over(ebpf, &pins, how)?;
         Ok(Self {
             flows: Mutex::new(flows),
             handovers: Mutex::new(handovers),

@@ -9,10 +9,14 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use proxy_common::abi::packet::{ENTRY_WORDS, FLOWS, KEY_WORDS, LAYOUT, STATE, STATE_LAYOUT};
 use rustix::fs::{FlockOperation, flock, statfs};
 
+use super::clsact;
 use crate::kernel::Unavailable;
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
 const BPF_FS: u64 = 0xcafe_4a11;
+
+/// What the names of programs of filters begin with.
+const FILTER: &str = "filter_";
 
 /// Makes the folder of this network namespace below `pins`, and locks it.
 pub(super) fn claim(pins: &Path) -> Result<(PathBuf, File), Unavailable> {
@@ -89,11 +93,14 @@ pub(super) fn remove(own: &Path) -> io::Result<()> {
     fs::remove_dir(own)
 }
 
-/// Links first: without a program a packet is the stack's, whatever the maps hold.
+/// Links and filters first: without a program a packet is the stack's, whatever the maps hold.
 fn remove_all(own: &Path) -> io::Result<()> {
     let mut paths = own.read_dir()?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort_by_key(|path| !is_link(path));
-    paths.iter().try_for_each(fs::remove_file)
+    paths.iter().try_for_each(|path| {
+        clsact::remove_pinned(path)?;
+        fs::remove_file(path)
+    })
 }
 
 /// The name of the link of a program at an interface.
@@ -101,7 +108,19 @@ pub(super) fn link(own: &Path, program: &str, device: u32) -> PathBuf {
     own.join(format!("{program}-{device}"))
 }
 
-/// The interface of a link.
+/// The name of the program of a filter at an interface.
+pub(super) fn filter(own: &Path, program: &str, device: u32) -> PathBuf {
+    own.join(format!("{FILTER}{program}-{device}"))
+}
+
+/// Whether it is the name of a filter with this program.
+pub(super) fn is_filter_of(path: &Path, program: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix(FILTER)?.split_once('-'))
+        .is_some_and(|(found, _)| found == program)
+}
+
+/// The interface of a link or a filter.
 pub(super) fn device_of(path: &Path) -> Option<u32> {
     path.file_name()?.to_str()?.split_once('-')?.1.parse().ok()
 }

@@ -46,7 +46,7 @@ pub(super) fn start(edge: &Namespace, path: &Path, datapath: &str, places: &Plac
 /// A route for each service.
 fn config(path: &Path, datapath: &str) -> Config {
     let listening = Config::new().listen("front", &format!("0.0.0.0:{FRONT_PORT}")).datapath_word(datapath);
-    let listening = listening.leaving(DEFAULT_AGE, PORTS);
+    let listening = listening.leaving(DEFAULT_AGE).packet_line(&format!("ports = \"{PORTS}\""));
     Service::ALL.into_iter().fold(listening, |config, service| {
         let name = service.word();
         config.route(name, &service.name(), name).upstream(name, path.upstream(service))
