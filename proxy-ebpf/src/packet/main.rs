@@ -44,7 +44,10 @@ static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
-/// Too large for the stack.
+/// Too large for the stack, and what follows, too.
+#[btf_map]
+static FRAMES: PerCpuArray<frame::Frame, 1> = PerCpuArray::new();
+
 #[btf_map]
 pub(crate) static WALKS: PerCpuArray<Walk, 1> = PerCpuArray::new();
 
@@ -66,14 +69,19 @@ pub(crate) const COPY_MARK: u32 = 0x5b11_ce01;
 #[classifier]
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
 fn ingress(ctx: TcContext) -> i32 {
-    let Some(frame) = frame::read(&ctx) else { return quoted::translate(&ctx) };
+    let Some(frame) = FRAMES.get_ptr_mut(0) else { return PASS };
+    // SAFETY: an element of a map that is this CPU's: softirqs do not nest on it.
+    let frame = unsafe { &mut *frame };
+    if !frame::read(&ctx, frame) {
+        return quoted::translate(&ctx);
+    }
     let Some(entry) = FLOWS.get_ptr_mut(frame.key) else { return PASS };
     // SAFETY: `entry` is an element of a map. Others change it at the same time, each word as a whole; see `Entry::sent`.
     let entry = unsafe { &mut *entry };
     match entry.state {
-        state::FORWARD => forward::settled(&ctx, &frame, entry),
-        state::ARMED => handover::arriving(&ctx, &frame, entry),
-        state::HELD => forward::held(&frame, entry),
+        state::FORWARD => forward::settled(&ctx, frame, entry),
+        state::ARMED => handover::arriving(&ctx, frame, entry),
+        state::HELD => forward::held(frame, entry),
         _ => PASS,
     }
 }
@@ -85,10 +93,14 @@ fn egress(ctx: TcContext) -> i32 {
     let handovers = STATE.get_ptr(STATE_HANDOVERS);
     // SAFETY: an element of a map, and a whole word.
     if handovers.is_some_and(|count| unsafe { count.read_volatile() } != 0)
-        && let Some(frame) = frame::read(&ctx)
+        && let Some(frame) = FRAMES.get_ptr_mut(0)
     {
-        syn::leaving(&ctx, &frame);
-        handover::leaving(&ctx, &frame);
+        // SAFETY: as above.
+        let frame = unsafe { &mut *frame };
+        if frame::read(&ctx, frame) {
+            syn::leaving(&ctx, frame);
+            handover::leaving(&ctx, frame);
+        }
     }
     PASS
 }

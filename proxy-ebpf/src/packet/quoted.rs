@@ -51,7 +51,7 @@ struct Error6 {
 }
 
 /// Whatever is no TCP segment.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn translate(ctx: &TcContext) -> i32 {
     // SAFETY: the context is the one that the kernel called this program with.
     let (protocol, tagged) = unsafe { ((*skb(ctx)).protocol, (*skb(ctx)).vlan_present) };
@@ -88,6 +88,10 @@ fn requote(start: &mut Start, entry: &Entry) -> Difference {
 
 #[inline(always)]
 fn send(entry: &Entry) -> i32 {
+    if entry.device == 0 {
+        count(Counter::NoRoute, 1);
+        return DROP;
+    }
     count(Counter::Errors, 1);
     // SAFETY: needs nothing.
     let verdict = unsafe { bpf_redirect_neigh(entry.device, null_mut(), 0, 0) };

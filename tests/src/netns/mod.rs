@@ -111,7 +111,10 @@ impl Namespace {
     }
 
     /// Runs lines of `ip` commands in this namespace.
-    fn ip_batch(&self, lines: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn ip_batch(&self, lines: &str) -> Result<()> {
         ip(&["-netns", self.name(), "-batch", "-"], lines).map(drop)
     }
 }

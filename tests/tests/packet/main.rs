@@ -3,6 +3,7 @@
 mod basics;
 mod churn;
 mod outlive;
+mod routes;
 
 use anyhow::{Context as _, Result};
 use harness::daemon::{Daemon, Datapath, Packet};

@@ -9,6 +9,7 @@ mod journal;
 mod leave;
 mod lot;
 mod ports;
+mod routes;
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ use crate::sys;
 use self::grace::Grace;
 use self::lot::Lot;
 use self::ports::Ports;
+use self::routes::Routes;
 
 /// A flow that has carried so much does not wait for its age.
 const BULKY: u64 = 1 << 20;
@@ -43,6 +45,7 @@ pub(crate) struct Road {
     lot: Lot,
     grace: Grace,
     ports: Ports,
+    routes: Routes,
     policy: Policy,
 }
 
@@ -68,7 +71,14 @@ impl Road {
         let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let packet = Arc::new(Packet::open(&config.pins)?);
         let policy = Policy { age: config.after, bytes: BULKY };
-        let road = Arc::new(Self { packet, lot: Lot::new(&config.journal), grace, ports, policy });
+        let road = Arc::new(Self {
+            packet,
+            lot: Lot::new(&config.journal),
+            grace,
+            ports,
+            routes: Routes::default(),
+            policy,
+        });
         lot::adopt(&road, hub);
         Ok(road)
     }

@@ -4,6 +4,7 @@
 mod attach;
 mod handover;
 mod pins;
+mod steer;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,6 +70,8 @@ pub(crate) struct PacketCounters {
     pub(crate) disbelieved: u64,
     pub(crate) held: u64,
     pub(crate) lost_events: u64,
+    pub(crate) no_route: u64,
+    pub(crate) moved: u64,
 }
 
 impl Packet {
@@ -186,6 +189,8 @@ impl Packet {
             disbelieved: sum(Counter::Disbelieved),
             held: sum(Counter::Held),
             lost_events: sum(Counter::LostEvents),
+            no_route: sum(Counter::NoRoute),
+            moved: sum(Counter::Moved),
         }
     }
 
