@@ -43,6 +43,16 @@ impl Pins {
         Ok(!self.path().read_dir()?.flatten().any(|entry| entry.path().is_dir()))
     }
 
+    /// What the daemon has pinned under this name.
+    ///
+    /// # Errors
+    /// When there is no folder of a daemon.
+    pub fn pinned(&self, name: &str) -> Result<PathBuf> {
+        let own =
+            self.path().read_dir()?.flatten().map(|entry| entry.path()).find(|path| path.join(name).exists());
+        Ok(own.with_context(|| format!("no {name} is pinned"))?.join(name))
+    }
+
     /// A file beside it.
     pub fn journal(&self) -> PathBuf {
         self.0.file("packet.journal")

@@ -13,6 +13,7 @@ use proxy_common::abi::packet::{
 use proxy_common::packet::drain::flip;
 use proxy_common::packet::seq::{later, place};
 
+use crate::ageing;
 use crate::forward::now_ms;
 use crate::frame::{load, skb};
 use crate::{FLOWS, HANDOVERS, Locked, count};
@@ -55,6 +56,9 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
     let [command, number, device] = request;
     if command == Command::Steer as u32 {
         return steer(ctx, device);
+    }
+    if command == Command::Tend as u32 {
+        return ageing::start();
     }
     let Some(locked) = HANDOVERS.get_ptr_mut(number) else { return Answer::Unknown };
     // SAFETY: an element of a map.

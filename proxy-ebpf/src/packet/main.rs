@@ -5,6 +5,7 @@
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+mod ageing;
 mod control;
 mod forward;
 mod frame;
@@ -18,8 +19,8 @@ use aya_ebpf::macros::{btf_map, classifier, map};
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::packet::{
-    COUNTER_COUNT, Counter, EVENTS_BYTES, Entry, Handover, Key, MAX_ENTRIES, MAX_HANDOVERS, STATE_HANDOVERS,
-    STATE_WORDS, state,
+    COUNTER_COUNT, Counter, EVENTS_BYTES, Entry, Handover, Key, MAX_ENTRIES, MAX_HANDOVERS, MAX_SERVERS,
+    STATE_HANDOVERS, STATE_WORDS, Server, state, watch,
 };
 use proxy_common::packet::options::Walk;
 
@@ -37,6 +38,15 @@ pub(crate) static WITHHELD: HashMap<u64, u32, MAX_HANDOVERS, AS_NEEDED> = HashMa
 
 #[btf_map]
 static STATE: Array<u32, { STATE_WORDS as usize }> = Array::new();
+
+#[btf_map]
+pub(crate) static AGEING: Array<ageing::Ageing, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static WATCH: Array<u32, { watch::WORDS }> = Array::new();
+
+#[btf_map]
+pub(crate) static SERVERS: Array<Server, MAX_SERVERS> = Array::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();

@@ -30,6 +30,7 @@ pub struct Packet {
     pub disbelieved: u64,
     pub no_route: u64,
     pub moved: u64,
+    pub aged: u64,
 }
 
 /// The datapaths of the status.

@@ -1,5 +1,6 @@
 //! The packet datapath: flows that leave their sockets.
 
+mod ageing;
 mod basics;
 mod churn;
 mod outlive;

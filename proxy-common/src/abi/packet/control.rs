@@ -66,6 +66,8 @@ pub enum Command {
     Settle = 3,
     /// From now on packets with this key go out by that interface.
     Steer = 4,
+    /// Start the timer that looks after the flows when the daemon does not.
+    Tend = 5,
 }
 
 /// What [`super::CONTROL`] answers.

@@ -3,10 +3,14 @@
 //! A flow has two entries, one for the packets of each of its ends, known by the addresses and ports that those packets bear
 //! when they come in. Both outlive the daemon: whoever changes a layout here changes [`LAYOUT`], too.
 
+mod ageing;
 mod control;
 mod entry;
 mod handover;
 
+pub use ageing::{
+    AGEING, DEAD_MS, MAX_SERVERS, PORTS_AT_A_TIME, SERVER_WORDS, SERVERS, Server, WATCH, watch,
+};
 pub use control::{Answer, Command, REQUEST_BYTES, REQUEST_KEY, Request};
 pub use entry::{
     Address, ENTRY_WORDS, Entry, KEY_BYTES, KEY_WORDS, Key, MAPPED, address_from, address_of, flag, is_ipv4,
@@ -104,7 +108,9 @@ pub enum Counter {
     NoRoute = 11,
     /// Ways of entries that have changed.
     Moved = 12,
+    /// Flows that were forgotten while no daemon ran.
+    Aged = 13,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTER_COUNT: usize = 13;
+pub const COUNTER_COUNT: usize = 14;

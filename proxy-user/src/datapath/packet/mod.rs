@@ -4,6 +4,7 @@
 //! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
+mod ageing;
 mod grace;
 mod journal;
 mod leave;
@@ -79,6 +80,7 @@ impl Road {
             routes: Routes::default(),
             policy,
         });
+        road.begin_to_tend(hub)?;
         lot::adopt(&road, hub);
         Ok(road)
     }
