@@ -22,7 +22,7 @@ pub(crate) struct Ageing {
 /// Between two looks at the daemon, and between two rounds.
 const REST_NS: u64 = 1_000_000_000;
 /// Between two parts of a round.
-const PAUSE_NS: u64 = 10_000_000;
+const PAUSE_NS: u64 = 4_000_000;
 
 /// `CLOCK_MONOTONIC`.
 const CLOCK: u64 = 1;

@@ -10,6 +10,7 @@ mod control;
 mod forward;
 mod frame;
 mod handover;
+mod narrow;
 mod quoted;
 mod syn;
 
@@ -89,6 +90,10 @@ fn ingress(ctx: TcContext) -> i32 {
     // SAFETY: `entry` is an element of a map. Others change it at the same time, each word as a whole; see `Entry::sent`.
     let entry = unsafe { &mut *entry };
     match entry.state {
+        state::FORWARD if narrow::is_large(&ctx, frame) => {
+            let verdict = narrow::turn_back(&ctx, frame, entry);
+            if verdict == narrow::FITS { forward::settled(&ctx, frame, entry) } else { verdict }
+        }
         state::FORWARD => forward::settled(&ctx, frame, entry),
         state::ARMED => handover::arriving(&ctx, frame, entry),
         state::HELD => forward::held(frame, entry),

@@ -31,6 +31,7 @@ pub struct Packet {
     pub no_route: u64,
     pub moved: u64,
     pub aged: u64,
+    pub too_big: u64,
 }
 
 /// The datapaths of the status.

@@ -43,7 +43,7 @@ pub const DEAD_MS: u32 = 5000;
 pub const MAX_SERVERS: usize = 1 << 12;
 
 /// Ports that are asked for at a time.
-pub const PORTS_AT_A_TIME: u32 = 512;
+pub const PORTS_AT_A_TIME: u32 = 128;
 
 /// A server, as one of our addresses reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -110,7 +110,9 @@ pub enum Counter {
     Moved = 12,
     /// Flows that were forgotten while no daemon ran.
     Aged = 13,
+    /// Packets that were too large for the interface that they were to go out by, and whose senders were told.
+    TooBig = 14,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTER_COUNT: usize = 14;
+pub const COUNTER_COUNT: usize = 15;

@@ -77,6 +77,7 @@ pub(crate) struct PacketCounters {
     pub(crate) no_route: u64,
     pub(crate) moved: u64,
     pub(crate) aged: u64,
+    pub(crate) too_big: u64,
 }
 
 impl Packet {
@@ -199,6 +200,7 @@ impl Packet {
             no_route: sum(Counter::NoRoute),
             moved: sum(Counter::Moved),
             aged: sum(Counter::Aged),
+            too_big: sum(Counter::TooBig),
         }
     }
 
