@@ -170,6 +170,8 @@ fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
         Ok(road) => {
             tracing::info!("packet datapath is ready");
             let (road, hub) = (Arc::clone(road), Arc::clone(hub));
+            tokio::spawn(essential("signs of life", Arc::clone(&hub), Arc::clone(&road).tend()));
+            tokio::spawn(essential("routes", Arc::clone(&hub), Arc::clone(&road).follow()));
             tokio::spawn(essential("flows without sockets", Arc::clone(&hub), road.watch(hub)));
         }
         Err(reason) => tracing::warn!(%reason, "no packet datapath: such flows are copied by userspace"),

@@ -43,16 +43,28 @@ impl Pins {
         Ok(!self.path().read_dir()?.flatten().any(|entry| entry.path().is_dir()))
     }
 
-    /// All that daemons have pinned there.
+    /// The link of a program, at any interface.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn pinned(&self) -> Result<Vec<PathBuf>> {
-        let mut all = Vec::new();
-        for folder in self.path().read_dir()?.flatten().filter(|entry| entry.path().is_dir()) {
-            all.extend(folder.path().read_dir()?.flatten().map(|entry| entry.path()));
-        }
-        Ok(all)
+    /// When there is none.
+    pub fn link(&self, program: &str) -> Result<PathBuf> {
+        let begins = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.strip_prefix(program).is_some_and(|rest| rest.starts_with('-'))
+        };
+        let folders = self.path().read_dir()?.flatten().filter_map(|entry| entry.path().read_dir().ok());
+        let mut files = folders.flatten().flatten().map(|entry| entry.path());
+        files.find(begins).with_context(|| format!("no link of {program} is pinned"))
+    }
+
+    /// What the daemon has pinned under this name.
+    ///
+    /// # Errors
+    /// When there is no folder of a daemon.
+    pub fn pinned(&self, name: &str) -> Result<PathBuf> {
+        let own =
+            self.path().read_dir()?.flatten().map(|entry| entry.path()).find(|path| path.join(name).exists());
+        Ok(own.with_context(|| format!("no {name} is pinned"))?.join(name))
     }
 
     /// A file beside it.

@@ -63,6 +63,14 @@ impl Sum {
     pub const fn checksum(self) -> u16 {
         !fold(self.0)
     }
+
+    /// What to write to a field of a header, of which this is the sum without the field, so that the checksum that a network card
+    /// may still write there is the same number: the half of the complement. In one's complement every number has a half.
+    #[must_use]
+    #[inline(always)]
+    pub const fn lasting(self) -> u16 {
+        self.checksum().rotate_right(1)
+    }
 }
 
 #[inline(always)]
@@ -105,6 +113,17 @@ mod tests {
             changed[at] = join([half, second]);
             let difference = difference.half(first, half);
             prop_assert_eq!(normal(difference.apply(checksum(&words))), normal(checksum(&changed)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_lasting_number_is_the_checksum_of_what_it_stands_in(
+            words in proptest::collection::vec(any::<u32>(), 1..15),
+        ) {
+            let sum = words.iter().fold(Sum::default(), |sum, &word| sum.word(word));
+            let lasting = sum.lasting();
+            prop_assert_eq!(normal(sum.word(lasting.into()).checksum()), normal(lasting));
         }
     }
 

@@ -7,13 +7,16 @@ use aya_ebpf::helpers::{
     bpf_spin_lock, bpf_spin_unlock,
 };
 use aya_ebpf::programs::TcContext;
-use proxy_common::abi::packet::{Answer, Command, Entry, Handover, KEY_BYTES, Key, Socket, state};
+use proxy_common::abi::packet::{
+    Answer, Command, Counter, Entry, Handover, KEY_BYTES, Key, REQUEST_KEY, Socket, state,
+};
 use proxy_common::packet::drain::flip;
 use proxy_common::packet::seq::{later, place};
 
+use crate::ageing;
 use crate::forward::now_ms;
 use crate::frame::{load, skb};
-use crate::{FLOWS, HANDOVERS, Locked};
+use crate::{FLOWS, HANDOVERS, Locked, count};
 
 /// Set by the daemon before it loads the program, from the BTF of the running kernel.
 #[unsafe(no_mangle)]
@@ -46,11 +49,17 @@ const _: () = assert!(TUPLE6 as usize + 4 == KEY_BYTES);
 
 #[inline(always)]
 pub(crate) fn run(ctx: &TcContext) -> Answer {
-    let mut request = [0_u32; 2];
+    let mut request = [0_u32; 3];
     if !load(ctx, 0, &mut request) {
         return Answer::Malformed;
     }
-    let [command, number] = request;
+    let [command, number, device] = request;
+    if command == Command::Steer as u32 {
+        return steer(ctx, device);
+    }
+    if command == Command::Tend as u32 {
+        return ageing::start();
+    }
     let Some(locked) = HANDOVERS.get_ptr_mut(number) else { return Answer::Unknown };
     // SAFETY: an element of a map.
     let locked = unsafe { &mut *locked };
@@ -72,6 +81,20 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
     // SAFETY: as above.
     unsafe { bpf_spin_unlock(&raw mut locked.lock) };
     answer
+}
+
+/// In place: beside the packets that write to the entry at the same time.
+#[inline(always)]
+fn steer(ctx: &TcContext, device: u32) -> Answer {
+    let mut key = Key::default();
+    if !load(ctx, REQUEST_KEY, &mut key) {
+        return Answer::Malformed;
+    }
+    let Some(entry) = FLOWS.get_ptr_mut(key) else { return Answer::Unknown };
+    // SAFETY: an element of a map, of which a whole word is written.
+    unsafe { (*entry).device = device };
+    count(Counter::Moved, 1);
+    Answer::Done
 }
 
 /// Reads the socket whose packets come in with this key. Its lock is not ours: each number is whole, and what the daemon does to

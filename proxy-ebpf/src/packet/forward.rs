@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_redirect_neigh, b
 use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::ptr::null_mut;
-use proxy_common::abi::packet::{Counter, Entry, flag, state};
+use proxy_common::abi::packet::{Counter, Entry, Key, flag, state};
 use proxy_common::packet::belief::{believe, is_likely, is_next, is_over};
 use proxy_common::packet::header::{Segment, Shift, note, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
@@ -18,7 +18,9 @@ pub(crate) const OPTIONS_MAX: u32 = 40;
 const _: () = assert!(OPTIONS_MAX as usize == MAX);
 
 /// A packet of a flow that has left its sockets.
-#[inline(always)]
+///
+/// Not inlined, as the other things that a packet may be: they have the same part of the stack then, one at a time.
+#[inline(never)]
 pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 {
     // SAFETY: the context is the one that the kernel called this program with.
     if unsafe { (*skb(ctx)).mark } == COPY_MARK {
@@ -67,11 +69,15 @@ pub(crate) fn onward(
         count(Counter::Expired, 1);
         return DROP;
     }
+    if entry.device == 0 {
+        count(Counter::NoRoute, 1);
+        return DROP;
+    }
     let is_credible = is_credible(entry, segment);
     if !is_credible {
         count(Counter::Disbelieved, 1);
     } else if segment.has(tcp::FIN | tcp::RST) {
-        heed(frame, entry, segment);
+        heed(&frame.key, entry, segment);
     }
     let Some(stamp) = translate(ctx, frame, entry, shift) else {
         count(Counter::Untranslatable, 1);
@@ -85,7 +91,7 @@ pub(crate) fn onward(
     }
     count(Counter::Forwarded, 1);
     count(Counter::ForwardedBytes, frame.payload.into());
-    // The kernel looks up the next hop itself: routes and neighbours may change at any time, without anyone to tell us.
+    // The kernel looks up the next hop itself: it may change at any time, without anyone to tell us.
     // SAFETY: needs nothing.
     let verdict = unsafe { bpf_redirect_neigh(entry.device, null_mut(), 0, 0) };
     i32::try_from(verdict).unwrap_or(DROP)
@@ -101,8 +107,9 @@ fn is_credible(entry: &Entry, segment: &Segment) -> bool {
     unsafe { FLOWS.get(entry.other()) }.is_some_and(|other| is_likely(entry, other, segment))
 }
 
-#[inline(always)]
-fn heed(frame: &Frame, entry: &mut Entry, segment: &Segment) {
+/// A function of its own, so that what it keeps on the stack is there for rare packets only.
+#[inline(never)]
+fn heed(key: &Key, entry: &mut Entry, segment: &Segment) {
     // SAFETY: an element of a map, of which words are read.
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return };
     let belief = believe(entry, other, segment);
@@ -115,7 +122,7 @@ fn heed(frame: &Frame, entry: &mut Entry, segment: &Segment) {
     // A repeated FIN comes after the other end's, perhaps, and is not the first for that.
     if belief.flags & !entry.flags & !flag::FIRST != 0 {
         entry.flags |= belief.flags;
-        tell(&frame.key, entry);
+        tell(key, entry);
     }
 }
 

@@ -60,6 +60,7 @@ struct Packet<N> {
 }
 
 /// A TCP segment.
+#[derive(Default)]
 pub(crate) struct Frame {
     pub(crate) key: Key,
     pub(crate) header: Header,
@@ -109,10 +110,11 @@ pub(crate) fn store<T>(ctx: &TcContext, offset: u32, from: &T, flags: u64) -> bo
     result == 0
 }
 
-/// A TCP segment that may be one of ours. None: anything else, and also fragments and IP options, which no end that speaks
-/// today's TCP sends.
-#[inline(always)]
-pub(crate) fn read(ctx: &TcContext) -> Option<Frame> {
+/// Reads a TCP segment that may be one of ours. False: anything else, and also fragments and IP options, which no end that speaks
+/// today's TCP sends. (Of an `Option` the compiler leaves undefined what is not there, and may move that about, which the verifier
+/// does not allow.)
+#[inline(never)]
+pub(crate) fn read(ctx: &TcContext, frame: &mut Frame) -> bool {
     // SAFETY: the context is the one that the kernel called this program with.
     let (protocol, tagged, length) = unsafe {
         let skb = skb(ctx);
@@ -120,26 +122,26 @@ pub(crate) fn read(ctx: &TcContext) -> Option<Frame> {
     };
     if tagged != 0 {
         // The interface of the VLAN, where the tag is off, is the one that our sockets know.
-        return None;
+        return false;
     }
     if protocol == IPV4 {
-        read_ipv4(ctx, length)
+        read_ipv4(ctx, length, frame)
     } else if protocol == IPV6 {
-        read_ipv6(ctx, length)
+        read_ipv6(ctx, length, frame)
     } else {
-        None
+        false
     }
 }
 
 #[inline(always)]
-fn read_ipv4(ctx: &TcContext, length: u32) -> Option<Frame> {
+fn read_ipv4(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
     let mut packet = Packet::<Ipv4>::default();
     if !load(ctx, NETWORK, &mut packet) {
-        return None;
+        return false;
     }
     let Packet { network: ipv4, transport: header } = packet;
     if ipv4.version_size != 0x45 || ipv4.protocol != TCP || u16::from_be(ipv4.fragment) & 0x3fff != 0 {
-        return None;
+        return false;
     }
     let [a, b, c] = MAPPED;
     let [source_port, target_port] = header.ports;
@@ -150,19 +152,21 @@ fn read_ipv4(ctx: &TcContext, length: u32) -> Option<Frame> {
         0 => length.wrapping_sub(NETWORK),
         total => total,
     };
-    let payload = payload(total, IPV4_SIZE, &header)?;
-    Some(Frame { key, header, payload, ipv4, hops: ipv4.hops, is_ipv4: true })
+    let headers = IPV4_SIZE + header.size();
+    *frame =
+        Frame { key, header, payload: total.wrapping_sub(headers), ipv4, hops: ipv4.hops, is_ipv4: true };
+    header.size() >= TCP_SIZE && total >= headers
 }
 
 #[inline(always)]
-fn read_ipv6(ctx: &TcContext, length: u32) -> Option<Frame> {
+fn read_ipv6(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
     let mut packet = Packet::<Ipv6>::default();
     if !load(ctx, NETWORK, &mut packet) {
-        return None;
+        return false;
     }
     let Packet { network: ipv6, transport: header } = packet;
     if ipv6.protocol != TCP {
-        return None;
+        return false;
     }
     let [source_port, target_port] = header.ports;
     let key = Key { source: ipv6.source, target: ipv6.target, source_port, target_port, padding: 0 };
@@ -170,14 +174,16 @@ fn read_ipv6(ctx: &TcContext, length: u32) -> Option<Frame> {
         0 => length.wrapping_sub(NETWORK),
         total => total + IPV6_SIZE,
     };
-    let payload = payload(total, IPV6_SIZE, &header)?;
-    Some(Frame { key, header, payload, ipv4: Ipv4::default(), hops: ipv6.hops, is_ipv4: false })
-}
-
-#[inline(always)]
-fn payload(total: u32, network: u32, header: &Header) -> Option<u32> {
-    let size = header.size();
-    (size >= TCP_SIZE && total >= network + size).then(|| total - network - size)
+    let headers = IPV6_SIZE + header.size();
+    *frame = Frame {
+        key,
+        header,
+        payload: total.wrapping_sub(headers),
+        ipv4: Ipv4::default(),
+        hops: ipv6.hops,
+        is_ipv4: false,
+    };
+    header.size() >= TCP_SIZE && total >= headers
 }
 
 /// What changes of a packet that goes on to another host.

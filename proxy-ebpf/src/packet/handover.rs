@@ -23,7 +23,7 @@ struct Edge {
 }
 
 /// A packet that comes in.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 {
     let Some(locked) = HANDOVERS.get_ptr_mut(entry.handover) else { return PASS };
     // SAFETY: an element of a map.

@@ -5,10 +5,12 @@
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+mod ageing;
 mod control;
 mod forward;
 mod frame;
 mod handover;
+mod narrow;
 mod quoted;
 mod syn;
 
@@ -18,8 +20,8 @@ use aya_ebpf::macros::{btf_map, classifier, map};
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::packet::{
-    COUNTER_COUNT, Counter, EVENTS_BYTES, Entry, Handover, Key, MAX_ENTRIES, MAX_HANDOVERS, STATE_HANDOVERS,
-    STATE_WORDS, state,
+    COUNTER_COUNT, Counter, EVENTS_BYTES, Entry, Handover, Key, MAX_ENTRIES, MAX_HANDOVERS, MAX_SERVERS,
+    STATE_HANDOVERS, STATE_WORDS, Server, state, watch,
 };
 use proxy_common::packet::options::Walk;
 
@@ -39,12 +41,24 @@ pub(crate) static WITHHELD: HashMap<u64, u32, MAX_HANDOVERS, AS_NEEDED> = HashMa
 static STATE: Array<u32, { STATE_WORDS as usize }> = Array::new();
 
 #[btf_map]
+pub(crate) static AGEING: Array<ageing::Ageing, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static WATCH: Array<u32, { watch::WORDS }> = Array::new();
+
+#[btf_map]
+pub(crate) static SERVERS: Array<Server, MAX_SERVERS> = Array::new();
+
+#[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
-/// Too large for the stack.
+/// Too large for the stack, and what follows, too.
+#[btf_map]
+static FRAMES: PerCpuArray<frame::Frame, 1> = PerCpuArray::new();
+
 #[btf_map]
 pub(crate) static WALKS: PerCpuArray<Walk, 1> = PerCpuArray::new();
 
@@ -66,14 +80,23 @@ pub(crate) const COPY_MARK: u32 = 0x5b11_ce01;
 #[classifier]
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
 fn ingress(ctx: TcContext) -> i32 {
-    let Some(frame) = frame::read(&ctx) else { return quoted::translate(&ctx) };
+    let Some(frame) = FRAMES.get_ptr_mut(0) else { return PASS };
+    // SAFETY: an element of a map that is this CPU's: softirqs do not nest on it.
+    let frame = unsafe { &mut *frame };
+    if !frame::read(&ctx, frame) {
+        return quoted::translate(&ctx);
+    }
     let Some(entry) = FLOWS.get_ptr_mut(frame.key) else { return PASS };
     // SAFETY: `entry` is an element of a map. Others change it at the same time, each word as a whole; see `Entry::sent`.
     let entry = unsafe { &mut *entry };
     match entry.state {
-        state::FORWARD => forward::settled(&ctx, &frame, entry),
-        state::ARMED => handover::arriving(&ctx, &frame, entry),
-        state::HELD => forward::held(&frame, entry),
+        state::FORWARD if narrow::is_large(&ctx, frame) => {
+            let verdict = narrow::turn_back(&ctx, frame, entry);
+            if verdict == narrow::FITS { forward::settled(&ctx, frame, entry) } else { verdict }
+        }
+        state::FORWARD => forward::settled(&ctx, frame, entry),
+        state::ARMED => handover::arriving(&ctx, frame, entry),
+        state::HELD => forward::held(frame, entry),
         _ => PASS,
     }
 }
@@ -85,10 +108,14 @@ fn egress(ctx: TcContext) -> i32 {
     let handovers = STATE.get_ptr(STATE_HANDOVERS);
     // SAFETY: an element of a map, and a whole word.
     if handovers.is_some_and(|count| unsafe { count.read_volatile() } != 0)
-        && let Some(frame) = frame::read(&ctx)
+        && let Some(frame) = FRAMES.get_ptr_mut(0)
     {
-        syn::leaving(&ctx, &frame);
-        handover::leaving(&ctx, &frame);
+        // SAFETY: as above.
+        let frame = unsafe { &mut *frame };
+        if frame::read(&ctx, frame) {
+            syn::leaving(&ctx, frame);
+            handover::leaving(&ctx, frame);
+        }
     }
     PASS
 }

@@ -10,18 +10,18 @@ use proxy_common::packet::sum::Difference;
 use crate::frame::{IPV4, IPV6, Ipv4, Ipv6, NETWORK, load, skb, store, words};
 use crate::{DROP, FLOWS, PASS, count};
 
-const ICMP: u8 = 1;
-const ICMP_V6: u8 = 58;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMP_V6: u8 = 58;
 const TCP: u8 = 6;
 
 /// Kind, code, checksum, and what the kind needs.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-struct Icmp {
-    kind: u8,
-    code: u8,
-    sum: u16,
-    rest: u32,
+pub(crate) struct Icmp {
+    pub(crate) kind: u8,
+    pub(crate) code: u8,
+    pub(crate) sum: u16,
+    pub(crate) rest: u32,
 }
 
 /// As much of a quoted TCP header as there is at least.
@@ -51,7 +51,7 @@ struct Error6 {
 }
 
 /// Whatever is no TCP segment.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn translate(ctx: &TcContext) -> i32 {
     // SAFETY: the context is the one that the kernel called this program with.
     let (protocol, tagged) = unsafe { ((*skb(ctx)).protocol, (*skb(ctx)).vlan_present) };
@@ -88,6 +88,10 @@ fn requote(start: &mut Start, entry: &Entry) -> Difference {
 
 #[inline(always)]
 fn send(entry: &Entry) -> i32 {
+    if entry.device == 0 {
+        count(Counter::NoRoute, 1);
+        return DROP;
+    }
     count(Counter::Errors, 1);
     // SAFETY: needs nothing.
     let verdict = unsafe { bpf_redirect_neigh(entry.device, null_mut(), 0, 0) };

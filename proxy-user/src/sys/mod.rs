@@ -9,6 +9,7 @@ mod interfaces;
 mod leg;
 mod listener;
 mod memory;
+mod moves;
 mod process;
 mod program;
 mod raw;
@@ -26,11 +27,12 @@ pub(crate) use interfaces::{Changes, Interfaces, interfaces};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
+pub(crate) use moves::{Moves, News};
 pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
 pub(crate) use readable::readable;
-pub(crate) use routes::{device, route};
+pub(crate) use routes::{Router, device, route};
 pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,

@@ -44,6 +44,26 @@ pub(crate) struct Device {
 
 /// Where packets from `source`, or from whatever address of ours, to `target` go. An error where nothing leads there.
 pub(crate) fn route(source: Option<IpAddr>, target: IpAddr) -> io::Result<Route> {
+    Router::open()?.route(source, target)
+}
+
+/// For many questions.
+pub(crate) struct Router(Socket);
+
+impl Router {
+    /// To the tables of the network namespace of this thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        let netlink = Domain::from(libc::AF_NETLINK);
+        Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE))).map(Self)
+    }
+
+    /// See [`route`].
+    pub(crate) fn route(&self, source: Option<IpAddr>, target: IpAddr) -> io::Result<Route> {
+        route_by(&self.0, source, target)
+    }
+}
+
+fn route_by(socket: &Socket, source: Option<IpAddr>, target: IpAddr) -> io::Result<Route> {
     let target = target.to_canonical();
     let (family, bits) = match target {
         IpAddr::V4(_) => (libc::AF_INET, 32),
@@ -56,7 +76,7 @@ pub(crate) fn route(source: Option<IpAddr>, target: IpAddr) -> io::Result<Route>
     if let Some(source) = source {
         attribute(&mut body, SOURCE, &octets(source));
     }
-    let answer = ask(ROUTE_GET, &body, ROUTE_NEW)?;
+    let answer = ask(socket, ROUTE_GET, &body, ROUTE_NEW)?;
     let kind = answer.get(7).copied().unwrap_or(0);
     let device = find(&answer, ROUTE_BYTES, DEVICE).and_then(|value| value.first_chunk().copied());
     let device = device.map(u32::from_ne_bytes).ok_or(io::ErrorKind::NetworkUnreachable)?;
@@ -68,7 +88,7 @@ pub(crate) fn device(index: u32) -> io::Result<Device> {
     let mut body = vec![0; 4];
     body.extend(index.to_ne_bytes());
     body.resize(LINK_BYTES, 0);
-    let answer = ask(LINK_GET, &body, LINK_NEW)?;
+    let answer = ask(&Router::open()?.0, LINK_GET, &body, LINK_NEW)?;
     let kind = answer.get(2..4).and_then(|kind| kind.first_chunk().copied()).map(u16::from_ne_bytes);
     let name = find(&answer, LINK_BYTES, NAME).unwrap_or_default();
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -106,9 +126,7 @@ fn find(message: &[u8], from: usize, wanted: u16) -> Option<&[u8]> {
 }
 
 /// One question; the body of the one answer.
-fn ask(kind: u16, body: &[u8], wanted: u16) -> io::Result<Vec<u8>> {
-    let netlink = Domain::from(libc::AF_NETLINK);
-    let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE)))?;
+fn ask(mut socket: &Socket, kind: u16, body: &[u8], wanted: u16) -> io::Result<Vec<u8>> {
     let mut question = Vec::with_capacity(HEADER + body.len());
     question.extend(u32::try_from(HEADER + body.len()).map_err(io::Error::other)?.to_ne_bytes());
     question.extend(kind.to_ne_bytes());
@@ -116,9 +134,9 @@ fn ask(kind: u16, body: &[u8], wanted: u16) -> io::Result<Vec<u8>> {
     // Number of the question, and who asks: one is enough for both.
     question.extend([0; 8]);
     question.extend(body);
-    (&socket).write_all(&question)?;
+    socket.write_all(&question)?;
     let mut answer = vec![0; 16 * 1024];
-    let size = (&socket).read(&mut answer)?;
+    let size = socket.read(&mut answer)?;
     answer.truncate(size);
     let kind = answer.get(4..6).and_then(|kind| kind.first_chunk().copied()).map(u16::from_ne_bytes);
     let body = answer.get(HEADER..).unwrap_or_default();

@@ -28,6 +28,10 @@ pub struct Packet {
     pub copied: u64,
     pub refreshed: u64,
     pub disbelieved: u64,
+    pub no_route: u64,
+    pub moved: u64,
+    pub aged: u64,
+    pub too_big: u64,
 }
 
 /// The datapaths of the status.

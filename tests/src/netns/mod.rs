@@ -1,5 +1,6 @@
 //! Network namespaces: private networks for one test.
 
+mod pinned;
 mod sys;
 mod syscalls;
 mod topology;
@@ -17,6 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
+pub use pinned::PinnedMap;
 pub use sys::{
     BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
     wait_for_interrupt,

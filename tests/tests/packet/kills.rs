@@ -119,7 +119,7 @@ fn ground(dice: &mut Dice) -> Result<Score> {
                 if server.read_exact(&mut number).is_ok()
                     && let Some(client) = clients.remove(&number)
                 {
-                    playing.push(scope.spawn(|| play(client, server, lull, &stop)));
+                    playing.push(scope.spawn(|| play((client, server), lull, &stop)));
                 }
             }
             killing.join().map_err(|_| anyhow!("the killer panicked"))??;
@@ -174,7 +174,7 @@ fn lone(mut client: TcpStream) -> Result<()> {
 }
 
 /// Both ends send and receive until it is to stop, and end in order. Says whether they could.
-fn play(client: TcpStream, server: TcpStream, lull: u64, stop: &AtomicBool) -> Result<bool> {
+fn play((client, server): (TcpStream, TcpStream), lull: u64, stop: &AtomicBool) -> Result<bool> {
     thread::scope(|scope| {
         let senders = [(1, &client), (2, &server)]
             .map(|(stream, from)| scope.spawn(move || send(from, stream, lull, stop)));

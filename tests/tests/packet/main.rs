@@ -1,5 +1,6 @@
 //! The packet datapath: flows that leave their sockets.
 
+mod ageing;
 mod basics;
 mod churn;
 mod ends;
@@ -7,8 +8,10 @@ mod filters;
 mod hostile;
 mod kills;
 mod links;
+mod narrow;
 mod outlive;
 mod refusals;
+mod routes;
 mod sizes;
 mod sources;
 

@@ -1,5 +1,7 @@
 //! What the daemon asks the programs, and what they answer.
 
+use super::{KEY_WORDS, Key};
+
 /// The input of [`super::CONTROL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -8,22 +10,45 @@ pub struct Request {
     pub command: u32,
     /// Number of the hand-over.
     pub handover: u32,
+    /// For [`Command::Steer`]: the interface,
+    pub device: u32,
+    /// 0,
+    pub padding: u32,
+    /// and the key of the entry.
+    pub key: [u32; KEY_WORDS],
     /// The kernel runs no classifier on less than an Ethernet header.
-    pub padding: [u32; 14],
+    pub rest: [u32; 2],
 }
 
 /// Bytes of a [`Request`].
 pub const REQUEST_BYTES: usize = 64;
+/// Where its key is.
+pub const REQUEST_KEY: u32 = 16;
+const _: () = assert!(core::mem::offset_of!(Request, key) == REQUEST_KEY as usize);
 const _: () = assert!(size_of::<Request>() == REQUEST_BYTES);
 
 impl Request {
     /// As the program reads it.
     #[must_use]
     pub fn bytes(command: Command, handover: u32) -> [u8; REQUEST_BYTES] {
+        Self::written(&[command as u32, handover])
+    }
+
+    /// [`Command::Steer`].
+    #[must_use]
+    pub fn steering(key: &Key, device: u32) -> [u8; REQUEST_BYTES] {
+        let head = [Command::Steer as u32, 0, device, 0];
+        let mut words = [0; 4 + KEY_WORDS];
+        for (to, from) in words.iter_mut().zip(head.into_iter().chain(key.to_words())) {
+            *to = from;
+        }
+        Self::written(&words)
+    }
+
+    fn written(words: &[u32]) -> [u8; REQUEST_BYTES] {
         let mut bytes = [0; REQUEST_BYTES];
-        let words = [(command as u32).to_ne_bytes(), handover.to_ne_bytes()];
-        for (to, from) in bytes.iter_mut().zip(words.as_flattened()) {
-            *to = *from;
+        for (to, from) in bytes.iter_mut().zip(words.iter().flat_map(|word| word.to_ne_bytes())) {
+            *to = from;
         }
         bytes
     }
@@ -39,6 +64,10 @@ pub enum Command {
     Flip = 2,
     /// The sockets have finished: make the entries whole, and forward by them alone.
     Settle = 3,
+    /// From now on packets with this key go out by that interface.
+    Steer = 4,
+    /// Start the timer that looks after the flows when the daemon does not.
+    Tend = 5,
 }
 
 /// What [`super::CONTROL`] answers.
@@ -103,5 +132,15 @@ mod tests {
         let bytes = Request::bytes(Command::Settle, 7);
         assert_eq!(bytes[..4], 3_u32.to_ne_bytes());
         assert_eq!(bytes[core::mem::offset_of!(Request, handover)..][..4], 7_u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_way_is_asked_for_by_its_key() {
+        let key =
+            Key { source: [1, 2, 3, 4], target: [5, 6, 7, 8], source_port: 9, target_port: 10, padding: 0 };
+        let bytes = Request::steering(&key, 77);
+        assert_eq!(bytes[core::mem::offset_of!(Request, device)..][..4], 77_u32.to_ne_bytes());
+        let at = REQUEST_KEY as usize;
+        assert_eq!(Key::from_bytes(bytes[at..].first_chunk().unwrap()), key);
     }
 }

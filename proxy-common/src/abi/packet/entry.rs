@@ -51,7 +51,7 @@ pub struct Entry {
     pub sent: u64,
     /// Number of the hand-over, while it lasts.
     pub handover: u32,
-    /// Interface that the packets go out by.
+    /// Interface that the packets go out by. 0: nothing leads to where they go, and they are dropped.
     pub device: u32,
     /// What the packets bear when they go out: the address that they come from,
     pub source: Address,

@@ -3,19 +3,24 @@
 //! A flow has two entries, one for the packets of each of its ends, known by the addresses and ports that those packets bear
 //! when they come in. Both outlive the daemon: whoever changes a layout here changes [`LAYOUT`], too.
 
+mod ageing;
 mod control;
 mod entry;
 mod handover;
 
-pub use control::{Answer, Command, REQUEST_BYTES, Request};
+pub use ageing::{
+    AGEING, DEAD_MS, MAX_SERVERS, PORTS_AT_A_TIME, SERVER_WORDS, SERVERS, Server, WATCH, watch,
+};
+pub use control::{Answer, Command, REQUEST_BYTES, REQUEST_KEY, Request};
 pub use entry::{
     Address, ENTRY_WORDS, Entry, KEY_BYTES, KEY_WORDS, Key, MAPPED, address_from, address_of, flag, is_ipv4,
     state,
 };
 pub use handover::{HANDOVER_WORDS, Handover, Socket, phase};
 
-/// Number of the layout of [`Key`], [`Entry`] and [`Handover`]. A daemon adopts the flows of its own layout only.
-pub const LAYOUT: u32 = 1;
+/// Number of the layout of [`Key`], [`Entry`], [`Handover`] and the other maps that are pinned. A daemon adopts the flows of its
+/// own layout only.
+pub const LAYOUT: u32 = 2;
 
 /// Name of the map of flows: [`Key`] -> [`Entry`].
 pub const FLOWS: &str = "FLOWS";
@@ -99,7 +104,15 @@ pub enum Counter {
     Held = 9,
     /// Events that found no room.
     LostEvents = 10,
+    /// Packets dropped since nothing leads to where they go.
+    NoRoute = 11,
+    /// Ways of entries that have changed.
+    Moved = 12,
+    /// Flows that were forgotten while no daemon ran.
+    Aged = 13,
+    /// Packets that were too large for the interface that they were to go out by, and whose senders were told.
+    TooBig = 14,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTER_COUNT: usize = 11;
+pub const COUNTER_COUNT: usize = 15;

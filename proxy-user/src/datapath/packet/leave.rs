@@ -74,6 +74,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
     let plan = Plan::make(road, flow, sockets)?;
     let mut armed = road.packet.begin(plan.keys).map_err(refused)?;
     plan.arm(flow, &mut armed).map_err(refused)??;
+    road.routes.entered(plan.changes);
     // Packets that went by before it was armed have come to their sockets afterwards.
     road.grace.wait().await.map_err(refused)?;
     for socket in sockets {
@@ -113,11 +114,14 @@ const fn broken(reason: Reason) -> Way {
 struct Plan {
     legs: [Leg; 2],
     devices: [u32; 2],
+    /// Of routes, so far.
+    changes: u64,
     keys: [Key; 2],
 }
 
 impl Plan {
     fn make(road: &Road, flow: &Flow, sockets: &[OwnedFd; 2]) -> Result<Self, Obstacle> {
+        let changes = road.routes.changes();
         let [client, server] = sockets;
         let (client, server) = (Ends::of(client), Ends::of(server));
         // A socket that has failed has no ends any more.
@@ -144,7 +148,7 @@ impl Plan {
             })?;
         }
         let keys = [key(client.far, client.near), key(server.far, server.near)];
-        Ok(Self { legs: [one, other], devices: [near, far], keys })
+        Ok(Self { legs: [one, other], devices: [near, far], changes, keys })
     }
 
     /// Has the flow's packets watched.

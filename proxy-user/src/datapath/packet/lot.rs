@@ -279,6 +279,7 @@ impl Road {
 
     /// The port of a flow that leaves its sockets is not for others.
     fn take_port(&self, [_, server]: &[Key; 2]) {
+        let _ = self.packet.cover(server);
         self.ports.take(source(server), target(server));
     }
 

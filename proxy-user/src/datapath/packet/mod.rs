@@ -4,12 +4,14 @@
 //! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
+mod ageing;
 mod clamp;
 mod grace;
 mod journal;
 mod leave;
 mod lot;
 mod ports;
+mod routes;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,6 +38,7 @@ pub(crate) use self::clamp::Clamped;
 use self::grace::Grace;
 use self::lot::Lot;
 use self::ports::Ports;
+use self::routes::Routes;
 
 /// A flow that has carried so much does not wait for its age.
 const BULKY: u64 = 1 << 20;
@@ -46,6 +49,7 @@ pub(crate) struct Road {
     lot: Lot,
     grace: Grace,
     ports: Ports,
+    routes: Routes,
     policy: Policy,
     pub(crate) clamp: Clamp,
 }
@@ -77,9 +81,11 @@ impl Road {
             lot: Lot::new(&config.journal),
             grace,
             ports,
+            routes: Routes::default(),
             policy,
             clamp: Clamp::default(),
         });
+        road.begin_to_tend(hub)?;
         lot::adopt(&road, hub);
         Ok(road)
     }

@@ -48,6 +48,14 @@ impl Devices {
         Ok(own_devices)
     }
 
+    /// These interfaces, or all, may have lost the programs.
+    pub(super) fn doubt(&mut self, gone: Option<&[u32]>) {
+        match gone {
+            Some(gone) => self.attached.retain(|device| !gone.contains(device)),
+            None => self.attached.clear(),
+        }
+    }
+
     pub(super) fn attach(&mut self, device: u32, own: &Path) -> Result<(), Unavailable> {
         if self.attached.contains(&device) {
             return Ok(());

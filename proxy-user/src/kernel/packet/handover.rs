@@ -57,6 +57,8 @@ impl Armed<'_> {
         let fresh = Handover { keys: self.keys, delta, ..Handover::default() };
         lock(&self.packet.handovers).insert(self.number, with_lock(&fresh), 0).map_err(into_io)?;
         self.has_entries = true;
+        let [_, server] = &self.keys;
+        self.packet.cover(server)?;
         for (key, entry) in self.keys.iter().zip(entries) {
             let entry = Entry { state: state::ARMED, handover: self.number, ..entry };
             self.packet.put(key, &entry)?;

@@ -1,10 +1,12 @@
 //! The programs and maps of the packet datapath. They are pinned: flows that have left their sockets go on whatever becomes
 //! of the daemon, and the next one finds them.
 
+mod ageing;
 mod attach;
 mod clsact;
 mod handover;
 mod pins;
+mod steer;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,13 +18,15 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::abi::packet::{
-    CONTROL, COUNTERS, Command, Counter, ENTRY_WORDS, EVENTS, Entry, FLOWS, HANDOVER_WORDS, HANDOVERS,
-    KEY_WORDS, Key, LAYOUT, OFFSETS, Request, STATE, STATE_HANDOVERS, STATE_LAYOUT, WITHHELD,
+    AGEING, CONTROL, COUNTERS, Command, Counter, ENTRY_WORDS, EVENTS, Entry, FLOWS, HANDOVER_WORDS,
+    HANDOVERS, KEY_WORDS, Key, LAYOUT, OFFSETS, Request, SERVERS, STATE, STATE_HANDOVERS, STATE_LAYOUT,
+    WATCH, WITHHELD,
 };
 
 use proxy_common::packet::attach::Attach;
 use proxy_common::packet::life;
 
+use self::ageing::Ageing;
 use self::attach::Devices;
 use super::Unavailable;
 use super::sockmap::{into_io, missing, offsets, take};
@@ -41,6 +45,7 @@ pub(crate) struct Packet {
     handovers: Mutex<HashMap<MapData, u32, Locked>>,
     withheld: Mutex<HashMap<MapData, u64, u32>>,
     counters: PerCpuArray<MapData, u64>,
+    ageing: Mutex<Ageing>,
     busy: Mutex<Busy>,
     control: OwnedFd,
     devices: Mutex<Devices>,
@@ -71,6 +76,10 @@ pub(crate) struct PacketCounters {
     pub(crate) disbelieved: u64,
     pub(crate) held: u64,
     pub(crate) lost_events: u64,
+    pub(crate) no_route: u64,
+    pub(crate) moved: u64,
+    pub(crate) aged: u64,
+    pub(crate) too_big: u64,
 }
 
 impl Packet {
@@ -87,7 +96,7 @@ impl Packet {
         for (constant, offset) in &offsets {
             loader.override_global(constant, offset, true);
         }
-        for map in [FLOWS, STATE, COUNTERS] {
+        for map in [FLOWS, STATE, COUNTERS, AGEING, WATCH, SERVERS] {
             loader.map_pin_path(map, pins.join(map));
         }
         let mut ebpf = loader
@@ -100,6 +109,7 @@ impl Packet {
         let events = take(&mut ebpf, EVENTS)?;
         let (handovers, withheld) = (take(&mut ebpf, HANDOVERS)?, take(&mut ebpf, WITHHELD)?);
         let counters = take(&mut ebpf, COUNTERS)?;
+        let ageing = Mutex::new(Ageing::of(&mut ebpf)?);
         let control = load_control(&mut ebpf)?;
         let devices = Devices::take_over(ebpf, &pins, how)?;
         Ok(Self {
@@ -107,6 +117,7 @@ impl Packet {
             handovers: Mutex::new(handovers),
             withheld: Mutex::new(withheld),
             counters,
+            ageing,
             busy: Mutex::new(Busy { state, count: 0, next: 0 }),
             control,
             devices: Mutex::new(devices),
@@ -188,6 +199,10 @@ impl Packet {
             disbelieved: sum(Counter::Disbelieved),
             held: sum(Counter::Held),
             lost_events: sum(Counter::LostEvents),
+            no_route: sum(Counter::NoRoute),
+            moved: sum(Counter::Moved),
+            aged: sum(Counter::Aged),
+            too_big: sum(Counter::TooBig),
         }
     }
 

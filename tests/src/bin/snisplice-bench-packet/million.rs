@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -72,9 +71,7 @@ fn stop(daemon: &mut Daemon) -> Result<()> {
 
 /// The map as the daemon has pinned it.
 fn open(pins: &Pins) -> Result<Flows> {
-    let all = pins.pinned()?;
-    let path: &PathBuf = all.iter().find(|path| path.ends_with(FLOWS)).context("no map is pinned")?;
-    Ok(HashMap::try_from(Map::HashMap(MapData::from_pin(path)?))?)
+    Ok(HashMap::try_from(Map::HashMap(MapData::from_pin(pins.pinned(FLOWS)?)?))?)
 }
 
 /// Both entries of a flow, of a client of its own and by a port and address of its own.

@@ -1,6 +1,6 @@
 //! The programs at the interfaces, on packets that are not of our flows.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use aya::programs::links::PinnedLink;
 use harness::daemon::Launch;
 use harness::guard::frame::Frame;
@@ -57,11 +57,7 @@ pub(crate) fn measure(launch: &Launch, figures: &mut Figures) -> Result<()> {
 
 /// The program whose link is pinned.
 fn attached(pins: &Pins, name: &str) -> Result<Program> {
-    let begins = |path: &std::path::Path| {
-        path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}-")))
-    };
-    let link = pins.pinned()?.into_iter().find(|path| begins(path)).context("no link is pinned")?;
-    let link = aya::programs::links::FdLink::from(PinnedLink::from_pin(&link)?);
+    let link = aya::programs::links::FdLink::from(PinnedLink::from_pin(pins.link(name)?)?);
     let id = link.info()?.program_id();
     Ok(Program::open(id)?)
 }

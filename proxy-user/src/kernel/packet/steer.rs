@@ -1,0 +1,33 @@
+//! Flows whose packets go another way than before.
+
+use std::io;
+
+use aya::maps::{HashMap, Map, MapData};
+use proxy_common::abi::packet::{Answer, ENTRY_WORDS, Entry, FLOWS, KEY_WORDS, Key, Request};
+
+use super::{Packet, into_io, lock};
+use crate::sys;
+
+impl Packet {
+    /// Shows all entries, one after the other. What changes meanwhile may be missing. Nobody else has to wait for it.
+    pub(crate) fn for_each(&self, mut show: impl FnMut(&Key, &Entry)) -> io::Result<()> {
+        let data = MapData::from_pin(self.pins.join(FLOWS)).map_err(into_io)?;
+        let flows = HashMap::<_, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>::try_from(Map::HashMap(data))
+            .map_err(into_io)?;
+        for (key, words) in flows.iter().filter_map(Result::ok) {
+            show(&Key::from_words(key), &Entry::from_words(&words));
+        }
+        Ok(())
+    }
+
+    /// From now on packets with this key go out by this interface; 0: they are dropped. Says whether there is such a flow.
+    pub(crate) fn steer(&self, key: &Key, device: u32) -> io::Result<bool> {
+        let answer = sys::run_program(&self.control, &Request::steering(key, device))?;
+        Ok(Answer::from_code(answer) == Answer::Done)
+    }
+
+    /// These interfaces have gone; none: any may have gone. Where they come back the programs have to be attached again.
+    pub(crate) fn doubt(&self, gone: Option<&[u32]>) {
+        lock(&self.devices).doubt(gone);
+    }
+}
