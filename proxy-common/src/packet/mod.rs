@@ -1,6 +1,7 @@
 //! What becomes of the packets of a flow that has left its sockets: arithmetic and decisions that the BPF programs and the
 //! daemon share. Nothing here allocates, loops without a bound, or can panic.
 
+pub mod back;
 pub mod belief;
 #[cfg(feature = "std")]
 pub mod craft;

@@ -13,7 +13,7 @@ use proxy_common::packet::seq::{later, place};
 
 use crate::forward::now_ms;
 use crate::frame::{load, skb};
-use crate::{FLOWS, HANDOVERS, Locked};
+use crate::{FLOWS, HANDOVERS, Locked, order};
 
 /// Set by the daemon before it loads the program, from the BTF of the running kernel.
 #[unsafe(no_mangle)]
@@ -51,6 +51,9 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
         return Answer::Malformed;
     }
     let [command, number] = request;
+    if let Some(command) = Command::of_flow(command) {
+        return order::run(ctx, command);
+    }
     let Some(locked) = HANDOVERS.get_ptr_mut(number) else { return Answer::Unknown };
     // SAFETY: an element of a map.
     let locked = unsafe { &mut *locked };

@@ -9,6 +9,7 @@ mod control;
 mod forward;
 mod frame;
 mod handover;
+mod order;
 mod quoted;
 mod syn;
 
@@ -74,6 +75,7 @@ fn ingress(ctx: TcContext) -> i32 {
         state::FORWARD => forward::settled(&ctx, &frame, entry),
         state::ARMED => handover::arriving(&ctx, &frame, entry),
         state::HELD => forward::held(&frame, entry),
+        state::ENDED => forward::ended(&frame, entry),
         _ => PASS,
     }
 }

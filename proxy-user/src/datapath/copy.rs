@@ -83,6 +83,9 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
         if super::packet::is_leaving(flow) {
             continue;
         }
+        if flow.orders.are_to_kill() {
+            ending.kill();
+        }
         let taken = || {
             let [up, down] = flow.copied();
             ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])

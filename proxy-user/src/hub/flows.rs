@@ -12,6 +12,8 @@ use proxy_common::flow::Meter;
 use proxy_common::plan::Datapath;
 use tokio::sync::Notify;
 
+use super::{Errands, Order, Orders};
+
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -48,6 +50,7 @@ pub(crate) struct Flow {
     pub(crate) leaving: AtomicBool,
     /// When a byte was last known to move, in milliseconds since it was accepted. The verdict knows better of those that it sees.
     moved_ms: AtomicU64,
+    pub(crate) orders: Orders,
     facts: Mutex<Facts>,
 }
 
@@ -98,6 +101,8 @@ pub(crate) struct Flows {
     next: AtomicU64,
     live: Mutex<Live>,
     idle: Notify,
+    /// What was ordered of flows without sockets.
+    pub(crate) errands: Errands,
 }
 
 #[derive(Default)]
@@ -133,6 +138,7 @@ impl Flows {
             copied: [AtomicU64::new(0), AtomicU64::new(0)],
             leaving: AtomicBool::new(false),
             moved_ms: AtomicU64::new(0),
+            orders: Orders::default(),
             facts: Mutex::new(Facts {
                 stage: Stage::Hello,
                 sni: None,
@@ -171,6 +177,25 @@ impl Flows {
         };
         flows.sort_unstable_by_key(|flow| flow.id);
         flows
+    }
+
+    /// The live connection with this id.
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Flow>> {
+        let live = self.live();
+        live.by_id.get(&id).or_else(|| live.parked.get(&id)).cloned()
+    }
+
+    /// Gives an order. None: no live connection has this id.
+    pub(crate) fn order(&self, id: u64, order: Order) -> Option<Arc<Flow>> {
+        let live = self.live();
+        if let Some(flow) = live.by_id.get(&id) {
+            flow.order(order);
+            return Some(Arc::clone(flow));
+        }
+        let flow = live.parked.get(&id)?;
+        flow.order(order);
+        self.errands.add(flow);
+        Some(Arc::clone(flow))
     }
 
     /// From now on [`Self::wake_cookie`] finds the flow by the cookies of its sockets.
@@ -230,6 +255,9 @@ impl Flows {
         let mut live = self.live();
         live.by_id.remove(&flow.id);
         live.parked.insert(flow.id, Arc::clone(flow));
+        if flow.orders.left() {
+            self.errands.add(flow);
+        }
         if live.by_id.is_empty() {
             self.idle.notify_waiters();
         }

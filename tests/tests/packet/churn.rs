@@ -88,7 +88,7 @@ fn churn(badness: Badness, prepare: impl FnOnce(&RawSite) -> Result<()>) -> Resu
     site.daemon.stop()
 }
 
-const BAD: Badness = Badness { lost: 1_000, doubled: 1_000, late: 5_000 };
+const BAD: Badness = Badness { lost: 1_000, doubled: 1_000, late: 5_000, unsparing: false };
 
 #[test]
 fn flows_survive_loss_doubling_and_reordering() -> Result<()> {
@@ -97,7 +97,7 @@ fn flows_survive_loss_doubling_and_reordering() -> Result<()> {
 
 #[test]
 fn flows_survive_much_of_it() -> Result<()> {
-    churn(Badness { lost: 10_000, doubled: 5_000, late: 10_000 }, |_| Ok(()))
+    churn(Badness { lost: 10_000, doubled: 5_000, late: 10_000, unsparing: false }, |_| Ok(()))
 }
 
 #[test]

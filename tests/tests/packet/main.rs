@@ -2,6 +2,7 @@
 
 mod basics;
 mod churn;
+mod kill;
 mod outlive;
 
 use anyhow::{Context as _, Result};

@@ -1,5 +1,7 @@
 //! What the daemon asks the programs, and what they answer.
 
+use super::{KEY_WORDS, Key};
+
 /// The input of [`super::CONTROL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -8,8 +10,10 @@ pub struct Request {
     pub command: u32,
     /// Number of the hand-over.
     pub handover: u32,
-    /// The kernel runs no classifier on less than an Ethernet header.
-    pub padding: [u32; 14],
+    /// Key of the client's packets, for what is ordered of a flow without a hand-over.
+    pub key: [u32; KEY_WORDS],
+    /// 0.
+    pub padding: [u32; 4],
 }
 
 /// Bytes of a [`Request`].
@@ -20,10 +24,20 @@ impl Request {
     /// As the program reads it.
     #[must_use]
     pub fn bytes(command: Command, handover: u32) -> [u8; REQUEST_BYTES] {
+        Self::write(&[command as u32, handover], &[])
+    }
+
+    /// The same for the flow whose client's packets have this key.
+    #[must_use]
+    pub fn bytes_for(command: Command, key: &Key) -> [u8; REQUEST_BYTES] {
+        Self::write(&[command as u32, 0], &key.to_words())
+    }
+
+    fn write(head: &[u32], key: &[u32]) -> [u8; REQUEST_BYTES] {
         let mut bytes = [0; REQUEST_BYTES];
-        let words = [(command as u32).to_ne_bytes(), handover.to_ne_bytes()];
-        for (to, from) in bytes.iter_mut().zip(words.as_flattened()) {
-            *to = *from;
+        let words = head.iter().chain(key).flat_map(|word| word.to_ne_bytes());
+        for (to, from) in bytes.iter_mut().zip(words) {
+            *to = from;
         }
         bytes
     }
@@ -39,6 +53,29 @@ pub enum Command {
     Flip = 2,
     /// The sockets have finished: make the entries whole, and forward by them alone.
     Settle = 3,
+    /// A flow without sockets is about to get some: note its packets, and drop them.
+    Hold = 4,
+    /// It gets none: forward its packets again.
+    Resume = 5,
+    /// It has them: leave its packets to the stack.
+    Free = 6,
+    /// It is ended: leave its packets to the stack, which answers with resets, and note who knows.
+    End = 7,
+}
+
+impl Command {
+    /// From the number in a request. None: it is about a hand-over, or nothing that is known.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_flow(number: u32) -> Option<Self> {
+        match number {
+            4 => Some(Self::Hold),
+            5 => Some(Self::Resume),
+            6 => Some(Self::Free),
+            7 => Some(Self::End),
+            _ => None,
+        }
+    }
 }
 
 /// What [`super::CONTROL`] answers.
@@ -65,6 +102,8 @@ pub enum Answer {
     Unseen = 9,
     /// The request was not understood.
     Malformed = 10,
+    /// The flow is not in the state, or no longer, that the request is about.
+    OtherState = 11,
 }
 
 impl Answer {
@@ -81,6 +120,7 @@ impl Answer {
             Self::Backlog,
             Self::Flipped,
             Self::Unseen,
+            Self::OtherState,
         ];
         all.into_iter().find(|&answer| answer as u32 == code).unwrap_or(Self::Malformed)
     }
@@ -92,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_answer_comes_back() {
-        for answer in [Answer::Done, Answer::Unseen, Answer::Malformed] {
+        for answer in [Answer::Done, Answer::Unseen, Answer::Malformed, Answer::OtherState] {
             assert_eq!(Answer::from_code(answer as u32), answer);
         }
         assert_eq!(Answer::from_code(77), Answer::Malformed);
@@ -103,5 +143,12 @@ mod tests {
         let bytes = Request::bytes(Command::Settle, 7);
         assert_eq!(bytes[..4], 3_u32.to_ne_bytes());
         assert_eq!(bytes[core::mem::offset_of!(Request, handover)..][..4], 7_u32.to_ne_bytes());
+        let key = Key { source: [9, 0, 0, 0], ..Key::default() };
+        let bytes = Request::bytes_for(Command::Hold, &key);
+        assert_eq!(bytes[core::mem::offset_of!(Request, key)..][..4], 9_u32.to_ne_bytes());
+        for command in [Command::Hold, Command::Resume, Command::Free, Command::End] {
+            assert_eq!(Command::of_flow(command as u32), Some(command));
+        }
+        assert_eq!(Command::of_flow(Command::Settle as u32), None);
     }
 }

@@ -69,7 +69,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
     }
     flip(flow, &armed).await.map_err(refused)??;
     // No way back from here on.
-    let way = match drain(hub, &armed, sockets).await {
+    let way = match drain(hub, flow, &armed, sockets).await {
         Ok(None) => armed.settle().map(|answer| {
             if answer == Answer::Done { Way::Free(plan.keys) } else { broken(Reason::KernelLost) }
         }),
@@ -227,7 +227,9 @@ async fn flip(flow: &Flow, armed: &Armed<'_>) -> io::Result<Result<(), Obstacle>
             Answer::NotEstablished | Answer::NoSocket => return Ok(Err(Obstacle::HalfClosed)),
             Answer::Unseen => Obstacle::Unseen,
             Answer::OutOfOrder | Answer::Between | Answer::Backlog => Obstacle::Backlog,
-            Answer::Unknown | Answer::Flipped | Answer::Malformed => return Ok(Err(Obstacle::Refused)),
+            Answer::Unknown | Answer::Flipped | Answer::Malformed | Answer::OtherState => {
+                return Ok(Err(Obstacle::Refused));
+            }
         };
         if begun.elapsed() >= PATIENCE {
             return Ok(Err(obstacle));
@@ -238,7 +240,7 @@ async fn flip(flow: &Flow, armed: &Armed<'_>) -> io::Result<Result<(), Obstacle>
 }
 
 /// Waits until both ends have what the sockets owe them. Some: that will not be.
-async fn drain(hub: &Hub, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Option<End>> {
+async fn drain(hub: &Hub, flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Option<End>> {
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut reset_since: Option<Instant> = None;
     let mut pause = LOOK_MIN;
@@ -246,6 +248,9 @@ async fn drain(hub: &Hub, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Resu
         let handover = armed.read()?;
         if handover.drained.iter().all(|drained| *drained != 0) {
             return Ok(None);
+        }
+        if flow.orders.are_to_kill() {
+            return Ok(Some(End { reason: Reason::Killed, side: None }));
         }
         if let Some(end) = reset(&handover) {
             // The other end may still be owed something that came before.

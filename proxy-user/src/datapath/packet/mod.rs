@@ -4,6 +4,7 @@
 //! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
+mod end;
 mod grace;
 mod journal;
 mod leave;

@@ -3,6 +3,7 @@
 
 mod attach;
 mod handover;
+mod order;
 mod pins;
 
 use std::io;
