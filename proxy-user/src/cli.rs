@@ -87,6 +87,10 @@ enum Command {
     Flows(Ask),
     /// End connections of the running daemon at once, by a reset to both ends
     Kill(Orders),
+    /// Have connections leave their sockets now (upstreams with datapath "packet")
+    Promote(Orders),
+    /// Have connections get sockets again, and stay there until they are promoted
+    Demote(Orders),
     /// The guard of the running daemon: what it drops, and whom it has banned
     Guard {
         #[command(subcommand)]
@@ -211,6 +215,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Status(ask) => print(client::status(&ask.socket, ask.output.json)?),
         Command::Flows(ask) => print(client::flows(&ask.socket, ask.output.json)?),
         Command::Kill(orders) => give(("kill", "killed"), &orders),
+        Command::Promote(orders) => give(("promote", "promoted"), &orders),
+        Command::Demote(orders) => give(("demote", "demoted"), &orders),
         Command::Guard { what } => guard_command(what),
     }
 }

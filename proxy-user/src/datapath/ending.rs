@@ -64,6 +64,11 @@ impl Ending {
         self.machine.close(self.begun.elapsed(), Reason::Drain);
     }
 
+    /// The same for another reason: it has come to its bound already.
+    pub(super) fn close_for(&mut self, reason: Reason) {
+        self.machine.close(self.begun.elapsed(), reason);
+    }
+
     /// Lets the next turn reset both sides: an operator wants it.
     pub(super) const fn kill(&mut self) {
         self.killed = true;

@@ -14,13 +14,15 @@ const MIB: u64 = 1024 * 1024;
 #[test]
 fn law_7_a_flow_is_killed_and_no_other() -> Result<()> {
     let (carrier, site) = (Carrier::of_environment()?, site()?);
+    let (mut other, mut other_server) = site.flow()?;
     let before = carrier.account(&site.daemon)?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 2 * MIB)?;
     transfer(&mut server, &mut client, 2, 2 * MIB)?;
-    carrier.wait_until_carried(&site.daemon)?;
-    let (mut other, mut other_server) = site.flow()?;
     let address = client.local_addr()?;
+    site.daemon.wait_for_flow("the flow to be handed over", |flow| {
+        flow.client == address.to_string() && flow.datapath.as_deref() == Some(carrier.name)
+    })?;
     let text = site.daemon.order("kill", &[site.daemon.id_of(address)?])?;
     ensure!(text.starts_with("killed "), "{text}");
     expect_ending(&mut client, Ending::Reset)?;

@@ -1,5 +1,6 @@
 //! The packet datapath: flows that leave their sockets.
 
+mod back;
 mod basics;
 mod churn;
 mod kill;

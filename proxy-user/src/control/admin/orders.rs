@@ -8,10 +8,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use proxy_common::plan::{Choice, Datapath};
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
-use crate::hub::{Flow, Flows, Order};
+use crate::hub::{Flow, Hub, Order};
 
 /// An answer waits so long for an order to be carried out: less than the one who asks does.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -22,7 +23,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What may be done.
 pub(super) fn writable() -> Router<Arc<Admin>> {
     let path = |name: &str| format!("/api/v1/flows/{name}");
-    Router::new().route(&path("kill"), post(async |admin, ids| carry_out(admin, ids, Order::Kill).await))
+    Router::new()
+        .route(&path("kill"), post(async |admin, ids| carry_out(admin, ids, Order::Kill).await))
+        .route(&path("promote"), post(async |admin, ids| carry_out(admin, ids, Order::Promote).await))
+        .route(&path("demote"), post(async |admin, ids| carry_out(admin, ids, Order::Demote).await))
 }
 
 #[derive(Deserialize)]
@@ -32,7 +36,7 @@ struct Ids {
 }
 
 #[derive(Serialize)]
-struct Result {
+struct Outcome {
     done: Vec<u64>,
     failed: Vec<Failed>,
 }
@@ -44,61 +48,73 @@ struct Failed {
 }
 
 async fn carry_out(State(admin): State<Arc<Admin>>, Json(ids): Json<Ids>, order: Order) -> Response {
-    let flows = &admin.hub.flows;
-    let given: Vec<_> = ids.ids.iter().map(|id| (*id, give(flows, *id, order))).collect();
+    let hub = &admin.hub;
+    let given: Vec<_> = ids.ids.iter().map(|id| (*id, give(hub, *id, order))).collect();
     let deadline = Instant::now() + PATIENCE;
-    let mut result = Result { done: Vec::new(), failed: Vec::new() };
+    let mut outcome = Outcome { done: Vec::new(), failed: Vec::new() };
     for (id, given) in given {
-        let outcome = match given {
-            Ok(flow) => wait(flows, &flow, order, deadline).await,
+        let result = match given {
+            Ok(flow) => wait(hub, &flow, order, deadline).await,
             Err(error) => Err(error),
         };
-        match outcome {
-            Ok(()) => result.done.push(id),
-            Err(error) => result.failed.push(Failed { id, error }),
+        match result {
+            Ok(()) => outcome.done.push(id),
+            Err(error) => outcome.failed.push(Failed { id, error }),
         }
     }
-    let code = if result.failed.is_empty() { StatusCode::OK } else { StatusCode::CONFLICT };
-    (code, Json(result)).into_response()
+    let code = if outcome.failed.is_empty() { StatusCode::OK } else { StatusCode::CONFLICT };
+    (code, Json(outcome)).into_response()
 }
 
 /// Err: why it cannot be carried out.
-fn give(flows: &Flows, id: u64, order: Order) -> std::result::Result<Arc<Flow>, String> {
-    flows.order(id, order).ok_or_else(|| {
-        format!("there is no live connection {id}; `snisplice flows` has those that there are")
-    })
-}
-
-/// Returns when the order is carried out. Err: it is not, or not yet.
-async fn wait(
-    flows: &Flows,
-    flow: &Flow,
-    order: Order,
-    deadline: Instant,
-) -> std::result::Result<(), String> {
-    loop {
-        match standing(flows, flow, order) {
-            Standing::Done => return Ok(()),
-            Standing::Failed(why) => return Err(why),
-            Standing::Waiting if Instant::now() >= deadline => {
-                return Err(format!("connection {} is not there yet", flow.id));
-            }
-            Standing::Waiting => tokio::time::sleep(PAUSE).await,
+fn give(hub: &Hub, id: u64, order: Order) -> Result<Arc<Flow>, String> {
+    let unknown = || format!("there is no live connection {id}; `snisplice flows` has those that there are");
+    let flow = hub.flows.find(id).ok_or_else(unknown)?;
+    if order != Order::Kill {
+        if !may_leave(hub, &flow) {
+            return Err(format!(
+                "connection {id} has its sockets, and keeps them: its upstream has no datapath = \"packet\""
+            ));
         }
+        flow.facts().obstacle = None;
     }
+    hub.flows.order(id, order).ok_or_else(unknown)
 }
 
-enum Standing {
-    Done,
-    Waiting,
-    Failed(String),
+/// Whether it is a flow that may leave its sockets, or has left them.
+fn may_leave(hub: &Hub, flow: &Flow) -> bool {
+    let facts = flow.facts();
+    let named = |name: &Arc<str>| {
+        let upstream = hub.snapshot.upstreams.iter().find(|upstream| upstream.name == *name);
+        upstream.is_some_and(|upstream| upstream.datapath == Choice::Only(Datapath::Packet))
+    };
+    // Where an earlier daemon had it, its upstream may have no name any more.
+    facts.keys.is_some() || flow.had_other_sockets() || facts.upstream.as_ref().is_some_and(named)
 }
 
-fn standing(flows: &Flows, flow: &Flow, order: Order) -> Standing {
-    let is_alive = flows.find(flow.id).is_some();
-    match order {
-        Order::Kill if is_alive => Standing::Waiting,
-        Order::Kill => Standing::Done,
-        Order::Promote | Order::Demote => Standing::Failed(String::new()),
+/// Returns when the order is carried out. Err: why it is not, or not yet.
+async fn wait(hub: &Hub, flow: &Flow, order: Order, deadline: Instant) -> Result<(), String> {
+    let id = flow.id;
+    loop {
+        let is_alive = hub.flows.find(id).is_some();
+        let (is_without, obstacle) = {
+            let facts = flow.facts();
+            (facts.datapath == Some(Datapath::Packet), facts.obstacle.clone())
+        };
+        match order {
+            Order::Kill if !is_alive => return Ok(()),
+            Order::Promote | Order::Demote if !is_alive => return Err(format!("connection {id} has ended")),
+            Order::Promote if is_without => return Ok(()),
+            Order::Demote if !is_without => return Ok(()),
+            _ => {}
+        }
+        if let Some(obstacle) = obstacle {
+            let stays = if is_without { "stays without sockets" } else { "keeps its sockets" };
+            return Err(format!("connection {id} {stays}: {obstacle}"));
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("connection {id} has not come so far yet; `snisplice flows` shows it"));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }

@@ -24,6 +24,9 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// A stop waits so long for them.
+const TOLD: Duration = Duration::from_secs(1);
+
 /// Which ends have to be told, and for how long.
 pub(super) struct Telling {
     /// The client and the server.
@@ -93,6 +96,23 @@ impl Road {
         self.lot.look_after(key, after);
     }
 
+    /// Ends all flows: the operator wants none to outlive the daemon.
+    pub(crate) fn end_all(&self, hub: &Hub) {
+        for client in self.lot.alive() {
+            self.end_now(hub, &client, Reason::Drain);
+        }
+    }
+
+    /// Returns once all ends know that their flows are over, or after a while.
+    pub(crate) async fn told(&self) {
+        let begun = Instant::now();
+        while self.lot.inner().parked.values().any(|parked| parked.telling.is_some())
+            && begun.elapsed() < TOLD
+        {
+            tokio::time::sleep(PAUSE_MIN / 4).await;
+        }
+    }
+
     /// What is left to do about a flow that is over. Some: again after this time.
     pub(super) fn linger(&self, parked: &mut Parked) -> Option<Duration> {
         let entries = self.entries(&parked.keys);
@@ -119,11 +139,14 @@ impl Road {
     }
 
     /// Carries out what was ordered of flows without sockets.
-    pub(super) fn obey(&self, hub: &Hub, flows: &[Arc<Flow>]) {
+    pub(super) fn obey(self: &Arc<Self>, hub: &Arc<Hub>, flows: &[Arc<Flow>]) {
         for flow in flows {
             let Some([client, _]) = flow.facts().keys else { continue };
             if flow.orders.are_to_kill() {
                 self.end_now(hub, &client, Reason::Killed);
+            } else if flow.orders.are_to_stay() {
+                let (road, hub) = (Arc::clone(self), Arc::clone(hub));
+                tokio::spawn(async move { road.take_back(&hub, client, None).await });
             }
         }
     }

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::Road;
 use super::end::Telling;
 use super::journal::{Journal, Note};
+use super::terms::Terms;
 use crate::hub::{Active, Bytes, Flow, Hub, Stage, Story};
 use crate::sys;
 
@@ -30,6 +31,8 @@ pub(crate) struct Parked {
     pub(super) flow: Arc<Flow>,
     pub(super) story: Story,
     pub(super) keys: [Key; 2],
+    /// None: an earlier daemon has left no word of it.
+    pub(super) terms: Option<Terms>,
     /// None: its story is told already.
     pub(super) active: Option<Active>,
     /// It is over by a reset, which an end may not know of.
@@ -40,9 +43,15 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    pub(super) fn new(flow: Arc<Flow>, story: Story, keys: [Key; 2], active: Active) -> Self {
+    pub(super) fn new(
+        flow: Arc<Flow>,
+        story: Story,
+        keys: [Key; 2],
+        terms: Option<Terms>,
+        active: Active,
+    ) -> Self {
         let bytes = flow.copied();
-        Self { flow, story, keys, active: Some(active), telling: None, due: Instant::now(), bytes }
+        Self { flow, story, keys, terms, active: Some(active), telling: None, due: Instant::now(), bytes }
     }
 }
 
@@ -75,7 +84,7 @@ impl Lot {
         self.journal.remove(keys);
     }
 
-    fn put(&self, parked: Parked) {
+    pub(super) fn put(&self, parked: Parked) {
         let mut inner = self.inner();
         let [key, _] = parked.keys;
         inner.due.push(Reverse((parked.due, key.to_words())));
@@ -146,7 +155,7 @@ impl Road {
         }
     }
 
-    fn look_at_due(&self, hub: &Hub) -> Option<Instant> {
+    fn look_at_due(self: &Arc<Self>, hub: &Arc<Hub>) -> Option<Instant> {
         loop {
             match self.lot.next(Instant::now()) {
                 Ok(key) => self.look_at(hub, &key),
@@ -155,13 +164,13 @@ impl Road {
         }
     }
 
-    fn look_at(&self, hub: &Hub, key: &Key) {
+    fn look_at(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) {
         let after = self.look(hub, key);
         self.lot.look_after(key, after);
     }
 
     /// Looks at one flow. Some: again after this time.
-    fn look(&self, hub: &Hub, key: &Key) -> Option<Duration> {
+    fn look(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) -> Option<Duration> {
         let mut inner = self.lot.inner();
         let parked = inner.parked.get_mut(key)?;
         if parked.active.is_none() {
@@ -194,6 +203,12 @@ impl Road {
                     parked.telling = Some(Telling::new([side == Side::Upstream, side == Side::Client]));
                 }
                 Some(self.linger(parked).unwrap_or_default())
+            }
+            Step::Cut(end) if end.reason == Reason::IdleTimeout => {
+                note_progress(parked, &entries);
+                let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
+                tokio::spawn(async move { road.take_back(&hub, key, Some(end.reason)).await });
+                None
             }
             Step::Cut(end) => self.cut_here(hub, inner, key, &entries, end),
         }
@@ -288,11 +303,11 @@ pub(super) fn tell(hub: &Hub, parked: &mut Parked, end: End) {
     }
 }
 
-fn source(key: &Key) -> SocketAddr {
+pub(super) fn source(key: &Key) -> SocketAddr {
     SocketAddr::new(address_from(&key.source), u16::from_be(key.source_port))
 }
 
-fn target(key: &Key) -> SocketAddr {
+pub(super) fn target(key: &Key) -> SocketAddr {
     SocketAddr::new(address_from(&key.target), u16::from_be(key.target_port))
 }
 
@@ -307,6 +322,7 @@ fn note(parked: &Parked) -> Note {
     let facts = parked.flow.facts().clone();
     Note {
         keys: parked.keys.each_ref().map(Key::to_words),
+        terms: parked.terms,
         listener: parked.flow.listener.to_string(),
         sni: facts.sni,
         route: facts.route.to_string(),
@@ -374,5 +390,11 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
         connect: known.and_then(|note| note.connect_ms).map(millis),
         ..Story::default()
     };
-    Parked::new(flow, story, keys, hub.meters.active(&route, Datapath::Packet))
+    Parked::new(
+        flow,
+        story,
+        keys,
+        known.and_then(|note| note.terms),
+        hub.meters.active(&route, Datapath::Packet),
+    )
 }

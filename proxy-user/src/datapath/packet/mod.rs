@@ -4,18 +4,21 @@
 //! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
+mod back;
 mod end;
 mod grace;
+mod homes;
 mod journal;
 mod leave;
 mod lot;
 mod ports;
+mod terms;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proxy_common::abi::packet::{Key, address_of, offer};
@@ -32,8 +35,11 @@ use crate::kernel::{Packet, Unavailable};
 use crate::sys;
 
 use self::grace::Grace;
+use self::homes::Homes;
+pub(crate) use self::homes::Returned;
 use self::lot::Lot;
 use self::ports::Ports;
+use self::terms::Terms;
 
 /// A flow that has carried so much does not wait for its age.
 const BULKY: u64 = 1 << 20;
@@ -45,19 +51,23 @@ pub(crate) struct Road {
     grace: Grace,
     ports: Ports,
     policy: Policy,
+    homes: Homes,
+    /// The daemon ends, and no flow is to outlive it.
+    is_closing: AtomicBool,
 }
 
 /// A flow that has left its sockets.
 pub(crate) struct Departed {
     road: Arc<Road>,
     keys: [Key; 2],
+    terms: Terms,
     active: Active,
 }
 
 /// How the sockets of a flow were left.
 enum Way {
     /// They have nothing more to do.
-    Free([Key; 2]),
+    Free([Key; 2], Terms),
     /// The flow has to be reset.
     Broken(End),
 }
@@ -69,7 +79,15 @@ impl Road {
         let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let packet = Arc::new(Packet::open(&config.pins)?);
         let policy = Policy { age: config.after, bytes: BULKY };
-        let road = Arc::new(Self { packet, lot: Lot::new(&config.journal), grace, ports, policy });
+        let road = Arc::new(Self {
+            packet,
+            lot: Lot::new(&config.journal),
+            grace,
+            ports,
+            policy,
+            homes: Homes::default(),
+            is_closing: AtomicBool::new(false),
+        });
         lot::adopt(&road, hub);
         Ok(road)
     }
@@ -120,13 +138,24 @@ impl Carriers {
             self.fall_back(flow, Datapath::Packet, Fallback::Unavailable);
             return self.copy_to_the_end(flow, &mut pair).await;
         };
+        self.until_it_leaves(road, flow, pair, Datapath::Copy).await
+    }
+
+    /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
+    async fn until_it_leaves(
+        &self,
+        road: &Arc<Road>,
+        flow: &Flow,
+        mut pair: Pair,
+        carried: Datapath,
+    ) -> Outcome {
         // Of the sockets, beside what copies: to ask them, and to close them in another way.
         let sockets = match duplicates(&pair) {
             Ok(sockets) => sockets,
             Err(error) => return Outcome::Ended(internal(flow, [0; 2], &error)),
         };
         let way = {
-            let _active = self.begin(flow, Datapath::Copy);
+            let _active = self.begin(flow, carried);
             let mut copying = std::pin::pin!(copy::carry(&self.hub, flow, &mut pair, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
             let mut leaving = std::pin::pin!(leave::leave(road, self, flow, &sockets));
@@ -141,10 +170,11 @@ impl Carriers {
         };
         self.hub.meters.carried(flow, flow.copied());
         match way {
-            Way::Free(keys) => {
+            Way::Free(keys, terms) => {
                 flow.facts().keys = Some(keys);
+                self.hub.meters.moved("left");
                 let active = self.begin(flow, Datapath::Packet);
-                Outcome::Left(Departed { road: Arc::clone(road), keys, active })
+                Outcome::Left(Departed { road: Arc::clone(road), keys, terms, active })
             }
             // Closing resets both.
             Way::Broken(end) => Outcome::Ended(Carried { end, bytes: flow.copied() }),
@@ -167,7 +197,7 @@ impl Departed {
     /// Leaves the flow to the lot. Its story is told when it ends.
     pub(crate) fn park(self, entry: crate::hub::Entry<'_>, story: Story) {
         let flow = entry.park();
-        self.road.park(lot::Parked::new(flow, story, self.keys, self.active));
+        self.road.park(lot::Parked::new(flow, story, self.keys, Some(self.terms), self.active));
     }
 }
 
