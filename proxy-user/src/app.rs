@@ -59,7 +59,7 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
         // A worker has gone, which it must not.
         () = hub.phases.reached(Phase::Stopped) => true,
     };
-    let released = road.as_deref().filter(|_| release);
+    let released = road.as_ref().filter(|_| release);
     stop(&hub, &mut signals, workers, released).await;
     if let Some(road) = &road {
         leave(&hub, road, release);
@@ -251,8 +251,14 @@ fn announce(hub: &Hub) {
     }
 }
 
-/// Lets flows end, then ends them. Those without sockets only where they are `released`: else they outlive us.
-async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>, released: Option<&Road>) {
+/// Lets flows end, then ends them. Those without sockets only where they are `released`: else they outlive us. They get sockets
+/// for that, so that they end as all others do.
+async fn stop(
+    hub: &Arc<Hub>,
+    signals: &mut Signals,
+    workers: Vec<JoinHandle<()>>,
+    released: Option<&Arc<Road>>,
+) {
     let limit = hub.snapshot.timeouts.drain;
     hub.phases.advance(Phase::Draining);
     tracing::info!(
@@ -260,15 +266,23 @@ async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>, re
         limit_ms = millis(limit),
         "draining; a second signal ends at once"
     );
-    tokio::select! {
-        () = hub.flows.none_left(), if released.is_none() => {}
-        () = hub.flows.none_at_all() => {}
-        () = tokio::time::sleep(limit) => {}
-        () = signals.stop() => {}
+    let is_hurried = tokio::select! {
+        () = hub.flows.none_left(), if released.is_none() => false,
+        () = hub.flows.none_at_all() => false,
+        () = tokio::time::sleep(limit) => false,
+        () = signals.stop() => true,
+    };
+    if let Some(road) = released.filter(|_| !is_hurried) {
+        let (road, all) = (Arc::clone(road), Arc::clone(hub));
+        tokio::select! {
+            _ = tokio::spawn(async move { road.take_all_back(&all).await }) => {}
+            () = signals.stop() => {}
+        }
     }
     hub.phases.advance(Phase::Closing);
     if let Some(road) = released {
-        road.release(hub);
+        road.end_all(hub);
+        road.told().await;
     }
     let left = hub.flows.count_sockets();
     if left > 0 {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::app;
 use crate::control::guard::{self, command::Request};
-use crate::control::{Exit, Failure, client, config, doctor, explain, logs};
+use crate::control::{Exit, Failure, client, config, doctor, explain, logs, orders};
 use crate::hub::snapshot::Snapshot;
 
 #[derive(Parser)]
@@ -85,6 +85,12 @@ enum Command {
     Status(Ask),
     /// List the live connections of the running daemon
     Flows(Ask),
+    /// End connections of the running daemon at once, by a reset to both ends
+    Kill(Orders),
+    /// Have connections leave their sockets now (upstreams with datapath "packet")
+    Promote(Orders),
+    /// Have connections get sockets again, and stay there until they are promoted
+    Demote(Orders),
     /// The guard of the running daemon: what it drops, and whom it has banned
     Guard {
         #[command(subcommand)]
@@ -126,6 +132,15 @@ enum GuardCommand {
     },
     /// Read the deny file anew
     Reload(Ask),
+}
+
+#[derive(Args)]
+struct Orders {
+    /// Their ids, as `snisplice flows` has them
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<u64>,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Args)]
@@ -199,8 +214,18 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Status(ask) => print(client::status(&ask.socket, ask.output.json)?),
         Command::Flows(ask) => print(client::flows(&ask.socket, ask.output.json)?),
+        Command::Kill(orders) => give(("kill", "killed"), &orders),
+        Command::Promote(orders) => give(("promote", "promoted"), &orders),
+        Command::Demote(orders) => give(("demote", "demoted"), &orders),
         Command::Guard { what } => guard_command(what),
     }
+}
+
+/// Some of the flows may have obeyed, and are told of, where others have not.
+fn give(order: (&str, &str), Orders { ids, ask }: &Orders) -> Result<(), Failure> {
+    let (printed, failure) = orders::give(&ask.socket, order, ids, ask.output.json)?;
+    print(printed)?;
+    failure.map_or(Ok(()), Err)
 }
 
 fn guard_command(what: GuardCommand) -> Result<(), Failure> {

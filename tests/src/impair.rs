@@ -18,6 +18,8 @@ pub struct Badness {
     pub doubled: u32,
     /// arrive behind later ones.
     pub late: u32,
+    /// Also what resets a connection, or begins it: with that, the network may say what is not so.
+    pub unsparing: bool,
 }
 
 /// In force as long as the value lives.
@@ -34,7 +36,8 @@ impl Impaired {
         let bytes = std::fs::read(&object)
             .with_context(|| format!("no {}: run `cargo xtask build`", object.display()))?;
         let mut loader = EbpfLoader::new();
-        let Badness { lost, doubled, late } = badness;
+        let Badness { lost, doubled, late, unsparing } = badness;
+        loader.override_global("SPARING", if unsparing { &0_u32 } else { &1 }, true);
         for (name, value) in [("LOST", &lost), ("DOUBLED", &doubled), ("LATE", &late)] {
             loader.override_global(name, value, true);
         }

@@ -4,6 +4,7 @@
 pub mod ageing;
 #[cfg(feature = "std")]
 pub mod attach;
+pub mod back;
 pub mod belief;
 #[cfg(feature = "std")]
 pub mod craft;

@@ -16,7 +16,7 @@ use proxy_common::packet::seq::{later, place};
 use crate::ageing;
 use crate::forward::now_ms;
 use crate::frame::{load, skb};
-use crate::{FLOWS, HANDOVERS, Locked, count};
+use crate::{FLOWS, HANDOVERS, Locked, count, order};
 
 /// Set by the daemon before it loads the program, from the BTF of the running kernel.
 #[unsafe(no_mangle)]
@@ -59,6 +59,9 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
     }
     if command == Command::Tend as u32 {
         return ageing::start();
+    }
+    if let Some(command) = Command::of_flow(command) {
+        return order::run(ctx, command);
     }
     let Some(locked) = HANDOVERS.get_ptr_mut(number) else { return Answer::Unknown };
     // SAFETY: an element of a map.

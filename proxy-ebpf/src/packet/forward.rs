@@ -5,6 +5,7 @@ use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, Key, flag, state};
+use proxy_common::packet::back::is_held;
 use proxy_common::packet::belief::{believe, is_likely, is_next, is_over};
 use proxy_common::packet::header::{Segment, Shift, note, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
@@ -37,13 +38,30 @@ pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 
     onward(ctx, frame, entry, &segment, &shift)
 }
 
-/// A packet of a flow that is about to get sockets again: noted, so that these know where the ends are.
+/// A packet of a flow that is about to get sockets again: noted, so that these know where the ends are. What ends a stream
+/// is sent again, and an end that has reset says so again when it is asked.
 #[inline(always)]
 pub(crate) fn held(frame: &Frame, entry: &mut Entry) -> i32 {
     let segment = frame.header.segment(frame.payload);
     note(entry, &segment, frame.payload, now_ms());
+    if !is_held(entry, entry.active_ms) {
+        // Whoever held it has gone. This packet will be sent again.
+        entry.state = state::FORWARD;
+    }
     count(Counter::Held, 1);
     DROP
+}
+
+/// A packet of a flow that we have ended: the stack answers it with a reset. Who sends one himself, or begins anew, knows. That is
+/// believed without a look at its number: it only ends the telling.
+#[inline(always)]
+pub(crate) fn ended(frame: &Frame, entry: &mut Entry) -> i32 {
+    match frame.header.flags & (tcp::RST | tcp::SYN | tcp::ACK) {
+        tcp::SYN => entry.state = state::DEAD,
+        flags if flags & tcp::RST != 0 => entry.flags |= flag::RST,
+        _ => {}
+    }
+    PASS
 }
 
 /// Whether the client has taken the port of a connection that is over for a new one, which is for the listener.

@@ -11,6 +11,7 @@ mod forward;
 mod frame;
 mod handover;
 mod narrow;
+mod order;
 mod quoted;
 mod syn;
 
@@ -97,6 +98,7 @@ fn ingress(ctx: TcContext) -> i32 {
         state::FORWARD => forward::settled(&ctx, frame, entry),
         state::ARMED => handover::arriving(&ctx, frame, entry),
         state::HELD => forward::held(frame, entry),
+        state::ENDED => forward::ended(frame, entry),
         _ => PASS,
     }
 }

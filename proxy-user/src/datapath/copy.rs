@@ -41,8 +41,11 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let (mut upstream, upstream_socket) = pair.upstream.split();
     let sockets: [&TcpStream; 2] = [client_socket.as_ref(), upstream_socket.as_ref()];
     // A flow that the kernel was to take, and did not, has been copied before.
-    let [up, down] = flow.copied();
+    let [up, down] = flow.copied_here();
     let mut ending = Ending::new(hub, [leg(sockets[0], down)?, leg(sockets[1], up)?], false);
+    if let Some(reason) = flow.closing.get() {
+        ending.close_for(*reason);
+    }
     let [to_upstream, to_client] = &flow.copied;
     let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
     let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
@@ -83,8 +86,11 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
         if super::packet::is_leaving(flow) {
             continue;
         }
+        if flow.orders.are_to_kill() {
+            ending.kill();
+        }
         let taken = || {
-            let [up, down] = flow.copied();
+            let [up, down] = flow.copied_here();
             ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
         };
         match ending.turn(sockets, taken)? {

@@ -30,6 +30,7 @@ pub(super) struct Ending {
     /// little for them.
     keepalive: Option<Duration>,
     begun: Instant,
+    killed: bool,
     last: Look,
 }
 
@@ -53,6 +54,7 @@ impl Ending {
             idle: Idle::new(timeouts.idle),
             keepalive: Some(timeouts.keepalive),
             begun: Instant::now(),
+            killed: false,
             last: Look::default(),
         }
     }
@@ -60,6 +62,16 @@ impl Ending {
     /// Starts to end the flow from our side, because the daemon stops.
     pub(super) fn close(&mut self) {
         self.machine.close(self.begun.elapsed(), Reason::Drain);
+    }
+
+    /// The same for another reason: it has come to its bound already.
+    pub(super) fn close_for(&mut self, reason: Reason) {
+        self.machine.close(self.begun.elapsed(), reason);
+    }
+
+    /// Lets the next turn reset both sides: an operator wants it.
+    pub(super) const fn kill(&mut self) {
+        self.killed = true;
     }
 
     /// Returns at the earliest moment at which the flow may have been idle for too long; never, if it may be. `rested`: for how
@@ -97,6 +109,9 @@ impl Ending {
             let (seen, beside) = counts();
             let look = Look { legs, seen, beside };
             self.last = look;
+            if self.killed {
+                return self.finish(sockets, End { reason: Reason::Killed, side: None }, false);
+            }
             let step = self.machine.step(self.begun.elapsed(), &look);
             if matches!(step, Step::Wait(_)) && self.idle.is_over(self.begun.elapsed(), self.rested()) {
                 self.machine.close(self.begun.elapsed(), Reason::IdleTimeout);

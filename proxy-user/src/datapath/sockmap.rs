@@ -184,6 +184,9 @@ impl Spliced<'_> {
             if let Some(ahead) = &mut ahead {
                 again = earlier(again, ahead.carry(ending)?);
             }
+            if flow.orders.are_to_kill() {
+                ending.kill();
+            }
             let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),

@@ -82,7 +82,10 @@ async fn establish(
     // The hello is there. But local looks for the server's socket first, which is none before the handshake has ended.
     let follows = listener.to.is_none() && upstream.datapath != Choice::Only(Datapath::Local);
     let wanted = Wanted { carriers, upstream, follows, spread: flow.id };
-    let connected = connect::connect(wanted, &stream).await;
+    let connected = tokio::select! {
+        connected = connect::connect(wanted, &stream) => connected,
+        () = flow.killed() => return Err(killed(&stream)),
+    };
     way.connect = Some(begun.elapsed());
     match connected {
         Ok(server) => {
@@ -112,7 +115,10 @@ async fn route(
     way: &mut Story,
 ) -> Result<(TcpStream, usize), Reason> {
     let begun = Instant::now();
-    let opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)).await;
+    let opening = tokio::select! {
+        opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)) => opening,
+        () = flow.killed() => return Err(killed(&stream)),
+    };
     way.hello = Some(begun.elapsed());
     let opening = match opening {
         Ok(Ok(opening)) => opening,
@@ -143,6 +149,12 @@ async fn route(
     };
     flow.facts().route = Arc::clone(&found.route.name);
     Ok((stream, found.route.upstream))
+}
+
+/// Nothing was read, so that closing the socket says so.
+fn killed(client: &TcpStream) -> Reason {
+    let _ = sys::reset_on_close(client, true);
+    Reason::Killed
 }
 
 /// Lets the guard know.

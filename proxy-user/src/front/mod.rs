@@ -2,6 +2,7 @@
 //! a connection stays where the kernel put it.
 
 mod accept;
+mod back;
 mod conn;
 mod connect;
 mod exchange;
@@ -81,9 +82,13 @@ async fn work(
     Entrance { sockets, exchange, door }: Entrance,
     by: Means,
 ) -> io::Result<()> {
+    let home = by.road.as_ref().map(|road| road.home());
     let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.road, by.host)?);
     let desk = Arc::new(Desk { worker: index, exchange, carriers });
     tokio::spawn(accept::welcome(door, Arc::clone(&desk)));
+    if let Some(home) = home {
+        tokio::spawn(back::welcome(home, Arc::clone(&desk)));
+    }
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         tokio::spawn(accept::run(socket, listener, Arc::clone(&desk)));

@@ -7,8 +7,8 @@ use proxy_common::packet::eligible::Leg;
 use socket2::SockRef;
 
 /// Values of `TCP_REPAIR` (`include/uapi/linux/tcp.h`).
-const REPAIR_ON: libc::c_int = 1;
-const REPAIR_OFF: libc::c_int = 0;
+pub(super) const REPAIR_ON: libc::c_int = 1;
+pub(super) const REPAIR_OFF: libc::c_int = 0;
 
 /// The head of `struct tcp_info`, as far as `tcpi_advmss`.
 const INFO_BYTES: usize = 88;
@@ -75,7 +75,7 @@ pub(crate) fn close_silently(socket: &impl AsFd) -> io::Result<()> {
     set_repair(socket, REPAIR_ON)
 }
 
-fn set_repair(socket: &impl AsFd, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set_repair(socket: &impl AsFd, value: libc::c_int) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
     // SAFETY: the fd is borrowed, so it stays open; the kernel reads `size` bytes of `value`, which lives here.
     let result = unsafe {

@@ -83,6 +83,7 @@ pub(super) struct Flows {
 /// One flow of `/api/v1/flows`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Flow {
+    pub id: u64,
     pub client: String,
     pub listener: String,
     pub sni: Option<String>,

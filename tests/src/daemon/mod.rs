@@ -5,6 +5,7 @@ mod config;
 mod foreign;
 mod launch;
 mod metrics;
+mod orders;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;

@@ -26,8 +26,8 @@ const SERVER_PORT: u16 = 9443;
 const SIZES: [u64; 8] = [1, 700, 30_000, 3, 200_000, 1449, 70_000, 12];
 
 /// A little, as on a network that is well, and much.
-pub(crate) const LITTLE: Badness = Badness { lost: 1_000, doubled: 1_000, late: 5_000 };
-pub(crate) const MUCH: Badness = Badness { lost: 10_000, doubled: 5_000, late: 10_000 };
+pub(crate) const LITTLE: Badness = Badness { lost: 1_000, doubled: 1_000, late: 5_000, unsparing: false };
+pub(crate) const MUCH: Badness = Badness { lost: 10_000, doubled: 5_000, late: 10_000, unsparing: false };
 
 /// What a flow's ends do.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,13 @@
 //! The packet datapath: flows that leave their sockets.
 
 mod ageing;
+mod back;
 mod basics;
 mod churn;
 mod ends;
 mod filters;
 mod hostile;
+mod kill;
 mod kills;
 mod links;
 mod narrow;

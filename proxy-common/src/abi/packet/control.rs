@@ -10,11 +10,11 @@ pub struct Request {
     pub command: u32,
     /// Number of the hand-over.
     pub handover: u32,
-    /// For [`Command::Steer`]: the interface,
+    /// For [`Command::Steer`]: the interface.
     pub device: u32,
-    /// 0,
+    /// 0.
     pub padding: u32,
-    /// and the key of the entry.
+    /// Key of the entry, or of the client's packets, for what is ordered of a flow without a hand-over.
     pub key: [u32; KEY_WORDS],
     /// The kernel runs no classifier on less than an Ethernet header.
     pub rest: [u32; 2],
@@ -37,7 +37,17 @@ impl Request {
     /// [`Command::Steer`].
     #[must_use]
     pub fn steering(key: &Key, device: u32) -> [u8; REQUEST_BYTES] {
-        let head = [Command::Steer as u32, 0, device, 0];
+        Self::keyed(Command::Steer, device, key)
+    }
+
+    /// What is ordered of the flow whose client's packets have this key, without a hand-over.
+    #[must_use]
+    pub fn bytes_for(command: Command, key: &Key) -> [u8; REQUEST_BYTES] {
+        Self::keyed(command, 0, key)
+    }
+
+    fn keyed(command: Command, device: u32, key: &Key) -> [u8; REQUEST_BYTES] {
+        let head = [command as u32, 0, device, 0];
         let mut words = [0; 4 + KEY_WORDS];
         for (to, from) in words.iter_mut().zip(head.into_iter().chain(key.to_words())) {
             *to = from;
@@ -68,6 +78,29 @@ pub enum Command {
     Steer = 4,
     /// Start the timer that looks after the flows when the daemon does not.
     Tend = 5,
+    /// A flow without sockets is about to get some: note its packets, and drop them.
+    Hold = 6,
+    /// It gets none: forward its packets again.
+    Resume = 7,
+    /// It has them: leave its packets to the stack.
+    Free = 8,
+    /// It is ended: leave its packets to the stack, which answers with resets, and note who knows.
+    End = 9,
+}
+
+impl Command {
+    /// From the number in a request. None: it is about a hand-over, or nothing that is known.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_flow(number: u32) -> Option<Self> {
+        match number {
+            6 => Some(Self::Hold),
+            7 => Some(Self::Resume),
+            8 => Some(Self::Free),
+            9 => Some(Self::End),
+            _ => None,
+        }
+    }
 }
 
 /// What [`super::CONTROL`] answers.
@@ -94,6 +127,8 @@ pub enum Answer {
     Unseen = 9,
     /// The request was not understood.
     Malformed = 10,
+    /// The flow is not in the state, or no longer, that the request is about.
+    OtherState = 11,
 }
 
 impl Answer {
@@ -110,6 +145,7 @@ impl Answer {
             Self::Backlog,
             Self::Flipped,
             Self::Unseen,
+            Self::OtherState,
         ];
         all.into_iter().find(|&answer| answer as u32 == code).unwrap_or(Self::Malformed)
     }
@@ -121,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_answer_comes_back() {
-        for answer in [Answer::Done, Answer::Unseen, Answer::Malformed] {
+        for answer in [Answer::Done, Answer::Unseen, Answer::Malformed, Answer::OtherState] {
             assert_eq!(Answer::from_code(answer as u32), answer);
         }
         assert_eq!(Answer::from_code(77), Answer::Malformed);
@@ -132,6 +168,13 @@ mod tests {
         let bytes = Request::bytes(Command::Settle, 7);
         assert_eq!(bytes[..4], 3_u32.to_ne_bytes());
         assert_eq!(bytes[core::mem::offset_of!(Request, handover)..][..4], 7_u32.to_ne_bytes());
+        let key = Key { source: [9, 0, 0, 0], ..Key::default() };
+        let bytes = Request::bytes_for(Command::Hold, &key);
+        assert_eq!(bytes[core::mem::offset_of!(Request, key)..][..4], 9_u32.to_ne_bytes());
+        for command in [Command::Hold, Command::Resume, Command::Free, Command::End] {
+            assert_eq!(Command::of_flow(command as u32), Some(command));
+        }
+        assert_eq!(Command::of_flow(Command::Settle as u32), None);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Entry {
     /// Bytes of its stream that this end has sent so far, as the largest place in the stream that was seen. Written from several
     /// CPUs without a lock: since it is a place and no sum, the next packet mends what two writers may have muddled.
     pub sent: u64,
-    /// Number of the hand-over, while it lasts.
+    /// Number of the hand-over, while it lasts. While packets are held: since when, by the clock of [`Self::active_ms`].
     pub handover: u32,
     /// Interface that the packets go out by. 0: nothing leads to where they go, and they are dropped.
     pub device: u32,
@@ -95,8 +95,11 @@ pub mod state {
     pub const FORWARD: u8 = 2;
     /// Packets go to the host's own stack, which answers with a reset unless there is a socket.
     pub const DEAD: u8 = 3;
-    /// Packets are noted and dropped: the flow is about to get sockets again.
+    /// Packets are noted and dropped: the flow is about to get sockets again. It was so since [`super::Entry::handover`], a time;
+    /// after [`crate::packet::back::HELD_MS`] the state is as good as [`FORWARD`].
     pub const HELD: u8 = 4;
+    /// The flow was ended by us: as [`DEAD`], and it is noted when an end shows that it knows.
+    pub const ENDED: u8 = 5;
 }
 
 /// Bits of [`Entry::flags`].

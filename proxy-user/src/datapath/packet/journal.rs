@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use proxy_common::abi::packet::{KEY_WORDS, Key};
 use serde::{Deserialize, Serialize};
 
+use super::terms::Terms;
+
 type Words = [u32; KEY_WORDS];
 
 /// Lines beyond those of live flows, above which the file is written anew.
@@ -19,6 +21,9 @@ const SLACK: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) keys: [Words; 2],
+    /// Not in what an earlier version has written.
+    #[serde(default)]
+    pub(super) terms: Option<Terms>,
     pub(super) listener: String,
     pub(super) sni: Option<String>,
     pub(super) route: String,
@@ -32,7 +37,7 @@ pub(super) struct Note {
 
 #[derive(Serialize, Deserialize)]
 enum Line {
-    Came(Note),
+    Came(Box<Note>),
     Went(Words),
 }
 
@@ -62,7 +67,7 @@ impl Journal {
             match serde_json::from_str(&line) {
                 Ok(Line::Came(note)) => {
                     let [key, _] = note.keys;
-                    notes.insert(key, note);
+                    notes.insert(key, *note);
                 }
                 Ok(Line::Went(key)) => drop(notes.remove(&key)),
                 Err(_) => {}
@@ -84,7 +89,7 @@ impl Journal {
         self.with(|inner| {
             let [key, _] = note.keys;
             inner.live.insert(key, note.clone());
-            self.write(inner, &Line::Came(note.clone()));
+            self.write(inner, &Line::Came(Box::new(note.clone())));
         });
     }
 
@@ -125,7 +130,7 @@ impl Journal {
         let fresh = self.path.with_extension("new");
         let mut text = Vec::new();
         for note in inner.live.values() {
-            serde_json::to_writer(&mut text, &Line::Came(note.clone()))?;
+            serde_json::to_writer(&mut text, &Line::Came(Box::new(note.clone())))?;
             text.push(b'\n');
         }
         fs::write(&fresh, text)?;
@@ -154,6 +159,7 @@ mod tests {
     fn note(number: u32) -> Note {
         Note {
             keys: [[number; KEY_WORDS], [0; KEY_WORDS]],
+            terms: Some(Terms { stamps: true, selective: false, sizes: [[number, 2], [3, 4]] }),
             listener: "tls".to_owned(),
             sni: Some("a.example".to_owned()),
             route: "r".to_owned(),

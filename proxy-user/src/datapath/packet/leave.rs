@@ -12,6 +12,7 @@ use proxy_common::flow::{End, Reason, Side};
 use proxy_common::packet::eligible::{self, Leg, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 
+use super::terms::Terms;
 use super::{PATIENCE, Road, Way, key};
 use crate::datapath::Carriers;
 use crate::hub::{Flow, Hub, Phase};
@@ -22,6 +23,10 @@ use crate::sys;
 const LOOK_MIN: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(20);
 
+/// An end that was asked for a sign of life, and has not answered, is asked again: Linux answers but twice a second
+/// (`net.ipv4.tcp_invalid_ratelimit`), and it may have been asked before.
+const ASK_AGAIN: Duration = Duration::from_millis(600);
+
 /// What came before a reset may take so long to be acknowledged.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -31,27 +36,56 @@ const ESTABLISHED: u8 = 1;
 /// Returns when the sockets of `flow` are no longer needed, if ever.
 pub(super) async fn leave(road: &Road, carriers: &Carriers, flow: &Flow, sockets: &[OwnedFd; 2]) -> Way {
     let mut told: Vec<Obstacle> = Vec::new();
+    let mut is_ordered = false;
     for tries in 0.. {
-        due(&road.policy, flow).await;
+        if !is_ordered {
+            turn(road, flow).await;
+        }
         let obstacle = match attempt(road, &carriers.hub, flow, sockets).await {
             Ok(way) => return way,
             Err(obstacle) => obstacle,
         };
+        flow.facts().obstacle = Some(obstacle.text().into());
         if !told.contains(&obstacle) {
             told.push(obstacle);
             carriers.fall_back(flow, Datapath::Packet, Fallback::Packet(obstacle));
             tracing::debug!(flow = flow.id, reason = obstacle.text(), "the flow keeps its sockets");
         }
-        if !obstacle.may_pass() {
-            break;
-        }
-        tokio::time::sleep(eligible::retry(tries)).await;
+        is_ordered = pause(flow, obstacle.may_pass().then(|| eligible::retry(tries))).await;
     }
     std::future::pending().await
 }
 
-/// Returns when the time of the flow has come. Its bytes are looked at whenever its task runs, which is the one that copies them:
-/// that takes no timer.
+/// Returns when the flow is old or bulky enough, or is ordered to leave.
+async fn turn(road: &Road, flow: &Flow) {
+    let stays = || {
+        flow.orders.are_to_stay() || flow.closing.get().is_some() || road.is_closing.load(Ordering::Relaxed)
+    };
+    while !stays() {
+        tokio::select! {
+            () = due(&road.policy, flow) => if !stays() { return },
+            () = flow.orders.to_leave() => return,
+        }
+    }
+    flow.orders.to_leave().await;
+}
+
+/// Returns after this time, if there is one, or when the flow is ordered to leave: which of the two.
+async fn pause(flow: &Flow, time: Option<Duration>) -> bool {
+    let time = async {
+        match time {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = time => false,
+        () = flow.orders.to_leave() => true,
+    }
+}
+
+/// Returns when the flow is old or bulky enough. Its bytes are looked at whenever its task runs, which is the one that copies
+/// them: that takes no timer.
 async fn due(policy: &Policy, flow: &Flow) {
     let left = || policy.wait(flow.accepted.elapsed(), flow.copied().iter().sum());
     let Some(wait) = left() else { return };
@@ -77,33 +111,30 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
     road.routes.entered(plan.changes);
     // Packets that went by before it was armed have come to their sockets afterwards.
     road.grace.wait().await.map_err(refused)?;
-    for socket in sockets {
-        sys::provoke_answer(socket).map_err(refused)?;
-    }
-    flip(flow, &armed).await.map_err(refused)??;
+    flip(flow, &armed, sockets).await.map_err(refused)??;
     // No way back from here on.
-    let way = match drain(hub, &armed, sockets).await {
-        Ok(None) => armed.settle().map(|answer| {
-            if answer == Answer::Done { Way::Free(plan.keys) } else { broken(Reason::KernelLost) }
-        }),
-        Ok(Some(end)) => Ok(Way::Broken(end)),
+    let drained = match drain(hub, flow, &armed, sockets).await {
+        Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| broken(Reason::KernelLost))),
+        Ok(Some(end)) => Ok(Some(Way::Broken(end))),
         Err(error) => Err(error),
     };
-    let way = way.unwrap_or_else(|error| {
-        tracing::warn!(flow = flow.id, %error, "flow reset: its hand-over has failed");
-        broken(Reason::Internal)
-    });
-    if matches!(way, Way::Free(_)) {
-        // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
-        let waited = road.grace.wait().await;
-        let closed = waited.and_then(|()| sockets.iter().try_for_each(sys::close_silently));
-        if let Err(error) = closed {
-            tracing::warn!(flow = flow.id, %error, "flow reset: its sockets cannot be left");
-            road.packet.forget(&plan.keys);
+    match drained {
+        Ok(None) => {}
+        Ok(Some(way)) => return Ok(way),
+        Err(error) => {
+            tracing::warn!(flow = flow.id, %error, "flow reset: its hand-over has failed");
             return Ok(broken(Reason::Internal));
         }
     }
-    Ok(way)
+    // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
+    let waited = road.grace.wait().await;
+    let closed = waited.and_then(|()| sockets.iter().try_for_each(sys::close_silently));
+    if let Err(error) = closed {
+        tracing::warn!(flow = flow.id, %error, "flow reset: its sockets cannot be left");
+        road.packet.forget(&plan.keys);
+        return Ok(broken(Reason::Internal));
+    }
+    Ok(Way::Free(plan.keys, Terms::of(&plan.legs, sockets)))
 }
 
 const fn broken(reason: Reason) -> Way {
@@ -168,14 +199,15 @@ impl Plan {
             return Ok(Err(Obstacle::Window));
         }
         let delta = self.delta(flow, &sockets);
-        armed.arm(delta, [self.entry(0, delta, &sockets), self.entry(1, delta, &sockets)])?;
+        let entry = |leg| self.entry(leg, delta, &sockets, flow);
+        armed.arm(delta, [entry(0), entry(1)])?;
         Ok(Ok(()))
     }
 
     /// The first byte that a socket sent is the first one that the other one received: what userspace holds is not sent yet.
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap round")]
     fn delta(&self, flow: &Flow, [client, server]: &[Socket; 2]) -> [u32; 2] {
-        let [up, down] = flow.copied();
+        let [up, down] = flow.copied_here();
         let first_sent = |socket: &Socket, bytes: u64| socket.write_seq.wrapping_sub(bytes as u32);
         [
             first_sent(server, up).wrapping_sub(client.first()),
@@ -183,7 +215,11 @@ impl Plan {
         ]
     }
 
-    fn entry(&self, leg: u8, delta: [u32; 2], sockets: &[Socket; 2]) -> Entry {
+    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap round")]
+    fn entry(&self, leg: u8, delta: [u32; 2], sockets: &[Socket; 2], flow: &Flow) -> Entry {
+        let [up, down] = flow.restored.each_ref().map(|bytes| bytes.load(Ordering::Relaxed));
+        // What its end had sent before it got its socket.
+        let before = if leg == 0 { up } else { down };
         let turn = |pair: [u32; 2]| if leg == 0 { pair } else { [pair[1], pair[0]] };
         let [own_delta, other_delta] = turn(delta);
         let [_, device] = turn(self.devices);
@@ -199,7 +235,7 @@ impl Plan {
             scale_in: own_leg.peer_scale,
             scale_out: other_leg.own_scale,
             window: u16::try_from(own.snd_wnd >> own_leg.peer_scale).unwrap_or(u16::MAX),
-            sent: own.received(),
+            sent: own.received() + before,
             device,
             source: other_key.target,
             target: other_key.source,
@@ -207,7 +243,7 @@ impl Plan {
             target_port: other_key.source_port,
             seq: own_delta,
             ack: 0_u32.wrapping_sub(other_delta),
-            start: own.first(),
+            start: own.first().wrapping_sub(before as u32),
             acked: own.snd_una,
             stamped: own.ts_recent,
             active_ms: sys::now_ms(),
@@ -234,10 +270,15 @@ impl Ends {
 }
 
 /// Waits for a moment at which the sockets can be left.
-async fn flip(flow: &Flow, armed: &Armed<'_>) -> io::Result<Result<(), Obstacle>> {
+async fn flip(flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Result<(), Obstacle>> {
     let begun = Instant::now();
+    let mut asked: Option<Instant> = None;
     let mut pause = LOOK_MIN;
     loop {
+        if asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) {
+            sockets.iter().try_for_each(sys::provoke_answer)?;
+            asked = Some(Instant::now());
+        }
         let obstacle = match armed.flip()? {
             Answer::Done => {
                 // In the same breath: what copies must not take the silence of the sockets for an end.
@@ -247,7 +288,9 @@ async fn flip(flow: &Flow, armed: &Armed<'_>) -> io::Result<Result<(), Obstacle>
             Answer::NotEstablished | Answer::NoSocket => return Ok(Err(Obstacle::HalfClosed)),
             Answer::Unseen => Obstacle::Unseen,
             Answer::OutOfOrder | Answer::Between | Answer::Backlog => Obstacle::Backlog,
-            Answer::Unknown | Answer::Flipped | Answer::Malformed => return Ok(Err(Obstacle::Refused)),
+            Answer::Unknown | Answer::Flipped | Answer::Malformed | Answer::OtherState => {
+                return Ok(Err(Obstacle::Refused));
+            }
         };
         if begun.elapsed() >= PATIENCE {
             return Ok(Err(obstacle));
@@ -258,7 +301,7 @@ async fn flip(flow: &Flow, armed: &Armed<'_>) -> io::Result<Result<(), Obstacle>
 }
 
 /// Waits until both ends have what the sockets owe them. Some: that will not be.
-async fn drain(hub: &Hub, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Option<End>> {
+async fn drain(hub: &Hub, flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Option<End>> {
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut reset_since: Option<Instant> = None;
     let mut pause = LOOK_MIN;
@@ -266,6 +309,9 @@ async fn drain(hub: &Hub, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Resu
         let handover = armed.read()?;
         if handover.drained.iter().all(|drained| *drained != 0) {
             return Ok(None);
+        }
+        if flow.orders.are_to_kill() {
+            return Ok(Some(End { reason: Reason::Killed, side: None }));
         }
         if let Some(end) = reset(&handover) {
             // The other end may still be owed something that came before.

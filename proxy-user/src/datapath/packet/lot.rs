@@ -17,35 +17,41 @@ use proxy_common::plan::Datapath;
 use tokio::sync::Notify;
 
 use super::Road;
+use super::end::Telling;
 use super::journal::{Journal, Note};
+use super::terms::Terms;
 use crate::hub::{Active, Bytes, Flow, Hub, Stage, Story};
 use crate::sys;
-
-/// A flow that is over keeps its entries for so long: its ends may still have to hear the last acknowledgement.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// Pause between two looks when an event was lost.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// One flow.
 pub(crate) struct Parked {
-    flow: Arc<Flow>,
-    story: Story,
-    keys: [Key; 2],
+    pub(super) flow: Arc<Flow>,
+    pub(super) story: Story,
+    pub(super) keys: [Key; 2],
+    /// None: an earlier daemon has left no word of it.
+    pub(super) terms: Option<Terms>,
     /// None: its story is told already.
-    active: Option<Active>,
-    /// It is over by the reset of one end: the other one is told again and again, since its receiver may have to be told another
-    /// number than that of the first.
-    resets: [bool; 2],
+    pub(super) active: Option<Active>,
+    /// It is over by a reset, which an end may not know of.
+    pub(super) telling: Option<Telling>,
     /// When to look at it next.
     due: Instant,
     bytes: Bytes,
 }
 
 impl Parked {
-    pub(super) fn new(flow: Arc<Flow>, story: Story, keys: [Key; 2], active: Active) -> Self {
+    pub(super) fn new(
+        flow: Arc<Flow>,
+        story: Story,
+        keys: [Key; 2],
+        terms: Option<Terms>,
+        active: Active,
+    ) -> Self {
         let bytes = flow.copied();
-        Self { flow, story, keys, active: Some(active), resets: [false; 2], due: Instant::now(), bytes }
+        Self { flow, story, keys, terms, active: Some(active), telling: None, due: Instant::now(), bytes }
     }
 }
 
@@ -57,8 +63,8 @@ pub(crate) struct Lot {
 }
 
 #[derive(Default)]
-struct Inner {
-    parked: HashMap<Key, Parked>,
+pub(super) struct Inner {
+    pub(super) parked: HashMap<Key, Parked>,
     due: BinaryHeap<Reverse<(Instant, [u32; 10])>>,
 }
 
@@ -73,15 +79,30 @@ impl Lot {
         self.news.notify_one();
     }
 
-    fn put(&self, parked: Parked) {
+    /// The next daemon need not know of it.
+    pub(super) fn forget(&self, keys: &[Key; 2]) {
+        self.journal.remove(keys);
+    }
+
+    pub(super) fn put(&self, parked: Parked) {
         let mut inner = self.inner();
         let [key, _] = parked.keys;
         inner.due.push(Reverse((parked.due, key.to_words())));
         inner.parked.insert(key, parked);
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When to look at a flow again, if at all.
+    pub(super) fn look_after(&self, key: &Key, after: Option<Duration>) {
+        let Some(after) = after else { return };
+        let mut inner = self.inner();
+        let Some(parked) = inner.parked.get_mut(key) else { return };
+        parked.due = Instant::now() + after;
+        let due = parked.due;
+        inner.due.push(Reverse((due, key.to_words())));
     }
 
     /// The next flow to be looked at, if its time has come; else when that will be.
@@ -121,6 +142,7 @@ impl Road {
                     ready.clear_ready();
                 }
                 () = self.lot.news.notified() => {}
+                flows = hub.flows.errands.next() => self.obey(&hub, &flows),
                 () = sleep_until(next) => {}
                 () = tokio::time::sleep(ROUND) => {
                     let now = self.packet.counters().lost_events;
@@ -133,7 +155,7 @@ impl Road {
         }
     }
 
-    fn look_at_due(&self, hub: &Hub) -> Option<Instant> {
+    fn look_at_due(self: &Arc<Self>, hub: &Arc<Hub>) -> Option<Instant> {
         loop {
             match self.lot.next(Instant::now()) {
                 Ok(key) => self.look_at(hub, &key),
@@ -142,23 +164,19 @@ impl Road {
         }
     }
 
-    fn look_at(&self, hub: &Hub, key: &Key) {
-        let Some(after) = self.look(hub, key) else { return };
-        let mut inner = self.lot.inner();
-        let Some(parked) = inner.parked.get_mut(key) else { return };
-        parked.due = Instant::now() + after;
-        let due = parked.due;
-        inner.due.push(Reverse((due, key.to_words())));
+    fn look_at(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) {
+        let after = self.look(hub, key);
+        self.lot.look_after(key, after);
     }
 
     /// Looks at one flow. Some: again after this time.
-    fn look(&self, hub: &Hub, key: &Key) -> Option<Duration> {
+    fn look(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) -> Option<Duration> {
         let mut inner = self.lot.inner();
         let parked = inner.parked.get_mut(key)?;
         if parked.active.is_none() {
             // It was over when it was last looked at, and has lingered since; or there is news of it meanwhile.
-            if self.is_lingering(parked) {
-                return Some(self.tell_resets(parked));
+            if let Some(after) = self.linger(parked) {
+                return Some(after);
             }
             let parked = inner.parked.remove(key)?;
             drop(inner);
@@ -180,60 +198,39 @@ impl Road {
                 note_progress(parked, &entries);
                 tell(hub, parked, end);
                 hub.flows.leave_parked(&parked.flow);
-                self.lot.journal.remove(&parked.keys);
+                self.lot.forget(&parked.keys);
                 if let Reason::Reset(side) = end.reason {
-                    parked.resets = [side == Side::Upstream, side == Side::Client];
+                    parked.telling = Some(Telling::new([side == Side::Upstream, side == Side::Client]));
                 }
-                Some(self.tell_resets(parked))
+                Some(self.linger(parked).unwrap_or_default())
             }
-            Step::Cut(end) => {
+            Step::Cut(end) if end.reason == Reason::IdleTimeout => {
                 note_progress(parked, &entries);
-                let mut parked = inner.parked.remove(key)?;
-                drop(inner);
-                self.cut(hub, &mut parked, &entries, end);
+                let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
+                tokio::spawn(async move { road.take_back(&hub, key, Some(end.reason)).await });
                 None
             }
+            Step::Cut(end) => self.cut_here(hub, inner, key, &entries, end),
         }
     }
 
-    /// Tells the end that may not know it yet. A reset that is not at the number that it expects it does not believe, and it asks
-    /// back but rarely (RFC 5961). Says when to look again.
-    fn tell_resets(&self, parked: &Parked) -> Duration {
-        if parked.resets == [false; 2] {
-            return LINGER;
-        }
-        let entries = self.entries(&parked.keys);
-        self.send(parked, &entries, parked.resets, Purpose::Reset);
-        ROUND
-    }
-
-    fn is_lingering(&self, parked: &Parked) -> bool {
-        let entries = self.entries(&parked.keys);
-        let [Some(client), Some(server)] = &entries else { return false };
-        let is_dead = client.state == state::DEAD || server.state == state::DEAD;
-        !is_dead && life::rested([client, server], sys::now_ms()) < LINGER
-    }
-
-    /// Ends a flow that would not end by itself: both ends are told by a reset.
-    fn cut(&self, hub: &Hub, parked: &mut Parked, entries: &[Option<Entry>; 2], end: End) {
-        self.clear(parked);
-        self.send(parked, entries, [true; 2], Purpose::Reset);
-        tell(hub, parked, end);
-        hub.flows.leave_parked(&parked.flow);
-        self.lot.journal.remove(&parked.keys);
-    }
-
-    fn clear(&self, parked: &Parked) {
+    pub(super) fn clear(&self, parked: &Parked) {
         self.packet.forget(&parked.keys);
         let [_, server] = &parked.keys;
         self.ports.give_back(source(server), target(server));
     }
 
-    fn entries(&self, keys: &[Key; 2]) -> [Option<Entry>; 2] {
+    pub(super) fn entries(&self, keys: &[Key; 2]) -> [Option<Entry>; 2] {
         keys.each_ref().map(|key| self.packet.entry(key).ok().flatten())
     }
 
-    fn send(&self, parked: &Parked, entries: &[Option<Entry>; 2], ends: [bool; 2], purpose: Purpose) {
+    pub(super) fn send(
+        &self,
+        parked: &Parked,
+        entries: &[Option<Entry>; 2],
+        ends: [bool; 2],
+        purpose: Purpose,
+    ) {
         let [Some(client), Some(server)] = entries else { return };
         let [client_key, server_key] = &parked.keys;
         let legs = [(client_key, client, server), (server_key, server, client)];
@@ -255,13 +252,10 @@ impl Road {
         let all: Vec<Parked> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
         for mut parked in all {
             let entries = self.entries(&parked.keys);
-            note_progress(&mut parked, &entries);
-            let end = End { reason: Reason::Drain, side: None };
             if parked.active.is_some() {
-                self.cut(hub, &mut parked, &entries, end);
-            } else {
-                self.clear(&parked);
+                self.cut(hub, &mut parked, &entries, End { reason: Reason::Drain, side: None });
             }
+            self.clear(&parked);
         }
     }
 
@@ -296,7 +290,7 @@ fn bounds(hub: &Hub) -> Bounds {
 }
 
 /// Bytes that are not in the entries any more are known from here.
-fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
+pub(super) fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
     for (bytes, entry) in parked.bytes.iter_mut().zip(entries) {
         if let Some(entry) = entry {
             *bytes = life::bytes(entry);
@@ -304,17 +298,17 @@ fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
     }
 }
 
-fn tell(hub: &Hub, parked: &mut Parked, end: End) {
+pub(super) fn tell(hub: &Hub, parked: &mut Parked, end: End) {
     if parked.active.take().is_some() {
         parked.story.settle(hub, &parked.flow, end, parked.bytes);
     }
 }
 
-fn source(key: &Key) -> SocketAddr {
+pub(super) fn source(key: &Key) -> SocketAddr {
     SocketAddr::new(address_from(&key.source), u16::from_be(key.source_port))
 }
 
-fn target(key: &Key) -> SocketAddr {
+pub(super) fn target(key: &Key) -> SocketAddr {
     SocketAddr::new(address_from(&key.target), u16::from_be(key.target_port))
 }
 
@@ -329,6 +323,7 @@ fn note(parked: &Parked) -> Note {
     let facts = parked.flow.facts().clone();
     Note {
         keys: parked.keys.each_ref().map(Key::to_words),
+        terms: parked.terms,
         listener: parked.flow.listener.to_string(),
         sni: facts.sni,
         route: facts.route.to_string(),
@@ -396,5 +391,6 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
         connect: known.and_then(|note| note.connect_ms).map(millis),
         ..Story::default()
     };
-    Parked::new(flow, story, keys, hub.meters.active(&route, Datapath::Packet))
+    let terms = known.and_then(|note| note.terms);
+    Parked::new(flow, story, keys, terms, hub.meters.active(&route, Datapath::Packet))
 }

@@ -5,19 +5,23 @@
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
 mod ageing;
+mod back;
 mod clamp;
+mod end;
 mod grace;
+mod homes;
 mod journal;
 mod leave;
 mod lot;
 mod ports;
 mod routes;
+mod terms;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proxy_common::abi::packet::{Key, address_of, offer};
@@ -36,9 +40,12 @@ use crate::sys;
 use self::clamp::Clamp;
 pub(crate) use self::clamp::Clamped;
 use self::grace::Grace;
+use self::homes::Homes;
+pub(crate) use self::homes::Returned;
 use self::lot::Lot;
 use self::ports::Ports;
 use self::routes::Routes;
+use self::terms::Terms;
 
 /// A flow that has carried so much does not wait for its age.
 const BULKY: u64 = 1 << 20;
@@ -52,19 +59,23 @@ pub(crate) struct Road {
     routes: Routes,
     policy: Policy,
     pub(crate) clamp: Clamp,
+    homes: Homes,
+    /// The daemon ends, and no flow is to outlive it.
+    is_closing: AtomicBool,
 }
 
 /// A flow that has left its sockets.
 pub(crate) struct Departed {
     road: Arc<Road>,
     keys: [Key; 2],
+    terms: Terms,
     active: Active,
 }
 
 /// How the sockets of a flow were left.
 enum Way {
     /// They have nothing more to do.
-    Free([Key; 2]),
+    Free([Key; 2], Terms),
     /// The flow has to be reset.
     Broken(End),
 }
@@ -84,6 +95,8 @@ impl Road {
             routes: Routes::default(),
             policy,
             clamp: Clamp::default(),
+            homes: Homes::default(),
+            is_closing: AtomicBool::new(false),
         });
         road.begin_to_tend(hub)?;
         lot::adopt(&road, hub);
@@ -141,13 +154,24 @@ impl Carriers {
             self.fall_back(flow, Datapath::Packet, Fallback::Unavailable);
             return self.copy_to_the_end(flow, &mut pair).await;
         };
+        self.until_it_leaves(road, flow, pair, Datapath::Copy).await
+    }
+
+    /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
+    async fn until_it_leaves(
+        &self,
+        road: &Arc<Road>,
+        flow: &Flow,
+        mut pair: Pair,
+        carried: Datapath,
+    ) -> Outcome {
         // Of the sockets, beside what copies: to ask them, and to close them in another way.
         let sockets = match duplicates(&pair) {
             Ok(sockets) => sockets,
             Err(error) => return Outcome::Ended(internal(flow, [0; 2], &error)),
         };
         let way = {
-            let _active = self.begin(flow, Datapath::Copy);
+            let _active = self.begin(flow, carried);
             let mut copying = Box::pin(copy::carry(&self.hub, flow, &mut pair, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
             let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets));
@@ -162,10 +186,11 @@ impl Carriers {
         };
         self.hub.meters.carried(flow, flow.copied());
         match way {
-            Way::Free(keys) => {
+            Way::Free(keys, terms) => {
                 flow.facts().keys = Some(keys);
+                self.hub.meters.moved("left");
                 let active = self.begin(flow, Datapath::Packet);
-                Outcome::Left(Departed { road: Arc::clone(road), keys, active })
+                Outcome::Left(Departed { road: Arc::clone(road), keys, terms, active })
             }
             // Closing resets both.
             Way::Broken(end) => Outcome::Ended(Carried { end, bytes: flow.copied() }),
@@ -188,7 +213,7 @@ impl Departed {
     /// Leaves the flow to the lot. Its story is told when it ends.
     pub(crate) fn park(self, entry: crate::hub::Entry<'_>, story: Story) {
         let flow = entry.park();
-        self.road.park(lot::Parked::new(flow, story, self.keys, self.active));
+        self.road.park(lot::Parked::new(flow, story, self.keys, Some(self.terms), self.active));
     }
 }
 

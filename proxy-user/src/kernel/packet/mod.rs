@@ -5,6 +5,7 @@ mod ageing;
 mod attach;
 mod clsact;
 mod handover;
+mod order;
 mod pins;
 mod steer;
 
