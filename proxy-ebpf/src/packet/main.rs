@@ -12,6 +12,7 @@ mod frame;
 mod handover;
 mod narrow;
 mod order;
+mod others;
 mod quoted;
 mod syn;
 
@@ -22,7 +23,7 @@ use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::packet::{
     COUNTER_COUNT, Counter, EVENTS_BYTES, Entry, Handover, Key, MAX_ENTRIES, MAX_HANDOVERS, MAX_SERVERS,
-    STATE_HANDOVERS, STATE_WORDS, Server, state, watch,
+    PORT_WORDS, STATE_HANDOVERS, STATE_WORDS, Server, state, watch,
 };
 use proxy_common::packet::options::Walk;
 
@@ -49,6 +50,9 @@ pub(crate) static WATCH: Array<u32, { watch::WORDS }> = Array::new();
 
 #[btf_map]
 pub(crate) static SERVERS: Array<Server, MAX_SERVERS> = Array::new();
+
+#[btf_map]
+pub(crate) static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
@@ -81,6 +85,9 @@ pub(crate) const COPY_MARK: u32 = 0x5b11_ce01;
 #[classifier]
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
 fn ingress(ctx: TcContext) -> i32 {
+    if others::is_of_others(&ctx) {
+        return PASS;
+    }
     let Some(frame) = FRAMES.get_ptr_mut(0) else { return PASS };
     // SAFETY: an element of a map that is this CPU's: softirqs do not nest on it.
     let frame = unsafe { &mut *frame };

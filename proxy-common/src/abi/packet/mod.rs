@@ -20,7 +20,7 @@ pub use handover::{HANDOVER_WORDS, Handover, Socket, phase};
 
 /// Number of the layout of [`Key`], [`Entry`], [`Handover`] and the other maps that are pinned. A daemon adopts the flows of its
 /// own layout only.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Name of the map of flows: [`Key`] -> [`Entry`].
 pub const FLOWS: &str = "FLOWS";
@@ -30,6 +30,8 @@ pub const HANDOVERS: &str = "HANDOVERS";
 pub const WITHHELD: &str = "WITHHELD";
 /// Name of the array whose first word is [`LAYOUT`], and whose second one says how many hand-overs are under way.
 pub const STATE: &str = "STATE";
+/// Name of the array of ports that packets of flows go to, one bit each.
+pub const PORTS: &str = "PORTS";
 /// Name of the per-CPU array of counters, indexed by [`Counter`].
 pub const COUNTERS: &str = "COUNTERS";
 /// Name of the ring buffer of [`Key`]s of flows that userspace has to look at.
@@ -40,6 +42,16 @@ pub const INGRESS: &str = "ingress";
 pub const EGRESS: &str = "egress";
 /// Name of the program that the daemon runs with a [`Request`].
 pub const CONTROL: &str = "control";
+
+/// Words of [`PORTS`].
+pub const PORT_WORDS: u32 = 1 << 10;
+
+/// Where [`PORTS`] has a port: number of the word, and the bit in it.
+#[must_use]
+#[inline(always)]
+pub const fn port_place(port: u16) -> (u32, u64) {
+    (port as u32 >> 6, 1 << (port & 63))
+}
 
 /// Words of [`STATE`].
 pub const STATE_WORDS: u32 = 2;

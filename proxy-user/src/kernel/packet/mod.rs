@@ -7,6 +7,7 @@ mod clsact;
 mod handover;
 mod order;
 mod pins;
+mod ports;
 mod steer;
 
 use std::io;
@@ -20,8 +21,8 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::abi::packet::{
     AGEING, CONTROL, COUNTERS, Command, Counter, ENTRY_WORDS, EVENTS, Entry, FLOWS, HANDOVER_WORDS,
-    HANDOVERS, KEY_WORDS, Key, LAYOUT, OFFSETS, Request, SERVERS, STATE, STATE_HANDOVERS, STATE_LAYOUT,
-    WATCH, WITHHELD,
+    HANDOVERS, KEY_WORDS, Key, LAYOUT, OFFSETS, PORTS, Request, SERVERS, STATE, STATE_HANDOVERS,
+    STATE_LAYOUT, WATCH, WITHHELD,
 };
 
 use proxy_common::packet::attach::Attach;
@@ -29,6 +30,7 @@ use proxy_common::packet::life;
 
 use self::ageing::Ageing;
 use self::attach::Devices;
+use self::ports::Ports;
 use super::Unavailable;
 use super::sockmap::{into_io, missing, offsets, take};
 use crate::sys;
@@ -46,6 +48,7 @@ pub(crate) struct Packet {
     handovers: Mutex<HashMap<MapData, u32, Locked>>,
     withheld: Mutex<HashMap<MapData, u64, u32>>,
     counters: PerCpuArray<MapData, u64>,
+    ports: Mutex<Ports>,
     ageing: Mutex<Ageing>,
     busy: Mutex<Busy>,
     control: OwnedFd,
@@ -97,7 +100,7 @@ impl Packet {
         for (constant, offset) in &offsets {
             loader.override_global(constant, offset, true);
         }
-        for map in [FLOWS, STATE, COUNTERS, AGEING, WATCH, SERVERS] {
+        for map in [FLOWS, STATE, PORTS, COUNTERS, AGEING, WATCH, SERVERS] {
             loader.map_pin_path(map, pins.join(map));
         }
         let mut ebpf = loader
@@ -111,6 +114,7 @@ impl Packet {
         let (handovers, withheld) = (take(&mut ebpf, HANDOVERS)?, take(&mut ebpf, WITHHELD)?);
         let counters = take(&mut ebpf, COUNTERS)?;
         let ageing = Mutex::new(Ageing::of(&mut ebpf)?);
+        let ports = Mutex::new(Ports::of(&mut ebpf)?);
         let control = load_control(&mut ebpf)?;
         let devices = Devices::take_over(ebpf, &pins, how)?;
         Ok(Self {
@@ -119,6 +123,7 @@ impl Packet {
             withheld: Mutex::new(withheld),
             counters,
             ageing,
+            ports,
             busy: Mutex::new(Busy { state, count: 0, next: 0 }),
             control,
             devices: Mutex::new(devices),
@@ -172,6 +177,7 @@ impl Packet {
     }
 
     fn put(&self, key: &Key, entry: &Entry) -> io::Result<()> {
+        lock(&self.ports).mark(u16::from_be(key.target_port))?;
         lock(&self.flows).insert(key.to_words(), entry.to_words(), 0).map_err(into_io)
     }
 
