@@ -85,5 +85,6 @@ fn the_demo_finds_all_as_it_should_be() -> Result<()> {
     assert_eq!(report["ok"].as_bool(), Some(true), "{ended}");
     let (carried, all) = (report["kernel_bytes"].as_u64(), report["bytes"].as_u64());
     assert!(carried > Some(0) && carried <= all, "{ended}");
+    assert_eq!(report["outlived"]["polls_without_daemon"].as_u64(), Some(25), "{ended}");
     Ok(())
 }

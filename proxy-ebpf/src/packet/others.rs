@@ -12,7 +12,7 @@ const TCP: u8 = 6;
 const PROTOCOL_V4: usize = 9;
 const PROTOCOL_V6: usize = 6;
 
-/// Whether this is a segment to a port that no flow of ours has. False: it may be ours, or has to be looked at more closely.
+/// Whether this is no IP at all, or a segment to a port that no flow of ours has. False: it may be ours, or has to be looked at more closely.
 #[inline(always)]
 pub(crate) fn is_of_others(ctx: &TcContext) -> bool {
     // SAFETY: the context is the one that the kernel called this program with.
@@ -23,7 +23,7 @@ pub(crate) fn is_of_others(ctx: &TcContext) -> bool {
     } else if protocol == IPV6 {
         is_to_others(ctx, PROTOCOL_V6, IPV6_SIZE)
     } else {
-        false
+        true
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where packets go: questions to the kernel's routing tables and interfaces (rtnetlink(7)).
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
@@ -42,9 +43,18 @@ pub(crate) struct Device {
     pub(crate) is_ethernet: bool,
 }
 
+thread_local! {
+    /// For [`route`]: to make a socket takes longer than to ask.
+    static ROUTER: Cell<Option<Router>> = const { Cell::new(None) };
+}
+
 /// Where packets from `source`, or from whatever address of ours, to `target` go. An error where nothing leads there.
 pub(crate) fn route(source: Option<IpAddr>, target: IpAddr) -> io::Result<Route> {
-    Router::open()?.route(source, target)
+    let router = ROUTER.take().map_or_else(Router::open, Ok)?;
+    // After an error there may be answers that nobody has read.
+    let route = router.route(source, target)?;
+    ROUTER.set(Some(router));
+    Ok(route)
 }
 
 /// For many questions.

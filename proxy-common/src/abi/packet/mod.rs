@@ -28,7 +28,7 @@ pub const FLOWS: &str = "FLOWS";
 pub const HANDOVERS: &str = "HANDOVERS";
 /// Name of the map of connections that are being made: cookie of the socket -> [`offer`]s that its SYN shall not make.
 pub const WITHHELD: &str = "WITHHELD";
-/// Name of the array whose first word is [`LAYOUT`], and whose second one says how many hand-overs are under way.
+/// Name of the array whose first word is [`LAYOUT`], and whose second one says whether hand-overs are under way.
 pub const STATE: &str = "STATE";
 /// Name of the array of ports that packets of flows go to, one bit each.
 pub const PORTS: &str = "PORTS";
@@ -57,7 +57,7 @@ pub const fn port_place(port: u16) -> (u32, u64) {
 pub const STATE_WORDS: u32 = 2;
 /// Index of the layout in [`STATE`].
 pub const STATE_LAYOUT: u32 = 0;
-/// Index of the number of hand-overs in [`STATE`].
+/// Index of that in [`STATE`].
 pub const STATE_HANDOVERS: u32 = 1;
 
 /// Most flows, times two. The map takes memory for those that there are.

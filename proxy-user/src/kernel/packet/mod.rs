@@ -225,9 +225,10 @@ impl Packet {
 
     fn be_busy(&self) -> io::Result<BusyGuard<'_>> {
         let mut busy = lock(&self.busy);
+        if busy.count == 0 {
+            busy.state.set(STATE_HANDOVERS, 1, 0).map_err(into_io)?;
+        }
         busy.count += 1;
-        let count = busy.count;
-        busy.state.set(STATE_HANDOVERS, count, 0).map_err(into_io)?;
         Ok(BusyGuard(self))
     }
 }
@@ -238,8 +239,9 @@ impl Drop for BusyGuard<'_> {
     fn drop(&mut self) {
         let mut busy = lock(&self.0.busy);
         busy.count = busy.count.saturating_sub(1);
-        let count = busy.count;
-        let _ = busy.state.set(STATE_HANDOVERS, count, 0);
+        if busy.count == 0 {
+            let _ = busy.state.set(STATE_HANDOVERS, 0, 0);
+        }
     }
 }
 
