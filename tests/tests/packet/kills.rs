@@ -23,7 +23,7 @@ use crate::wait_for_packets;
 /// Networks with daemons of their own, at the same time; for how many seconds, unless the environment says so; and how many
 /// daemons each kills at least.
 const GROUNDS: u64 = 2;
-const LASTS: u64 = 30;
+const LASTS: u64 = 25;
 const LEAST: u64 = 5;
 const SECONDS: &str = "SNISPLICE_TEST_KILL_SECONDS";
 
