@@ -1,5 +1,5 @@
 //! Hand-overs while bytes are on their way in both directions: many flows, each checked byte by byte by its place in its stream,
-//! over bad networks. Between which ends is said in `ends.rs`.
+//! over bad networks. Between which ends is said in `matrix.rs`.
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;

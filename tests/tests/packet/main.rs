@@ -2,11 +2,11 @@
 
 mod basics;
 mod churn;
-mod ends;
 mod filters;
 mod hostile;
 mod kills;
 mod links;
+mod matrix;
 mod outlive;
 mod refusals;
 mod sizes;
