@@ -112,6 +112,9 @@ pub const fn flip(handover: &mut Handover) -> Answer {
     if client_seen == 0 || server_seen == 0 {
         return Answer::Unseen;
     }
+    if !has_begun(&server, client.first().wrapping_add(handover.delta[0])) {
+        return Answer::Unseen;
+    }
     if is_between(handover, 0) || is_between(handover, 1) {
         return Answer::Between;
     }
@@ -138,6 +141,13 @@ pub const fn flip(handover: &mut Handover) -> Answer {
 #[expect(clippy::indexing_slicing, reason = "a leg is 0 or 1")]
 const fn is_between(handover: &Handover, leg: usize) -> bool {
     handover.has_passed[leg] != 0 && before(handover.sockets[leg].rcv_nxt, handover.passed[leg])
+}
+
+/// Whether the server has sent a byte, or has acknowledged one. Before that it may still wait for the last segment of the handshake,
+/// which was lost, and which nobody but our socket can repeat: flows that had left theirs stood still for ever (Linux 6.18).
+#[inline(always)]
+const fn has_begun(server: &Socket, first_sent: u32) -> bool {
+    server.received() > 0 || before(first_sent, server.snd_una)
 }
 
 /// Whether what a socket still has to send fits into its peer's window: packets that are forwarded meanwhile must, too.

@@ -8,6 +8,7 @@ fn socket(received: u32, sent: u32) -> Socket {
         state: ESTABLISHED,
         rcv_nxt: received,
         copied_seq: received,
+        bytes_received: 100,
         write_seq: sent,
         snd_una: sent,
         snd_wnd: 1000,
@@ -47,13 +48,20 @@ fn a_flow_at_rest_is_drained_at_once() {
 }
 
 #[test]
+fn a_server_has_begun_when_it_has_sent_or_acknowledged_a_byte() {
+    flipped(|one| (one.sockets[1].bytes_received, one.sockets[1].snd_una) = (0, UP + 1));
+    flipped(|one| (one.sockets[1].bytes_received, one.sockets[1].snd_una) = (1, UP));
+}
+
+#[test]
 fn what_stands_against_a_flip_is_named() {
     type Change = fn(&mut Handover);
-    let cases: [(Change, Answer); 9] = [
+    let cases: [(Change, Answer); 10] = [
         (|one| one.sockets[1].state = 8, Answer::NotEstablished),
         (|one| one.reset[0] = 1, Answer::NotEstablished),
         (|one| one.sockets[0].out_of_order = 1, Answer::OutOfOrder),
         (|one| one.seen[1] = 0, Answer::Unseen),
+        (|one| (one.sockets[1].bytes_received, one.sockets[1].snd_una) = (0, UP), Answer::Unseen),
         (|one| (one.has_passed[0], one.passed[0]) = (1, 101), Answer::Between),
         (|one| one.sockets[0].snd_una = one.sockets[0].snd_una.wrapping_sub(1001), Answer::Backlog),
         (|one| one.sockets[0].rcv_nxt += 1001, Answer::Backlog),

@@ -1,5 +1,5 @@
 //! Hand-overs while bytes are on their way in both directions: many flows, each checked byte by byte by its place in its stream,
-//! over bad networks. Between which ends is said in `ends.rs`.
+//! over bad networks. Between which ends is said in `matrix.rs`.
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
@@ -17,7 +17,7 @@ use harness::pins::Pins;
 use crate::counted;
 
 /// Flows of a case, and how many at a time.
-const FLOWS: u64 = 240;
+const FLOWS: u64 = 192;
 const AT_A_TIME: u64 = 16;
 
 const SERVER_PORT: u16 = 9443;

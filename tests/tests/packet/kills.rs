@@ -22,8 +22,8 @@ use crate::wait_for_packets;
 
 /// Networks with daemons of their own, at the same time; for how many seconds, unless the environment says so; and how many
 /// daemons each kills at least.
-const GROUNDS: u64 = 3;
-const LASTS: u64 = 30;
+const GROUNDS: u64 = 2;
+const LASTS: u64 = 25;
 const LEAST: u64 = 5;
 const SECONDS: &str = "SNISPLICE_TEST_KILL_SECONDS";
 
@@ -175,7 +175,7 @@ fn lone(mut client: TcpStream) -> Result<()> {
 
 /// Both ends send and receive until it is to stop, and end in order. Says whether they could.
 fn play((client, server): (TcpStream, TcpStream), lull: u64, stop: &AtomicBool) -> Result<bool> {
-    thread::scope(|scope| {
+    let went_on = thread::scope(|scope| {
         let senders = [(1, &client), (2, &server)]
             .map(|(stream, from)| scope.spawn(move || send(from, stream, lull, stop)));
         let receivers =
@@ -194,8 +194,10 @@ fn play((client, server): (TcpStream, TcpStream), lull: u64, stop: &AtomicBool) 
             }
             went_on &= ending == Ending::Eof;
         }
-        Ok(went_on)
-    })
+        Ok::<_, anyhow::Error>(went_on)
+    });
+    drop((client, server));
+    went_on
 }
 
 /// Some: all was handed to the kernel, and then the end.

@@ -60,6 +60,19 @@ fn a_flow_of_which_one_side_has_ended_stays() -> Result<()> {
     site.daemon.stop()
 }
 
+/// Its server may not have the last segment of the handshake yet.
+#[test]
+fn a_flow_without_a_byte_stays_until_its_first_one() -> Result<()> {
+    let site = site()?;
+    let (mut client, mut server) = site.legacy_flow()?;
+    wait_for_reason(&site.daemon, "unseen")?;
+    transfer(&mut server, &mut client, 1, 1)?;
+    wait_for_packets(&site.daemon, 1)?;
+    transfer(&mut client, &mut server, 2, 100_000)?;
+    drop((client, server));
+    site.daemon.stop()
+}
+
 #[test]
 fn a_server_on_the_same_host_keeps_its_sockets() -> Result<()> {
     let net = Topology::create()?;

@@ -20,6 +20,9 @@ use crate::{build, console, privilege, setup, workspace};
 /// Tests of one end-to-end program that run at a time: each has its own network, but they share the processors.
 const THREADS: &str = "2";
 
+/// Modules whose tests name their datapath themselves, and take minutes: one of the stages plays them.
+const ONCE: [&str; 2] = ["matrix::", "kills::"];
+
 /// What to test.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -164,6 +167,9 @@ fn end_to_end(programs: &str, datapath: Datapath, options: &Options) -> Command 
         command.arg("--config").arg(format!("target.'cfg(unix)'.runner = [{}]", quoted.join(", ")));
     }
     command.args(["--", "--show-output", "--test-threads", THREADS]).args(&options.only);
+    if datapath == Datapath::Copy && options.datapath.is_empty() {
+        command.args(ONCE.iter().flat_map(|module| ["--skip", module]));
+    }
     command.env("SNISPLICE_BIN", workspace::daemon());
     match datapath {
         Datapath::Auto => command.env_remove("SNISPLICE_TEST_DATAPATH"),

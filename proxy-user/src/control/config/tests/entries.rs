@@ -93,6 +93,23 @@ fn a_datapath_is_one_that_this_version_has() {
 }
 
 #[test]
+fn the_packet_datapath_takes_addresses_and_ways_that_there_are() {
+    assert_section_error(
+        "[packet]\nsources = ['10.0.0.1', §'10.0.0.2:80']",
+        "\"10.0.0.2:80\" is not an IP address; write addresses of this host, such as \"10.0.0.2\", without a port or \
+         brackets",
+    );
+    assert_section_error(
+        "[packet]\nattach = §'clsat'",
+        "\"clsat\" is not a way to attach programs; did you mean \"clsact\"?",
+    );
+    assert_section_error(
+        "[packet]\nattach = §'xdp'",
+        "\"xdp\" is not a way to attach programs; write one of auto, tcx, clsact",
+    );
+}
+
+#[test]
 fn a_duration_has_a_unit_and_bounds() {
     for text in ["", "10", "s", "1.5s", "-1s", "10 s", "10S", "1h30m", "1d"] {
         assert_section_error(
