@@ -3,6 +3,7 @@
 mod ageing;
 mod basics;
 mod churn;
+mod conntrack;
 mod narrow;
 mod outlive;
 mod routes;

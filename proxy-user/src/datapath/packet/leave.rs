@@ -90,6 +90,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
             road.packet.forget(&plan.keys);
             return Ok(broken(Reason::Internal));
         }
+        road.untrack(&plan.keys);
     }
     Ok(way)
 }

@@ -310,11 +310,11 @@ fn tell(hub: &Hub, parked: &mut Parked, end: End) {
     }
 }
 
-fn source(key: &Key) -> SocketAddr {
+pub(super) fn source(key: &Key) -> SocketAddr {
     SocketAddr::new(address_from(&key.source), u16::from_be(key.source_port))
 }
 
-fn target(key: &Key) -> SocketAddr {
+pub(super) fn target(key: &Key) -> SocketAddr {
     SocketAddr::new(address_from(&key.target), u16::from_be(key.target_port))
 }
 

@@ -5,6 +5,7 @@
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
 mod ageing;
+mod conntrack;
 mod grace;
 mod journal;
 mod leave;

@@ -10,6 +10,7 @@ mod steer;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) struct Packet {
     withheld: Mutex<HashMap<MapData, u64, u32>>,
     counters: PerCpuArray<MapData, u64>,
     ageing: Mutex<Ageing>,
+    /// Entries of connection tracking that were removed by this daemon.
+    pub(crate) untracked: AtomicU64,
     busy: Mutex<Busy>,
     control: OwnedFd,
     devices: Mutex<Devices>,
@@ -78,6 +81,7 @@ pub(crate) struct PacketCounters {
     pub(crate) moved: u64,
     pub(crate) aged: u64,
     pub(crate) too_big: u64,
+    pub(crate) untracked: u64,
 }
 
 impl Packet {
@@ -116,6 +120,7 @@ impl Packet {
             withheld: Mutex::new(withheld),
             counters,
             ageing,
+            untracked: AtomicU64::new(0),
             busy: Mutex::new(Busy { state, count: 0, next: 0 }),
             control,
             devices: Mutex::new(devices),
@@ -201,6 +206,7 @@ impl Packet {
             moved: sum(Counter::Moved),
             aged: sum(Counter::Aged),
             too_big: sum(Counter::TooBig),
+            untracked: self.untracked.load(Ordering::Relaxed),
         }
     }
 
