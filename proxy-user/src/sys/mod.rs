@@ -3,6 +3,7 @@
 
 mod bpf;
 mod clock;
+mod conntrack;
 mod epoll;
 mod grace;
 mod interfaces;
@@ -22,6 +23,7 @@ mod xdp;
 
 pub(crate) use bpf::attached_verdict;
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
+pub(crate) use conntrack::untrack;
 pub(crate) use epoll::Poller;
 pub(crate) use grace::wait_for_packets;
 pub(crate) use interfaces::{Changes, Interfaces, interfaces};

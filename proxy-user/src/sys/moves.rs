@@ -46,6 +46,7 @@ fn gone(mut messages: &[u8], found: &mut Vec<u32>) {
     while let Some((length, kind)) = head(messages) {
         // A family other than none: it has only left a bridge.
         if kind == LINK_GONE
+            && length >= HEADER + LINK_HEAD
             && let Some([0, _, _, _, index @ ..]) = messages.get(HEADER..HEADER + LINK_HEAD)
         {
             found.extend(index.first_chunk().copied().map(u32::from_ne_bytes));

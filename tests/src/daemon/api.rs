@@ -32,6 +32,7 @@ pub struct Packet {
     pub moved: u64,
     pub aged: u64,
     pub too_big: u64,
+    pub untracked: u64,
 }
 
 /// The datapaths of the status.

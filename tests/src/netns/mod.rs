@@ -1,5 +1,6 @@
 //! Network namespaces: private networks for one test.
 
+mod conntrack;
 mod pinned;
 mod sys;
 mod syscalls;

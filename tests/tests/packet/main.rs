@@ -4,6 +4,7 @@ mod ageing;
 mod back;
 mod basics;
 mod churn;
+mod conntrack;
 mod filters;
 mod hostile;
 mod kill;

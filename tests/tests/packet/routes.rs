@@ -4,11 +4,13 @@ use std::fs;
 use std::net::TcpStream;
 use std::thread;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use harness::daemon::{Config, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
-use harness::netns::{Namespace, Topology};
-use harness::peers::raw::transfer;
-use harness::site::RawSite;
+use harness::netns::{BACKEND_IPV6, EDGE_IPV6, Namespace, Topology};
+use harness::peers::raw::{RawListener, transfer};
+use harness::pins::Pins;
+use harness::site::{RawSite, config};
 
 use crate::{counted, site, wait_for_packets};
 
@@ -43,9 +45,11 @@ fn second_path(net: &Topology) -> Result<()> {
     let peer = net.backend.name();
     net.edge.ip_batch(&format!(
         "link add name spare type veth peer name spare netns {peer}\n\
-         link set spare up\naddress add 10.3.0.1/24 dev spare\n"
+         link set spare up\naddress add 10.3.0.1/24 dev spare\naddress add fd00:3::1/64 dev spare nodad\n"
     ))?;
-    net.backend.ip_batch("link set spare up\naddress add 10.3.0.2/24 dev spare\n")
+    net.backend.ip_batch(
+        "link set spare up\naddress add 10.3.0.2/24 dev spare\naddress add fd00:3::2/64 dev spare nodad\n",
+    )
 }
 
 #[test]
@@ -71,6 +75,49 @@ fn a_route_that_moves_to_another_interface_takes_the_flow_with_it() -> Result<()
     assert_eq!(after.moved, before.moved + 1, "one entry goes to the server: {after:?}");
     assert!(after.forwarded_bytes - before.forwarded_bytes >= 130 * MIB, "{before:?} {after:?}");
     site.daemon.stop()
+}
+
+#[test]
+fn a_route_of_ipv6_that_moves_is_followed_too() -> Result<()> {
+    let server = (BACKEND_IPV6, 9443).into();
+    let net = Topology::create()?;
+    second_path(&net)?;
+    let listener = RawListener::bind(&net.backend, server)?;
+    let config =
+        Config::new().listen_to("six", "[::]:443", "six").upstream("six", server).datapath(Datapath::Packet);
+    let daemon = Launch::new()?.start(&net.edge, &config)?;
+    let mut client = net.client.connect((EDGE_IPV6, 443).into())?;
+    let mut server = listener.accept()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_log("\"interface\":\"spare\"")?;
+    net.edge.ip_batch("route add fd00:2::2/128 via fd00:3::2\n")?;
+    wait_for("the flow to move", PATIENCE, || (counted(&daemon).ok()?.moved > 0).then_some(()))?;
+    net.backend.ip_batch("route add fd00:2::1/128 via fd00:3::1\n")?;
+    // Without its link the interface of the backend has no address of this family; without its neighbour it has.
+    net.edge.ip_batch("link set backend down\n")?;
+    transfer(&mut client, &mut server, 2, 16 * MIB)?;
+    transfer(&mut server, &mut client, 3, 16 * MIB)?;
+    daemon.stop()
+}
+
+#[test]
+fn a_route_that_has_moved_while_no_daemon_ran_is_found_by_the_next_one() -> Result<()> {
+    let pins = Pins::create()?;
+    let config = config().datapath(Datapath::Packet).packet(&pins, "0s");
+    let mut site = RawSite::start(&config)?;
+    second_path(&site.net)?;
+    let (mut client, mut server) = begin(&site)?;
+    site.daemon.wait_for_log("\"interface\":\"spare\"")?;
+    site.daemon.signal(libc::SIGKILL)?;
+    ensure!(site.daemon.wait_for_exit(PATIENCE)?.code().is_none(), "it was not killed");
+    site.net.edge.ip_batch("route add 10.2.0.2/32 via 10.3.0.2\nlink set backend down\n")?;
+    site.net.backend.ip_batch("route add 10.2.0.1/32 via 10.3.0.1\n")?;
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    transfer(&mut client, &mut server, 2, MIB)?;
+    transfer(&mut server, &mut client, 3, MIB)?;
+    assert_eq!(counted(&site.daemon)?.moved, 1);
+    Ok(())
 }
 
 #[test]
@@ -132,7 +179,7 @@ fn an_interface_that_comes_back_is_attached_again() -> Result<()> {
     let site = site()?;
     let flow = begin(&site)?;
     let before = counted(&site.daemon)?;
-    while_busy(&flow, 16 * MIB, || {
+    while_busy(&flow, 64 * MIB, || {
         site.net.edge.ip_batch("link del backend\n")?;
         wait_for("packets without a route", PATIENCE, || {
             (counted(&site.daemon).ok()?.no_route > before.no_route).then_some(())
@@ -142,12 +189,18 @@ fn an_interface_that_comes_back_is_attached_again() -> Result<()> {
             "link add name backend type veth peer name edge netns {peer}\n\
              link set backend up\naddress add 10.2.0.1/24 dev backend\n"
         ))?;
+        // Its new end is attached before the backend may send anything.
+        wait_for("the interface to be attached again", PATIENCE, || {
+            let log = site.daemon.log();
+            let attached = log.iter().filter(|line| line.contains("\"interface\":\"backend\""));
+            (attached.count() == 2).then_some(())
+        })?;
         site.net
             .backend
             .ip_batch("link set edge up\naddress add 10.2.0.2/24 dev edge\nroute add default via 10.2.0.1\n")
     })?;
     let after = counted(&site.daemon)?;
-    assert!(after.forwarded_bytes - before.forwarded_bytes >= 32 * MIB, "{before:?} {after:?}");
+    assert!(after.forwarded_bytes - before.forwarded_bytes >= 128 * MIB, "{before:?} {after:?}");
     site.daemon.stop()
 }
 
@@ -160,6 +213,6 @@ fn in_namespace(namespace: &Namespace, path: &str, value: Option<&str>) -> Resul
         });
     }
     let output = namespace.command("cat").arg(path).output()?;
-    anyhow::ensure!(output.status.success(), "reading {path}");
+    ensure!(output.status.success(), "reading {path}");
     Ok(String::from_utf8(output.stdout)?)
 }

@@ -125,6 +125,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
             tracing::warn!(flow = flow.id, %error, "flow reset: its hand-over has failed");
             return Ok(broken(Reason::Internal));
         }
+        road.untrack(&plan.keys);
     }
     // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
     let waited = road.grace.wait().await;

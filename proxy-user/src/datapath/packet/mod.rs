@@ -7,6 +7,7 @@
 mod ageing;
 mod back;
 mod clamp;
+mod conntrack;
 mod end;
 mod grace;
 mod homes;

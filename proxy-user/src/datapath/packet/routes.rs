@@ -21,8 +21,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Of the time, at most one part in so many is spent on looking, however often something changes.
 const SHARE: u32 = 10;
 
-/// Pause between two looks where the kernel tells nothing.
+/// Pause between two looks where the kernel tells nothing, and where something stands in the way of a flow.
 const BLIND: Duration = Duration::from_secs(10);
+const BLOCKED: Duration = Duration::from_secs(1);
 
 /// Answers that are kept during one look.
 const ANSWERS: usize = 1 << 16;
@@ -54,6 +55,8 @@ impl Routes {
 struct Found {
     moved: usize,
     lost: usize,
+    /// Some packets have no way, now as before.
+    is_blocked: bool,
 }
 
 impl Road {
@@ -64,53 +67,77 @@ impl Road {
             tracing::warn!(%error, "no news of routes: they are looked up every {} s only", BLIND.as_secs());
         }
         // They may have changed while no daemon ran.
-        let mut news = News::default();
         loop {
             let begun = Instant::now();
             let road = Arc::clone(&self);
-            let look = tokio::task::spawn_blocking(move || road.look_up(&news));
-            match look.await.map_err(io::Error::other)? {
-                Ok(Found { moved: 0, lost: 0 }) => {}
-                Ok(Found { moved, lost }) => tracing::info!(moved, lost, "flows follow their routes"),
-                Err(error) => tracing::warn!(%error, "the ways of flows cannot be looked up"),
+            let look = tokio::task::spawn_blocking(move || road.look_up());
+            let is_blocked = match look.await.map_err(io::Error::other)? {
+                Ok(Found { moved, lost, is_blocked }) => {
+                    if moved + lost > 0 {
+                        tracing::info!(moved, lost, "flows follow their routes");
+                    }
+                    is_blocked
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the ways of flows cannot be looked up");
+                    true
+                }
+            };
+            let rest = begun.elapsed() * (SHARE - 1);
+            let heard = self.hear(moves.as_ref().ok(), rest);
+            // What stands in the way may go without a sign of it, as an error of the system does.
+            if is_blocked {
+                tokio::time::timeout(BLOCKED.max(rest), heard).await.unwrap_or(Ok(()))?;
+            } else {
+                heard.await?;
             }
-            tokio::time::sleep(begun.elapsed() * (SHARE - 1)).await;
-            news = self.hear(moves.as_ref().ok()).await?;
         }
     }
 
-    /// Waits for something to change.
-    async fn hear(&self, moves: Option<&AsyncFd<Moves>>) -> io::Result<News> {
-        let mut news = News::default();
+    /// Waits for something to change, and then for at least the time that is to be rested.
+    async fn hear(&self, moves: Option<&AsyncFd<Moves>>, rest: Duration) -> io::Result<()> {
         let Some(moves) = moves else {
             tokio::time::sleep(BLIND).await;
-            news.lost = true;
-            return Ok(news);
+            self.find_again(&News { gone: Vec::new(), lost: true });
+            return Ok(());
         };
-        let changed = tokio::select! {
+        tokio::select! {
             ready = moves.readable() => {
                 ready?.clear_ready();
-                true
+                // Whoever has looked before this may have seen what was before.
+                self.routes.changes.fetch_add(1, Ordering::AcqRel);
             }
-            () = self.routes.again.notified() => false,
-        };
-        if changed {
-            // Whoever has looked before this may have seen what was before.
-            self.routes.changes.fetch_add(1, Ordering::AcqRel);
-            tokio::time::sleep(SETTLE).await;
+            () = self.routes.again.notified() => {}
         }
+        // At once, since packets may come in by them; the ways out can wait for more of the same.
+        self.take(moves);
+        tokio::time::sleep(SETTLE.max(rest)).await;
+        self.take(moves);
+        Ok(())
+    }
+
+    fn take(&self, moves: &AsyncFd<Moves>) {
+        let mut news = News::default();
         moves.get_ref().take(&mut news);
-        Ok(news)
+        self.find_again(&news);
+    }
+
+    /// Interfaces that have gone and come back get the programs again. They are known by their names.
+    fn find_again(&self, news: &News) {
+        self.packet.doubt(if news.lost { None } else { Some(&news.gone) });
+        if let Ok(found) = sys::interfaces() {
+            self.packet.attach_again(&found.links);
+        }
     }
 
     /// Looks up the ways of all flows, and changes those that are others now.
-    fn look_up(&self, news: &News) -> io::Result<Found> {
-        self.packet.doubt(if news.lost { None } else { Some(&news.gone) });
+    fn look_up(&self) -> io::Result<Found> {
         let mut ways = Ways { road: self, router: sys::Router::open()?, known: HashMap::new() };
         let (mut found, mut any) = (Found::default(), false);
         self.packet.for_each(|key, entry| {
             any = true;
             let device = ways.of(entry);
+            found.is_blocked |= device == 0;
             if device == entry.device {
                 return;
             }

@@ -2,7 +2,7 @@
 //! have. Either way an earlier daemon's are exchanged for ours without a moment at which packets go to the stack, which would
 //! reset their flows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use aya::Ebpf;
@@ -24,6 +24,8 @@ pub(super) struct Devices {
     ebpf: Ebpf,
     how: Attach,
     attached: HashSet<u32>,
+    /// Of all that ever were.
+    names: HashSet<String>,
 }
 
 impl Devices {
@@ -38,7 +40,7 @@ impl Devices {
         let found =
             own.read_dir().map_err(|error| Unavailable::explain("cannot list what is pinned", &error))?;
         let devices: HashSet<u32> = found.filter_map(|entry| pins::device_of(&entry.ok()?.path())).collect();
-        let mut own_devices = Self { ebpf, how, attached: HashSet::new() };
+        let mut own_devices = Self { ebpf, how, attached: HashSet::new(), names: HashSet::new() };
         for device in devices {
             if let Err(reason) = own_devices.attach(device, own) {
                 // Its interface has gone.
@@ -53,6 +55,17 @@ impl Devices {
         match gone {
             Some(gone) => self.attached.retain(|device| !gone.contains(device)),
             None => self.attached.clear(),
+        }
+    }
+
+    /// Those of `links` that have come back.
+    pub(super) fn attach_again(&mut self, links: &BTreeMap<String, u32>, own: &Path) {
+        let back = self.names.iter().filter_map(|name| links.get(name).copied());
+        let back: Vec<u32> = back.filter(|device| !self.attached.contains(device)).collect();
+        for device in back {
+            if let Err(reason) = self.attach(device, own) {
+                tracing::warn!(device, %reason, "an interface has come back, and does not take the programs");
+            }
         }
     }
 
@@ -77,6 +90,7 @@ impl Devices {
         }
         tracing::info!(interface = %found.name, by = self.how.name(), "packets are looked at");
         self.attached.insert(device);
+        self.names.insert(found.name);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ mod steer;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(crate) struct Packet {
     counters: PerCpuArray<MapData, u64>,
     ports: Mutex<Ports>,
     ageing: Mutex<Ageing>,
+    /// Entries of connection tracking that were removed by this daemon.
+    pub(crate) untracked: AtomicU64,
     busy: Mutex<Busy>,
     control: OwnedFd,
     devices: Mutex<Devices>,
@@ -84,6 +87,7 @@ pub(crate) struct PacketCounters {
     pub(crate) moved: u64,
     pub(crate) aged: u64,
     pub(crate) too_big: u64,
+    pub(crate) untracked: u64,
 }
 
 impl Packet {
@@ -124,6 +128,7 @@ impl Packet {
             counters,
             ageing,
             ports,
+            untracked: AtomicU64::new(0),
             busy: Mutex::new(Busy { state, count: 0, next: 0 }),
             control,
             devices: Mutex::new(devices),
@@ -210,6 +215,7 @@ impl Packet {
             moved: sum(Counter::Moved),
             aged: sum(Counter::Aged),
             too_big: sum(Counter::TooBig),
+            untracked: self.untracked.load(Ordering::Relaxed),
         }
     }
 

@@ -1,11 +1,14 @@
 //! Flows whose packets go another way than before.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use aya::maps::{HashMap, Map, MapData};
-use proxy_common::abi::packet::{Answer, ENTRY_WORDS, Entry, FLOWS, KEY_WORDS, Key, Request};
+use proxy_common::abi::packet::{
+    Answer, EGRESS, ENTRY_WORDS, Entry, FLOWS, INGRESS, KEY_WORDS, Key, Request,
+};
 
-use super::{Packet, into_io, lock};
+use super::{Packet, into_io, lock, pins};
 use crate::sys;
 
 impl Packet {
@@ -26,8 +29,19 @@ impl Packet {
         Ok(Answer::from_code(answer) == Answer::Done)
     }
 
+    /// Has the programs again at the interfaces of `links` that had them before.
+    pub(crate) fn attach_again(&self, links: &BTreeMap<String, u32>) {
+        lock(&self.devices).attach_again(links, &self.pins);
+    }
+
     /// These interfaces have gone; none: any may have gone. Where they come back the programs have to be attached again.
     pub(crate) fn doubt(&self, gone: Option<&[u32]>) {
         lock(&self.devices).doubt(gone);
+        // Their links lead nowhere any more, even where another interface has the number by now.
+        for device in gone.unwrap_or_default() {
+            for program in [INGRESS, EGRESS] {
+                let _ = std::fs::remove_file(pins::link(&self.pins, program, *device));
+            }
+        }
     }
 }
