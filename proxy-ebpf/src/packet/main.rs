@@ -71,10 +71,13 @@ fn ingress(ctx: TcContext) -> i32 {
     let Some(entry) = FLOWS.get_ptr_mut(frame.key) else { return PASS };
     // SAFETY: `entry` is an element of a map. Others change it at the same time, each word as a whole; see `Entry::sent`.
     let entry = unsafe { &mut *entry };
-    match entry.state {
-        state::FORWARD => forward::settled(&ctx, &frame, entry),
+    let state = entry.state;
+    if state == state::FORWARD || (state == state::HELD && !forward::holds(&frame, entry)) {
+        return forward::settled(&ctx, &frame, entry);
+    }
+    match state {
         state::ARMED => handover::arriving(&ctx, &frame, entry),
-        state::HELD => forward::held(&frame, entry),
+        state::HELD => DROP,
         state::ENDED => forward::ended(&frame, entry),
         _ => PASS,
     }

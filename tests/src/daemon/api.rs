@@ -28,6 +28,7 @@ pub struct Packet {
     pub copied: u64,
     pub refreshed: u64,
     pub disbelieved: u64,
+    pub held: u64,
 }
 
 /// The datapaths of the status.

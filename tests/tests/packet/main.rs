@@ -1,5 +1,6 @@
 //! The packet datapath: flows that leave their sockets.
 
+mod alternate;
 mod back;
 mod basics;
 mod churn;

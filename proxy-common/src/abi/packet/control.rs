@@ -53,7 +53,7 @@ pub enum Command {
     Flip = 2,
     /// The sockets have finished: make the entries whole, and forward by them alone.
     Settle = 3,
-    /// A flow without sockets is about to get some: note its packets, and drop them.
+    /// A flow without sockets is about to get some: drop what brings new bytes.
     Hold = 4,
     /// It gets none: forward its packets again.
     Resume = 5,
