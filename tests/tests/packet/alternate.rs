@@ -31,7 +31,7 @@ fn play((client, server): (TcpStream, TcpStream), number: u64, over: &AtomicBool
     let (mut bytes, mut round) = (0, 0_u64);
     while !over.load(Ordering::Relaxed) {
         let (up, down) = (CHUNK / (1 + (number + round) % 9), CHUNK / (1 + (3 * number + round) % 7));
-        let stream = number << 32 | 2 * round;
+        let stream = (number << 32) | (2 * round);
         let sides = || Ok::<_, anyhow::Error>((client.try_clone()?, server.try_clone()?));
         thread::scope(|scope| {
             let sent = scope.spawn(|| {
@@ -45,7 +45,7 @@ fn play((client, server): (TcpStream, TcpStream), number: u64, over: &AtomicBool
         .with_context(|| format!("flow {number}, round {round}"))?;
         bytes += up + down;
         round += 1;
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             dawdle(Duration::from_millis(7 * (number + round) % 50));
         }
     }

@@ -206,7 +206,7 @@ impl Road {
             Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), story, sockets }),
             Err(error) => {
                 tracing::warn!(flow = flow.id, %error, "flow reset: its new sockets cannot be used");
-                Err(story)
+                Err(Box::new(story))
             }
         };
         match sent {

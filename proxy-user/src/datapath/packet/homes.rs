@@ -29,11 +29,11 @@ pub(super) struct Homes {
 
 impl Homes {
     /// Err: there is no worker any more. The sockets are closed, and the story is given back.
-    pub(super) fn send(&self, returned: Returned) -> Result<(), Story> {
+    pub(super) fn send(&self, returned: Returned) -> Result<(), Box<Story>> {
         let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let Some(door) = doors.get(turn % doors.len().max(1)) else { return Err(returned.story) };
-        door.send(returned).map_err(|error| error.0.story)
+        let Some(door) = doors.get(turn % doors.len().max(1)) else { return Err(Box::new(returned.story)) };
+        door.send(returned).map_err(|error| Box::new(error.0.story))
     }
 }
 

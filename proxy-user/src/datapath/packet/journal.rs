@@ -37,7 +37,7 @@ pub(super) struct Note {
 
 #[derive(Serialize, Deserialize)]
 enum Line {
-    Came(Note),
+    Came(Box<Note>),
     Went(Words),
 }
 
@@ -67,7 +67,7 @@ impl Journal {
             match serde_json::from_str(&line) {
                 Ok(Line::Came(note)) => {
                     let [key, _] = note.keys;
-                    notes.insert(key, note);
+                    notes.insert(key, *note);
                 }
                 Ok(Line::Went(key)) => drop(notes.remove(&key)),
                 Err(_) => {}
@@ -89,7 +89,7 @@ impl Journal {
         self.with(|inner| {
             let [key, _] = note.keys;
             inner.live.insert(key, note.clone());
-            self.write(inner, &Line::Came(note.clone()));
+            self.write(inner, &Line::Came(Box::new(note.clone())));
         });
     }
 
@@ -130,7 +130,7 @@ impl Journal {
         let fresh = self.path.with_extension("new");
         let mut text = Vec::new();
         for note in inner.live.values() {
-            serde_json::to_writer(&mut text, &Line::Came(note.clone()))?;
+            serde_json::to_writer(&mut text, &Line::Came(Box::new(note.clone())))?;
             text.push(b'\n');
         }
         fs::write(&fresh, text)?;
