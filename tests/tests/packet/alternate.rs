@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::daemon::Daemon;
-use harness::deadline::dawdle;
+use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::impair::{Badness, Impaired};
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 
@@ -125,7 +125,9 @@ fn churn(badness: Badness) -> Result<()> {
     ensure!(returned >= all && left >= all, "{left} {returned} {all}");
     ensure!(after.forwarded_bytes > before.forwarded_bytes, "no byte went past the sockets");
     ensure!(badness.lost == 0 || done.iter().any(|done| done[0] > 0), "no packet was lost: {done:?}");
-    let records = site.daemon.access();
+    let records = wait_for("all records", PATIENCE, || {
+        Some(site.daemon.access()).filter(|records| records.len() as u64 >= FLOWS)
+    })?;
     ensure!(records.len() as u64 == FLOWS, "{} records", records.len());
     ensure!(records.iter().all(|record| record.reason == "eof"), "{records:?}");
     let said: u64 = records.iter().map(|record| record.bytes_in + record.bytes_out).sum();
