@@ -289,7 +289,9 @@ async fn stop(
         tracing::info!(flows = left, "closing the flows that are left");
     }
     tokio::select! {
-        () = hub.flows.none_left() => {}
+        () = hub.flows.none_left(), if released.is_none() => {}
+        // Some may be on their way to a worker.
+        () = hub.flows.none_at_all() => {}
         () = tokio::time::sleep(CLOSING) => {}
         () = signals.stop() => {}
     }

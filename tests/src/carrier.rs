@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::daemon::{Access, Daemon, Datapath, Kernel, Launch, Packet};
 use crate::netns::{Namespace, Topology, backend};
-use crate::peers::raw::Ending;
 
 /// A datapath, and the network that it needs.
 #[derive(Debug, Clone, Copy)]
@@ -122,12 +121,6 @@ impl Carrier {
     pub fn launch(&self) -> Result<Launch> {
         let launch = Launch::new()?;
         Ok(if self.datapath == Datapath::Packet { launch.release() } else { launch })
-    }
-
-    /// How a bound ends a flow that rests. Without sockets there is nobody who could send an end, and have it sent again.
-    #[must_use]
-    pub fn ending_by_bound(&self) -> Ending {
-        if self.datapath == Datapath::Packet { Ending::Reset } else { Ending::Eof }
     }
 
     /// For how long a flow that is over keeps its entries of maps: its ends may still have to hear the last of each other.

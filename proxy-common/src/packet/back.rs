@@ -1,9 +1,10 @@
 //! The way back: a flow without sockets gets some again, or is ended by us.
 //!
-//! Its packets are held first: noted, and dropped. What an end has acknowledged by then is where the new socket that speaks with
+//! Its packets are held first: those with new bytes are noted, and dropped, and all others go on. What an end has acknowledged by then is where the new socket that speaks with
 //! it goes on to send; and it is what the socket of the other end has received, since whatever is not acknowledged that
 //! end still has, and sends again. So no byte has to be known here to be delivered once.
 
+use super::header::Segment;
 use super::seq::place;
 use crate::abi::packet::{Answer, Command, Entry, flag, state};
 
@@ -41,6 +42,13 @@ pub const fn change(command: Command, [client, server]: [u8; 2], held_ms: u32) -
 #[inline(always)]
 pub const fn is_held(entry: &Entry, now_ms: u32) -> bool {
     now_ms.wrapping_sub(entry.handover) < HELD_MS
+}
+
+/// Whether a segment with so many bytes of payload brings any that were not sent before.
+#[must_use]
+#[inline(always)]
+pub const fn brings_more(entry: &Entry, segment: &Segment, payload: u32) -> bool {
+    payload > 0 && place(entry.sent, entry.start, segment.seq.wrapping_add(payload)) > entry.sent
 }
 
 /// Where a new socket begins.
@@ -104,6 +112,26 @@ pub fn start([client, server]: [&Entry; 2], stamps: bool, now_ms: u32) -> Result
         leg(server, client, delivered[0], stamps, now_ms),
     ];
     Ok(Starts { legs, delivered })
+}
+
+/// Segments that a new socket sends without an answer (RFC 6928). A peer that has got more than these, and whose word of it was
+/// lost, cannot be reached: Linux throws away what acknowledges bytes that the socket has not sent (`tcp_ack` in
+/// `net/ipv4/tcp_input.c`), and so never sends the next ones.
+const FIRST_SEGMENTS: u64 = 10;
+
+/// Bytes that each end has not acknowledged of what was forwarded to it, the client first; 0 and 0: what is known is exact.
+/// None: it does not fit together.
+#[must_use]
+pub fn under_way([client, server]: [&Entry; 2]) -> Option<[u64; 2]> {
+    let of = |entry: &Entry, other| delivered(entry, other).ok().map(|delivered| entry.sent - delivered);
+    Some([of(server, client)?, of(client, server)?])
+}
+
+/// Whether a new socket can catch up with a peer that takes segments of `most` bytes and may have got so many bytes more than
+/// it said.
+#[must_use]
+pub fn can_catch_up(under_way: u64, most: u32) -> bool {
+    under_way <= FIRST_SEGMENTS * u64::from(most)
 }
 
 /// What the other end has acknowledged, in the numbers of this one.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::packet::header::{Header, Shift, note, tcp};
+use crate::packet::header::{Header, Shift, hear, note, tcp};
 use crate::packet::seq::before;
 use proptest::prelude::*;
 
@@ -62,8 +62,12 @@ impl World {
         };
         let payload = low(bytes);
         let segment = header.segment(payload);
+        if self.held && brings_more(&self.entries[leg], &segment, payload) {
+            hear(&mut self.entries[leg], &segment, 0);
+            return;
+        }
         note(&mut self.entries[leg], &segment, payload, 0);
-        if self.held || !arrives {
+        if !arrives {
             return;
         }
         Shift::of(&self.entries[leg]).translate(&mut header, [0, 0]);
@@ -135,6 +139,18 @@ fn a_flow_at_rest_goes_on_where_it_is() {
     assert_eq!((server.receive, server.send), (70_200, 1105));
     assert_eq!((client.window, client.peer_scale, client.own_scale, client.stamp), (2000, 2, 7, None));
     assert_eq!(starts.delivered, [100, 200]);
+}
+
+#[test]
+fn what_is_not_acknowledged_is_under_way() {
+    let mut flow = entries();
+    let of = |[client, server]: &[Entry; 2]| under_way([client, server]);
+    assert_eq!(of(&flow), Some([0, 0]));
+    flow[0].sent += 50;
+    assert_eq!(of(&flow), Some([0, 50]), "to the server");
+    flow[1].acked = flow[1].acked.wrapping_add(51);
+    assert_eq!(of(&flow), None);
+    assert!(can_catch_up(5360, 536) && !can_catch_up(5361, 536));
 }
 
 #[test]

@@ -192,12 +192,18 @@ pub const fn window(window: u16, [scale_in, scale_out]: [u8; 2]) -> u16 {
 /// What an entry learns of a packet that goes by it.
 #[inline(always)]
 pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u32) {
-    if entry.active_ms != now_ms {
-        entry.active_ms = now_ms;
-    }
     let sent = place(entry.sent, entry.start, segment.seq.wrapping_add(payload));
     if sent > entry.sent {
         entry.sent = sent;
+    }
+    hear(entry, segment, now_ms);
+}
+
+/// What an entry learns of a packet that is not passed on: not that its bytes were sent.
+#[inline(always)]
+pub const fn hear(entry: &mut Entry, segment: &Segment, now_ms: u32) {
+    if entry.active_ms != now_ms {
+        entry.active_ms = now_ms;
     }
     if segment.has(tcp::ACK) {
         if before(entry.acked, segment.ack) {

@@ -5,9 +5,9 @@ use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, Key, flag, state};
-use proxy_common::packet::back::is_held;
+use proxy_common::packet::back::{brings_more, is_held};
 use proxy_common::packet::belief::{believe, is_likely, is_next, is_over};
-use proxy_common::packet::header::{Segment, Shift, note, tcp};
+use proxy_common::packet::header::{Segment, Shift, hear, note, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
 use proxy_common::packet::sum::Difference;
 
@@ -38,18 +38,17 @@ pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 
     onward(ctx, frame, entry, &segment, &shift)
 }
 
-/// A packet of a flow that is about to get sockets again: noted, so that these know where the ends are. What ends a stream
-/// is sent again, and an end that has reset says so again when it is asked.
+/// Whether a packet of a flow that is about to get sockets again is kept from the other end: if it brings bytes that were not
+/// sent before. All others go on, so that the ends come to agree on what has arrived.
 #[inline(always)]
-pub(crate) fn held(frame: &Frame, entry: &mut Entry) -> i32 {
-    let segment = frame.header.segment(frame.payload);
-    note(entry, &segment, frame.payload, now_ms());
-    if !is_held(entry, entry.active_ms) {
-        // Whoever held it has gone. This packet will be sent again.
-        entry.state = state::FORWARD;
+pub(crate) fn holds(frame: &Frame, entry: &mut Entry) -> bool {
+    let (segment, now_ms) = (frame.header.segment(frame.payload), now_ms());
+    if !is_held(entry, now_ms) || !brings_more(entry, &segment, frame.payload) {
+        return false;
     }
+    hear(entry, &segment, now_ms);
     count(Counter::Held, 1);
-    DROP
+    true
 }
 
 /// A packet of a flow that we have ended: the stack answers it with a reset. Who sends one himself, or begins anew, knows. That is
@@ -118,7 +117,7 @@ pub(crate) fn onward(
 /// Whether something is to be learnt of a packet. During a hand-over the entries do not know all that is needed to tell.
 #[inline(always)]
 fn is_credible(entry: &Entry, segment: &Segment) -> bool {
-    if entry.state != state::FORWARD || is_next(entry, segment) {
+    if entry.state == state::ARMED || is_next(entry, segment) {
         return true;
     }
     // SAFETY: an element of a map, of which words are read.

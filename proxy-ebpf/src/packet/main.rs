@@ -97,14 +97,19 @@ fn ingress(ctx: TcContext) -> i32 {
     let Some(entry) = FLOWS.get_ptr_mut(frame.key) else { return PASS };
     // SAFETY: `entry` is an element of a map. Others change it at the same time, each word as a whole; see `Entry::sent`.
     let entry = unsafe { &mut *entry };
-    match entry.state {
-        state::FORWARD if narrow::is_large(&ctx, frame) => {
+    let state = entry.state;
+    if state == state::FORWARD || (state == state::HELD && !forward::holds(frame, entry)) {
+        if narrow::is_large(&ctx, frame) {
             let verdict = narrow::turn_back(&ctx, frame, entry);
-            if verdict == narrow::FITS { forward::settled(&ctx, frame, entry) } else { verdict }
+            if verdict != narrow::FITS {
+                return verdict;
+            }
         }
-        state::FORWARD => forward::settled(&ctx, frame, entry),
+        return forward::settled(&ctx, frame, entry);
+    }
+    match state {
         state::ARMED => handover::arriving(&ctx, frame, entry),
-        state::HELD => forward::held(frame, entry),
+        state::HELD => DROP,
         state::ENDED => forward::ended(frame, entry),
         _ => PASS,
     }

@@ -43,9 +43,6 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     // A flow that the kernel was to take, and did not, has been copied before.
     let [up, down] = flow.copied_here();
     let mut ending = Ending::new(hub, [leg(sockets[0], down)?, leg(sockets[1], up)?], false);
-    if let Some(reason) = flow.closing.get() {
-        ending.close_for(*reason);
-    }
     let [to_upstream, to_client] = &flow.copied;
     let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
     let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
@@ -86,9 +83,7 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
         if super::packet::is_leaving(flow) {
             continue;
         }
-        if flow.orders.are_to_kill() {
-            ending.kill();
-        }
+        ending.obey(flow);
         let taken = || {
             let [up, down] = flow.copied_here();
             ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])

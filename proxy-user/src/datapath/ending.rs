@@ -11,7 +11,7 @@ use proxy_common::flow::{
 use socket2::SockRef;
 
 use super::Carried;
-use crate::hub::{Bytes, Hub};
+use crate::hub::{Bytes, Flow, Hub};
 use crate::sys;
 
 /// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
@@ -64,14 +64,13 @@ impl Ending {
         self.machine.close(self.begun.elapsed(), Reason::Drain);
     }
 
-    /// The same for another reason: it has come to its bound already.
-    pub(super) fn close_for(&mut self, reason: Reason) {
-        self.machine.close(self.begun.elapsed(), reason);
-    }
-
-    /// Lets the next turn reset both sides: an operator wants it.
-    pub(super) const fn kill(&mut self) {
-        self.killed = true;
+    /// Does what the flow is to come to: its end at once, by a reset of both sides, where an operator wants that, or its end in
+    /// order, where it has got sockets for nothing else.
+    pub(super) fn obey(&mut self, flow: &Flow) {
+        self.killed = flow.orders.are_to_kill();
+        if let Some(reason) = flow.closing.get() {
+            self.machine.close(self.begun.elapsed(), *reason);
+        }
     }
 
     /// Returns at the earliest moment at which the flow may have been idle for too long; never, if it may be. `rested`: for how

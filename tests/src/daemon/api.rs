@@ -33,6 +33,7 @@ pub struct Packet {
     pub aged: u64,
     pub too_big: u64,
     pub untracked: u64,
+    pub held: u64,
 }
 
 /// The datapaths of the status.

@@ -100,8 +100,8 @@ fn law_7_the_drain_timeout_ends_a_quiet_flow_in_order() -> Result<()> {
         carrier.wait_until_carried(&site.daemon)?;
     }
     begin_drain(&site)?;
-    expect_ending(&mut client, carrier.ending_by_bound())?;
-    expect_ending(&mut server, carrier.ending_by_bound())?;
+    expect_ending(&mut client, Ending::Eof)?;
+    expect_ending(&mut server, Ending::Eof)?;
     assert_eq!(site.daemon.wait_for_exit(PATIENCE)?.code(), Some(0));
     assert_eq!(site.daemon.wait_for_access(client.local_addr()?)?.reason, "drain");
     Ok(())

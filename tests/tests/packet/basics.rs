@@ -80,13 +80,13 @@ fn a_reset_reaches_the_other_end_and_the_record() -> Result<()> {
 }
 
 #[test]
-fn a_flow_that_rests_for_too_long_is_ended() -> Result<()> {
+fn a_flow_that_rests_for_too_long_is_ended_in_order() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("idle", "2s"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
     wait_for_packets(&site.daemon, 1)?;
-    expect_ending(&mut client, Ending::Reset)?;
-    expect_ending(&mut server, Ending::Reset)?;
+    expect_ending(&mut client, Ending::Eof)?;
+    expect_ending(&mut server, Ending::Eof)?;
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
     assert_eq!(access.reason, "idle_timeout", "{access:?}");
     site.daemon.stop()

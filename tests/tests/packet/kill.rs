@@ -34,8 +34,10 @@ fn the_reset_is_sent_again_until_it_has_come() -> Result<()> {
     }
     let lost = impaired.iter().map(|one| Ok(one.done()?[0])).sum::<Result<u64>>()?;
     ensure!(lost > 0, "no packet was lost");
-    let killed = site.daemon.access().iter().filter(|record| record.reason == "killed").count();
-    ensure!(killed == FLOWS, "{killed} records");
+    wait_for("all records", PATIENCE, || {
+        let killed = site.daemon.access().iter().filter(|record| record.reason == "killed").count();
+        (killed == FLOWS).then_some(())
+    })?;
     site.daemon.stop()
 }
 

@@ -1,6 +1,7 @@
 //! The packet datapath: flows that leave their sockets.
 
 mod ageing;
+mod alternate;
 mod back;
 mod basics;
 mod churn;

@@ -76,8 +76,8 @@ fn a_daemon_that_is_stopped_leaves_them_and_one_that_is_to_release_them_does_not
     site.daemon.signal(libc::SIGTERM)?;
     assert_eq!(site.daemon.wait_for_exit(PATIENCE)?.code(), Some(0));
     for (mut client, mut server) in flows {
-        expect_ending(&mut client, Ending::Reset)?;
-        expect_ending(&mut server, Ending::Reset)?;
+        expect_ending(&mut client, Ending::Eof)?;
+        expect_ending(&mut server, Ending::Eof)?;
         let access = site.daemon.wait_for_access(client.local_addr()?)?;
         assert_eq!(access.reason, "drain", "{access:?}");
     }

@@ -78,7 +78,7 @@ pub enum Command {
     Steer = 4,
     /// Start the timer that looks after the flows when the daemon does not.
     Tend = 5,
-    /// A flow without sockets is about to get some: note its packets, and drop them.
+    /// A flow without sockets is about to get some: drop what brings new bytes.
     Hold = 6,
     /// It gets none: forward its packets again.
     Resume = 7,

@@ -95,7 +95,7 @@ pub mod state {
     pub const FORWARD: u8 = 2;
     /// Packets go to the host's own stack, which answers with a reset unless there is a socket.
     pub const DEAD: u8 = 3;
-    /// Packets are noted and dropped: the flow is about to get sockets again. It was so since [`super::Entry::handover`], a time;
+    /// Packets with new bytes are noted and dropped: the flow is about to get sockets again. It was so since [`super::Entry::handover`], a time;
     /// after [`crate::packet::back::HELD_MS`] the state is as good as [`FORWARD`].
     pub const HELD: u8 = 4;
     /// The flow was ended by us: as [`DEAD`], and it is noted when an end shows that it knows.

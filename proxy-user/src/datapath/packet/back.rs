@@ -22,16 +22,19 @@ use super::{Returned, Road};
 use crate::hub::Hub;
 use crate::sys;
 
-/// Between two looks at what the ends acknowledge; so many without a change are a rest.
+/// Between two looks at what the ends acknowledge.
 const LOOK: Duration = Duration::from_millis(3);
-const CALM: u32 = 3;
 
-/// An end that is asked may take so long to answer. One that does not is not waited for: what it has got and not said is sent to
-/// it once more.
-const ANSWER: Duration = Duration::from_millis(200);
+/// They have so long to acknowledge all that is on its way to them. What they have got and not said by then is sent to them once
+/// more.
+const REST: Duration = Duration::from_millis(700);
 
-/// Ends that go on to acknowledge are waited for no longer than this.
-const REST: Duration = Duration::from_millis(600);
+/// An end that has not said so by then is asked again: Linux answers but twice a second (`net.ipv4.tcp_invalid_ratelimit`).
+const ASK_AGAIN: Duration = Duration::from_millis(550);
+
+/// Tries where packets were lost, and the pause between two.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(400);
 
 /// A stop takes flows back for so long, so many at a time.
 const RELEASE: Duration = Duration::from_secs(3);
@@ -42,6 +45,8 @@ const AT_A_TIME: usize = 64;
 enum Failed {
     #[error("{}", .0.text())]
     Hindered(back::Hindrance),
+    #[error("its ends do not say what they have got")]
+    Unsettled,
     #[error("its entries are not what they should be, or are gone ({0:?})")]
     Refused(Answer),
     #[error("the system refuses a socket: {0}")]
@@ -103,7 +108,16 @@ impl Road {
     pub(super) async fn take_back(&self, hub: &Hub, client: Key, closing: Option<Reason>) {
         let Some(parked) = self.lot.take(&client) else { return };
         let flow = Arc::clone(&parked.flow);
-        match self.restore(&parked).await {
+        let mut restored = self.restore(&parked).await;
+        for _ in 1..TRIES {
+            if !matches!(restored, Err(Failed::Unsettled)) {
+                break;
+            }
+            // Meanwhile they may send again what was lost.
+            tokio::time::sleep(PAUSE).await;
+            restored = self.restore(&parked).await;
+        }
+        match restored {
             Ok((sockets, starts)) => self.bring_home(hub, parked, sockets, &starts, closing),
             Err(failed) => {
                 tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
@@ -132,34 +146,32 @@ impl Road {
         };
         let terms = parked.terms.unwrap_or_else(|| Terms::unknown([&one, &other]));
         let starts = back::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
+        let under_way = back::under_way([&one, &other]).unwrap_or([u64::MAX; 2]);
+        let catch_up = |(bytes, [most, _]): (u64, [u32; 2])| back::can_catch_up(bytes, most);
+        if !under_way.into_iter().zip(terms.sizes).all(catch_up) {
+            return Err(Failed::Unsettled);
+        }
         let [first, second] = &starts.legs;
         let sockets = [make(&client, &other, first, &terms, 0)?, make(&server, &one, second, &terms, 1)?];
         held.free()?;
         Ok((sockets, starts))
     }
 
-    /// Waits until the ends have said where they stand.
+    /// Waits until the ends have said that they have got all that was forwarded to them, or for a while.
     async fn rest(&self, parked: &Parked) {
-        let (begun, since) = (Instant::now(), sys::now_ms());
-        let entries = self.entries(&parked.keys);
-        self.send(parked, &entries, [true; 2], Purpose::Probe);
-        let acks = |entries: &[Option<Entry>; 2]| {
-            entries.each_ref().map(|entry| entry.as_ref().map(|entry| entry.acked))
-        };
-        let has_answered = |entry: &Option<Entry>| {
-            entry.as_ref().is_some_and(|entry| entry.active_ms.wrapping_sub(since).cast_signed() >= 0)
-        };
-        let (mut last, mut calm) = (acks(&entries), 0);
+        let (begun, mut asked) = (Instant::now(), [false; 2]);
         while begun.elapsed() < REST {
-            tokio::time::sleep(LOOK).await;
             let entries = self.entries(&parked.keys);
-            let now = acks(&entries);
-            calm = if now == last { calm + 1 } else { 0 };
-            last = now;
-            let all_answered = entries.iter().all(has_answered);
-            if calm >= CALM && (all_answered || begun.elapsed() >= ANSWER) {
+            let [Some(client), Some(server)] = &entries else { return };
+            if back::under_way([client, server]) == Some([0; 2]) {
                 return;
             }
+            let turn = usize::from(begun.elapsed() >= ASK_AGAIN);
+            if let Some(asked) = asked.get_mut(turn).filter(|asked| !**asked) {
+                *asked = true;
+                self.send(parked, &entries, [true; 2], Purpose::Probe);
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -220,7 +232,7 @@ impl Road {
                 break;
             }
             let (road, hub) = (Arc::clone(self), Arc::clone(hub));
-            tasks.spawn(async move { road.take_back(&hub, client, None).await });
+            tasks.spawn(async move { road.take_back(&hub, client, Some(Reason::Drain)).await });
         }
         // Each of them is short.
         while tasks.join_next().await.is_some() {}

@@ -12,7 +12,7 @@ use proxy_common::flow::{End, Reason, Side};
 use proxy_common::packet::eligible::{self, Leg, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 
-use super::terms::Terms;
+use super::terms::{self, Terms};
 use super::{PATIENCE, Road, Way, key};
 use crate::datapath::Carriers;
 use crate::hub::{Flow, Hub, Phase};
@@ -111,7 +111,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
     road.routes.entered(plan.changes);
     // Packets that went by before it was armed have come to their sockets afterwards.
     road.grace.wait().await.map_err(refused)?;
-    flip(flow, &armed, sockets).await.map_err(refused)??;
+    flip(flow, &armed, &plan, sockets).await.map_err(refused)??;
     // No way back from here on.
     let drained = match drain(hub, flow, &armed, sockets).await {
         Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| broken(Reason::KernelLost))),
@@ -125,7 +125,6 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
             tracing::warn!(flow = flow.id, %error, "flow reset: its hand-over has failed");
             return Ok(broken(Reason::Internal));
         }
-        road.untrack(&plan.keys);
     }
     // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
     let waited = road.grace.wait().await;
@@ -135,6 +134,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
         road.packet.forget(&plan.keys);
         return Ok(broken(Reason::Internal));
     }
+    road.untrack(&plan.keys);
     Ok(Way::Free(plan.keys, Terms::of(&plan.legs, sockets)))
 }
 
@@ -205,6 +205,15 @@ impl Plan {
         Ok(Ok(()))
     }
 
+    /// Whether both sockets know their peers' time stamps, if there are any: one that was made for a connection that existed
+    /// already has to see a packet first.
+    fn know_stamps(&self, armed: &Armed<'_>) -> io::Result<bool> {
+        if !terms::have_stamps(&self.legs) {
+            return Ok(true);
+        }
+        Ok(armed.look()?.is_ok_and(|sockets| sockets.iter().all(|socket| socket.ts_recent != 0)))
+    }
+
     /// The first byte that a socket sent is the first one that the other one received: what userspace holds is not sent yet.
     #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap round")]
     fn delta(&self, flow: &Flow, [client, server]: &[Socket; 2]) -> [u32; 2] {
@@ -271,7 +280,12 @@ impl Ends {
 }
 
 /// Waits for a moment at which the sockets can be left.
-async fn flip(flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Result<(), Obstacle>> {
+async fn flip(
+    flow: &Flow,
+    armed: &Armed<'_>,
+    plan: &Plan,
+    sockets: &[OwnedFd; 2],
+) -> io::Result<Result<(), Obstacle>> {
     let begun = Instant::now();
     let mut asked: Option<Instant> = None;
     let mut pause = LOOK_MIN;
@@ -280,7 +294,8 @@ async fn flip(flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Res
             sockets.iter().try_for_each(sys::provoke_answer)?;
             asked = Some(Instant::now());
         }
-        let obstacle = match armed.flip()? {
+        let answer = if plan.know_stamps(armed)? { armed.flip()? } else { Answer::Unseen };
+        let obstacle = match answer {
             Answer::Done => {
                 // In the same breath: what copies must not take the silence of the sockets for an end.
                 flow.leaving.store(true, Ordering::Relaxed);

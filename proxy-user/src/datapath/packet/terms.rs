@@ -33,7 +33,7 @@ impl Terms {
             sys::most_sent(socket).ok().filter(|most| *most > 0).unwrap_or_else(|| smallest(client.is_ipv6))
         });
         Self {
-            stamps: client.options & STAMPS != 0,
+            stamps: have_stamps(legs),
             selective: client.options & SELECTIVE != 0,
             sizes: [[to_client, client.most_received], [to_server, server.most_received]],
         }
@@ -44,6 +44,11 @@ impl Terms {
         let most = smallest(!proxy_common::abi::packet::is_ipv4(&client.source));
         Self { stamps: client.stamped != 0 || server.stamped != 0, selective: false, sizes: [[most, 0]; 2] }
     }
+}
+
+/// Whether there are time stamps: on both legs, or on none.
+pub(super) const fn have_stamps([client, _]: &[Leg; 2]) -> bool {
+    client.options & STAMPS != 0
 }
 
 const fn smallest(is_ipv6: bool) -> u32 {
