@@ -9,9 +9,9 @@ use crate::flow::{End, Reason, Side};
 /// What ends a flow that does not end by itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Without a packet, once one side has ended.
+    /// Without a byte, once one side has ended.
     pub half_close: Duration,
-    /// Without a packet. Zero: for ever.
+    /// Without a byte. Zero: for ever.
     pub idle: Duration,
     /// Without a packet of an end that was asked for one.
     pub keepalive: Duration,
@@ -41,9 +41,9 @@ const SOON: Duration = Duration::from_millis(50);
 /// Longest time between two looks.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Looks at a flow at `now_ms` of the clock that the entries know. None of the entries: something has removed it.
+/// Looks at a flow at `now_ms` of the clock that the entries know, of which a byte was last seen to move at `moved_ms`. None of the entries: something has removed it.
 #[must_use]
-pub fn step(entries: [Option<&Entry>; 2], now_ms: u32, bounds: &Bounds) -> Step {
+pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &Bounds) -> Step {
     let [Some(client), Some(server)] = entries else { return Step::Cut(end(Reason::KernelLost)) };
     for (entry, side) in [(client, Side::Client), (server, Side::Upstream)] {
         if entry.flags & flag::RST != 0 {
@@ -60,8 +60,7 @@ pub fn step(entries: [Option<&Entry>; 2], now_ms: u32, bounds: &Bounds) -> Step 
         return Step::Cut(end(Reason::KernelLost));
     }
     let silent = [client, server].map(|entry| since(entry.active_ms, now_ms));
-    let [client_silent, server_silent] = silent;
-    let rested = client_silent.min(server_silent);
+    let rested = since(moved_ms, now_ms);
     let mut wait = if ended == [true; 2] { SOON } else { LONGEST };
     if ended != [false; 2] {
         if rested >= bounds.half_close {
@@ -149,7 +148,7 @@ mod tests {
     }
 
     fn at(entries: &[Entry; 2], now_ms: u32, bounds: &Bounds) -> Step {
-        step(entries.each_ref().map(Some), now_ms, bounds)
+        step(entries.each_ref().map(Some), 5, now_ms, bounds)
     }
 
     #[test]
@@ -192,6 +191,12 @@ mod tests {
         assert_eq!(at(&flow, 100_005, &patient), Step::Cut(end(Reason::IdleTimeout)));
         (flow[0].flags, flow[0].fin) = (flag::FIN, 100);
         assert_eq!(at(&flow, 60_005, &patient), Step::Cut(end(Reason::HalfCloseTimeout)));
+        (flow[0].active_ms, flow[1].active_ms) = (60_000, 60_000);
+        assert_eq!(
+            at(&flow, 60_005, &patient),
+            Step::Cut(end(Reason::HalfCloseTimeout)),
+            "an answer to a probe"
+        );
         let forever = Bounds { idle: Duration::ZERO, ..patient };
         flow[0].flags = 0;
         assert!(matches!(at(&flow, 200_000, &forever), Step::Wait(_)));
@@ -200,6 +205,6 @@ mod tests {
     #[test]
     fn a_flow_whose_entries_are_gone_is_lost() {
         let [one, _] = entries();
-        assert_eq!(step([Some(&one), None], 5, &BOUNDS), Step::Cut(end(Reason::KernelLost)));
+        assert_eq!(step([Some(&one), None], 5, 5, &BOUNDS), Step::Cut(end(Reason::KernelLost)));
     }
 }

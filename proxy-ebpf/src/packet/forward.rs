@@ -4,7 +4,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_redirect_neigh, b
 use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::ptr::null_mut;
-use proxy_common::abi::packet::{Counter, Entry, Key, flag, state};
+use proxy_common::abi::packet::{Counter, Entry, flag, state};
 use proxy_common::packet::back::{brings_more, is_held};
 use proxy_common::packet::belief::{believe, is_likely, is_next, is_over};
 use proxy_common::packet::header::{Segment, Shift, hear, note, tcp};
@@ -63,8 +63,9 @@ pub(crate) fn ended(frame: &Frame, entry: &mut Entry) -> i32 {
     PASS
 }
 
-/// Whether the client has taken the port of a connection that is over for a new one, which is for the listener.
-#[inline(always)]
+/// Whether the client has taken the port of a connection that is over for a new one, which is for the listener. A function of its
+/// own, as others here: what rare packets need of the stack, of which there are 512 bytes, is not taken by all.
+#[inline(never)]
 fn begins_another(entry: &Entry, segment: &Segment) -> bool {
     if segment.has(tcp::ACK) {
         return false;
@@ -94,7 +95,9 @@ pub(crate) fn onward(
     if !is_credible {
         count(Counter::Disbelieved, 1);
     } else if segment.has(tcp::FIN | tcp::RST) {
-        heed(&frame.key, entry, segment);
+        if heed(entry, segment) {
+            tell(&frame.key, entry);
+        }
     }
     let Some(stamp) = translate(ctx, frame, entry, shift) else {
         count(Counter::Untranslatable, 1);
@@ -117,18 +120,20 @@ pub(crate) fn onward(
 /// Whether something is to be learnt of a packet. During a hand-over the entries do not know all that is needed to tell.
 #[inline(always)]
 fn is_credible(entry: &Entry, segment: &Segment) -> bool {
-    if entry.state == state::ARMED || is_next(entry, segment) {
-        return true;
-    }
+    entry.state == state::ARMED || is_next(entry, segment) || is_likely_of(entry, segment)
+}
+
+#[inline(never)]
+fn is_likely_of(entry: &Entry, segment: &Segment) -> bool {
     // SAFETY: an element of a map, of which words are read.
     unsafe { FLOWS.get(entry.other()) }.is_some_and(|other| is_likely(entry, other, segment))
 }
 
-/// A function of its own, so that what it keeps on the stack is there for rare packets only.
+/// Notes an end. Whether that is news.
 #[inline(never)]
-fn heed(key: &Key, entry: &mut Entry, segment: &Segment) {
+fn heed(entry: &mut Entry, segment: &Segment) -> bool {
     // SAFETY: an element of a map, of which words are read.
-    let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return };
+    let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return false };
     let belief = believe(entry, other, segment);
     if belief.doubted {
         count(Counter::Disbelieved, 1);
@@ -137,10 +142,11 @@ fn heed(key: &Key, entry: &mut Entry, segment: &Segment) {
         entry.fin = segment.end.wrapping_sub(1);
     }
     // A repeated FIN comes after the other end's, perhaps, and is not the first for that.
-    if belief.flags & !entry.flags & !flag::FIRST != 0 {
+    let is_news = belief.flags & !entry.flags & !flag::FIRST != 0;
+    if is_news {
         entry.flags |= belief.flags;
-        tell(key, entry);
     }
+    is_news
 }
 
 /// Translates the headers. None: that cannot be done; else the time stamp that was there, if any.

@@ -149,7 +149,7 @@ pub(crate) fn count(counter: Counter, by: u64) {
 }
 
 /// Asks the daemon to look at the flow of this entry: events bear the key of the client's packets.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn tell(key: &Key, entry: &Entry) {
     let key = if entry.leg == 0 { *key } else { entry.other() };
     if EVENTS.output::<Key>(key, 0).is_err() {

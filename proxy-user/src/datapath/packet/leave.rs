@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use proxy_common::abi::packet::{Answer, Entry, Handover, Key, Socket};
 use proxy_common::flow::{End, Reason, Side};
 use proxy_common::packet::eligible::{self, Leg, Obstacle, Policy};
+use proxy_common::packet::life::{self, Step};
+use proxy_common::packet::seq::later;
 use proxy_common::plan::{Datapath, Fallback};
 
+use super::lot::bounds;
 use super::terms::{self, Terms};
 use super::{PATIENCE, Road, Way, key};
 use crate::datapath::Carriers;
@@ -21,7 +24,7 @@ use crate::sys;
 
 /// First and longest pause between two looks at sockets that drain.
 const LOOK_MIN: Duration = Duration::from_millis(1);
-const LOOK_MAX: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// An end that was asked for a sign of life, and has not answered, is asked again: Linux answers but twice a second
 /// (`net.ipv4.tcp_invalid_ratelimit`), and it may have been asked before.
@@ -113,7 +116,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
     road.grace.wait().await.map_err(refused)?;
     flip(flow, &armed, &plan, sockets).await.map_err(refused)??;
     // No way back from here on.
-    let drained = match drain(hub, flow, &armed, sockets).await {
+    let drained = match drain(road, hub, flow, &armed, &plan.keys, sockets).await {
         Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| broken(Reason::KernelLost))),
         Ok(Some(end)) => Ok(Some(Way::Broken(end))),
         Err(error) => Err(error),
@@ -317,7 +320,14 @@ async fn flip(
 }
 
 /// Waits until both ends have what the sockets owe them. Some: that will not be.
-async fn drain(hub: &Hub, flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]) -> io::Result<Option<End>> {
+async fn drain(
+    road: &Road,
+    hub: &Hub,
+    flow: &Flow,
+    armed: &Armed<'_>,
+    keys: &[Key; 2],
+    sockets: &[OwnedFd; 2],
+) -> io::Result<Option<End>> {
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut reset_since: Option<Instant> = None;
     let mut pause = LOOK_MIN;
@@ -336,6 +346,9 @@ async fn drain(hub: &Hub, flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]
                 return Ok(Some(end));
             }
         }
+        if let Some(end) = overdue(road, hub, keys) {
+            return Ok(Some(end));
+        }
         for (socket, side) in sockets.iter().zip(Side::BOTH) {
             if sys::leg(socket)?.state != ESTABLISHED {
                 let reason = Reason::Reset(side);
@@ -347,6 +360,17 @@ async fn drain(hub: &Hub, flow: &Flow, armed: &Armed<'_>, sockets: &[OwnedFd; 2]
             () = &mut stopping => return Ok(Some(End { reason: Reason::Drain, side: None })),
         }
         pause = (pause * 2).min(LOOK_MAX);
+    }
+}
+
+/// A reader that takes no more may keep a socket from finishing: the bounds of all flows hold here, too.
+fn overdue(road: &Road, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
+    let entries = road.entries(keys);
+    let [Some(client), Some(server)] = &entries else { return None };
+    let active_ms = later(client.active_ms, server.active_ms);
+    match life::step([Some(client), Some(server)], active_ms, sys::now_ms(), &bounds(hub)) {
+        Step::Cut(end) => Some(end),
+        Step::Wait(_) | Step::Probe(..) | Step::Over(_) => None,
     }
 }
 

@@ -9,18 +9,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, state};
+use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, flag};
 use proxy_common::flow::{End, Reason, Side};
 use proxy_common::packet::craft::{Purpose, craft};
 use proxy_common::packet::life::{self, Bounds, Step};
-use proxy_common::plan::Datapath;
+use proxy_common::packet::seq::later;
 use tokio::sync::Notify;
 
 use super::Road;
 use super::end::Telling;
 use super::journal::{Journal, Note};
 use super::terms::Terms;
-use crate::hub::{Active, Bytes, Flow, Hub, Stage, Story};
+use crate::hub::{Active, Bytes, Flow, Hub, Story};
 use crate::sys;
 
 /// Pause between two looks when an event was lost.
@@ -40,6 +40,10 @@ pub(crate) struct Parked {
     /// When to look at it next.
     due: Instant,
     bytes: Bytes,
+    /// Whether its ends had ended their streams,
+    ended: [bool; 2],
+    /// and when that or its bytes were last seen to change, by the entries' clock.
+    moved_ms: u32,
 }
 
 impl Parked {
@@ -49,9 +53,10 @@ impl Parked {
         keys: [Key; 2],
         terms: Option<Terms>,
         active: Active,
+        moved_ms: u32,
     ) -> Self {
-        let bytes = flow.copied();
-        Self { flow, story, keys, terms, active: Some(active), telling: None, due: Instant::now(), bytes }
+        let (bytes, due, ended) = (flow.copied(), Instant::now(), [false; 2]);
+        Self { flow, story, keys, terms, active: Some(active), telling: None, due, bytes, ended, moved_ms }
     }
 }
 
@@ -59,7 +64,7 @@ impl Parked {
 pub(crate) struct Lot {
     inner: Mutex<Inner>,
     news: Notify,
-    journal: Journal,
+    pub(super) journal: Journal,
 }
 
 #[derive(Default)]
@@ -184,18 +189,15 @@ impl Road {
             return None;
         }
         let entries = self.entries(&parked.keys);
-        match life::step(entries.each_ref().map(Option::as_ref), sys::now_ms(), &bounds(hub)) {
-            Step::Wait(after) => {
-                note_progress(parked, &entries);
-                Some(after)
-            }
+        note_progress(parked, &entries);
+        let found = entries.each_ref().map(Option::as_ref);
+        match life::step(found, parked.moved_ms, sys::now_ms(), &bounds(hub)) {
+            Step::Wait(after) => Some(after),
             Step::Probe(ends, after) => {
-                note_progress(parked, &entries);
                 self.send(parked, &entries, ends, Purpose::Probe);
                 Some(after)
             }
             Step::Over(end) => {
-                note_progress(parked, &entries);
                 tell(hub, parked, end);
                 hub.flows.leave_parked(&parked.flow);
                 self.lot.forget(&parked.keys);
@@ -205,7 +207,6 @@ impl Road {
                 Some(self.linger(parked).unwrap_or_default())
             }
             Step::Cut(end) if end.reason == Reason::IdleTimeout => {
-                note_progress(parked, &entries);
                 let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
                 tokio::spawn(async move { road.take_back(&hub, key, Some(end.reason)).await });
                 None
@@ -284,16 +285,20 @@ impl Road {
     }
 }
 
-fn bounds(hub: &Hub) -> Bounds {
+pub(super) fn bounds(hub: &Hub) -> Bounds {
     let timeouts = &hub.snapshot.timeouts;
     Bounds { half_close: timeouts.half_close, idle: timeouts.idle, keepalive: timeouts.keepalive }
 }
 
-/// Bytes that are not in the entries any more are known from here.
+/// Bytes that are not in the entries any more are known from here. What answers to probes is no progress.
 pub(super) fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
-    for (bytes, entry) in parked.bytes.iter_mut().zip(entries) {
-        if let Some(entry) = entry {
-            *bytes = life::bytes(entry);
+    let known = parked.bytes.iter_mut().zip(&mut parked.ended);
+    for ((bytes, ended), entry) in known.zip(entries.iter().map(Option::as_ref)) {
+        let Some(entry) = entry else { continue };
+        let now = (life::bytes(entry), entry.flags & flag::FIN != 0);
+        if now != (*bytes, *ended) {
+            (*bytes, *ended) = now;
+            parked.moved_ms = later(parked.moved_ms, entry.active_ms);
         }
     }
 }
@@ -334,63 +339,4 @@ fn note(parked: &Parked) -> Note {
         hello_ms: parked.story.hello.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
         connect_ms: parked.story.connect.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
     }
-}
-
-/// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was in the middle of a hand-over
-/// has no sockets any more: the stack resets it.
-pub(super) fn adopt(road: &Road, hub: &Hub) {
-    let entries: HashMap<Key, Entry> = road.packet.entries().into_iter().collect();
-    let notes = road.lot.journal.load();
-    let mut adopted = 0_usize;
-    for (key, entry) in &entries {
-        let other = entry.other();
-        let whole = entry.state == state::FORWARD
-            && entries.get(&other).is_some_and(|back| back.state == state::FORWARD && back.other() == *key);
-        if !whole {
-            road.packet.forget(&[*key, other]);
-            continue;
-        }
-        if entry.leg == 0 {
-            let keys = [*key, other];
-            let parked = revive(hub, keys, notes.get(&key.to_words()), entry, entries.get(&other));
-            road.park(parked);
-            adopted += 1;
-        }
-    }
-    road.lot.journal.forget_all_but(&entries.keys().map(Key::to_words).collect());
-    if adopted > 0 {
-        tracing::info!(flows = adopted, "flows without sockets have outlived the last daemon");
-    }
-}
-
-fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: Option<&Entry>) -> Parked {
-    let [client, server] = &keys;
-    let listener: Arc<str> = known.map_or("", |note| note.listener.as_str()).into();
-    let flow = hub.flows.adopt(source(client), &listener);
-    let mut facts = flow.facts();
-    facts.stage = Stage::Carry;
-    facts.sni = known.and_then(|note| note.sni.clone());
-    facts.route = known.map_or("", |note| note.route.as_str()).into();
-    facts.upstream = known.and_then(|note| note.upstream.as_deref()).map(Arc::from);
-    facts.server = Some(source(server));
-    facts.upstream_local = Some(target(server));
-    facts.datapath = Some(Datapath::Packet);
-    facts.keys = Some(keys);
-    // What was carried before counts for the daemon that carried it.
-    for (meter, entry) in facts.reported.iter_mut().zip([Some(entry), back]) {
-        let _ = meter.advance(entry.map_or(0, life::bytes));
-    }
-    let route = Arc::clone(&facts.route);
-    drop(facts);
-    let millis = Duration::from_millis;
-    let story = Story {
-        before: known.map_or(Duration::ZERO, |note| {
-            millis(note.age_ms.saturating_add(sys::uptime_ms().saturating_sub(note.clock_ms)))
-        }),
-        hello: known.and_then(|note| note.hello_ms).map(millis),
-        connect: known.and_then(|note| note.connect_ms).map(millis),
-        ..Story::default()
-    };
-    let terms = known.and_then(|note| note.terms);
-    Parked::new(flow, story, keys, terms, hub.meters.active(&route, Datapath::Packet))
 }

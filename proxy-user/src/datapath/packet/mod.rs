@@ -4,6 +4,7 @@
 //! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
 //! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
 
+mod adopt;
 mod ageing;
 mod back;
 mod clamp;
@@ -100,7 +101,7 @@ impl Road {
             is_closing: AtomicBool::new(false),
         });
         road.begin_to_tend(hub)?;
-        lot::adopt(&road, hub);
+        adopt::adopt(&road, hub);
         Ok(road)
     }
 
@@ -214,7 +215,14 @@ impl Departed {
     /// Leaves the flow to the lot. Its story is told when it ends.
     pub(crate) fn park(self, entry: crate::hub::Entry<'_>, story: Story) {
         let flow = entry.park();
-        self.road.park(lot::Parked::new(flow, story, self.keys, Some(self.terms), self.active));
+        self.road.park(lot::Parked::new(
+            flow,
+            story,
+            self.keys,
+            Some(self.terms),
+            self.active,
+            sys::now_ms(),
+        ));
     }
 }
 
