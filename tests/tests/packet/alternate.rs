@@ -85,7 +85,11 @@ fn churn(badness: Badness) -> Result<()> {
     let ends = [(&net.client, "edge"), (&net.backend, "edge"), (&net.edge, "client"), (&net.edge, "backend")];
     let bad = ends.map(|(namespace, interface)| Impaired::at(namespace, interface, badness));
     let bad = bad.into_iter().collect::<Result<Vec<_>>>()?;
-    let flows = (0..FLOWS).map(|_| site.legacy_flow()).collect::<Result<Vec<_>>>()?;
+    let mut flows = (0..FLOWS).map(|_| site.legacy_flow()).collect::<Result<Vec<_>>>()?;
+    for (client, server) in &mut flows {
+        // Not before its first byte.
+        transfer(client, server, 1, 1)?;
+    }
     wait_for_packets(&site.daemon, usize::try_from(FLOWS)?)?;
     let ids: Vec<u64> = site.daemon.flows()?.iter().map(|flow| flow.id).collect();
     let (over, before) = (AtomicBool::new(false), counted(&site.daemon)?);
@@ -131,7 +135,7 @@ fn churn(badness: Badness) -> Result<()> {
     ensure!(records.len() as u64 == FLOWS, "{} records", records.len());
     ensure!(records.iter().all(|record| record.reason == "eof"), "{records:?}");
     let said: u64 = records.iter().map(|record| record.bytes_in + record.bytes_out).sum();
-    ensure!(said == bytes, "the records have {said} bytes of {bytes}");
+    ensure!(said == bytes + FLOWS, "the records have {said} bytes of {bytes} and one more of each");
     site.daemon.stop()
 }
 

@@ -51,6 +51,7 @@ fn connections_by_ipv6_are_removed_as_well() -> Result<()> {
     let daemon = Launch::new()?.start(&net.edge, &config)?;
     let mut client = net.client.connect((EDGE_IPV6, 443).into())?;
     let mut server = listener.accept()?;
+    transfer(&mut client, &mut server, 1, 1)?;
     wait_for_packets(&daemon, 1)?;
     let port = client.local_addr()?.port();
     wait_for("two entries to be removed", PATIENCE, || {
