@@ -94,10 +94,8 @@ pub(crate) fn onward(
     let is_credible = is_credible(entry, segment);
     if !is_credible {
         count(Counter::Disbelieved, 1);
-    } else if segment.has(tcp::FIN | tcp::RST) {
-        if heed(entry, segment) {
-            tell(&frame.key, entry);
-        }
+    } else if segment.has(tcp::FIN | tcp::RST) && heed(entry, segment) {
+        tell(&frame.key, entry);
     }
     let Some(stamp) = translate(ctx, frame, entry, shift) else {
         count(Counter::Untranslatable, 1);

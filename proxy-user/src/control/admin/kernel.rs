@@ -94,7 +94,7 @@ fn of_sockmap(counters: &KernelCounters) -> [Reading; 11] {
     ]
 }
 
-fn of_packet(counters: &PacketCounters) -> [Reading; 11] {
+fn of_packet(counters: &PacketCounters) -> [Reading; 16] {
     [
         ("packet_forwarded_packets", "Packets translated and sent on", counters.forwarded),
         ("packet_forwarded_bytes", "Payload of them", counters.forwarded_bytes),
@@ -107,5 +107,10 @@ fn of_packet(counters: &PacketCounters) -> [Reading; 11] {
         ("packet_disbelieved_packets", "FIN and RST from outside the window", counters.disbelieved),
         ("packet_held_packets", "Packets dropped while a flow gets sockets", counters.held),
         ("packet_lost_events", "Events that did not fit into the ring", counters.lost_events),
+        ("packet_no_route_packets", "Packets dropped, to which no route led", counters.no_route),
+        ("packet_route_changes", "Ways of entries that have changed", counters.moved),
+        ("packet_aged_flows", "Flows forgotten while no daemon ran", counters.aged),
+        ("packet_too_big_packets", "Packets too large, whose senders were told", counters.too_big),
+        ("packet_untracked_connections", "Entries of connection tracking removed", counters.untracked),
     ]
 }
