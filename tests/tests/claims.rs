@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use harness::command::{run, snisplice};
-use harness::daemon::{Datapath, cli};
+use harness::daemon::{Datapath, Flow, cli};
 use harness::peers::raw::transfer;
 use harness::site::{RawSite, config};
 use harness::workdir::WorkDir;
@@ -56,6 +56,11 @@ fn every_metric_is_documented_and_every_documented_one_exists() -> Result<()> {
     drop((client, server, fallback));
     site.daemon.wait_for_idle()?;
     let without_sockets = RawSite::start(&config().datapath(Datapath::Packet))?;
+    let (mut client, mut server) = without_sockets.flow()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    let left = |flow: &Flow| flow.datapath.as_deref() == Some("packet");
+    without_sockets.daemon.wait_for_flow("the flow to leave its sockets", left)?;
+    drop((client, server));
     let text =
         [&site, &without_sockets].map(|site| Ok::<_, anyhow::Error>(site.daemon.get("/metrics")?.body));
     let text = text.into_iter().collect::<Result<String>>()?;
