@@ -142,6 +142,7 @@ fn ground(dice: &mut Dice) -> Result<Score> {
         while listener.accept_within(Duration::ZERO)?.is_some() {}
     }
     let daemon = daemon.context("no daemon")?;
+    // Also those whose ends were reset by the sockets that they just had.
     wait_for_packets(&daemon, 0)?;
     daemon.stop()?;
     Ok(score)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_common::abi::packet::{Entry, Key, state};
+use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life;
 use proxy_common::packet::seq::later;
 use proxy_common::plan::Datapath;
@@ -14,6 +15,10 @@ use super::journal::Note;
 use super::lot::{Parked, source, target};
 use crate::hub::{Hub, Stage, Story};
 use crate::sys;
+
+/// A daemon that is killed between a flow's entries and the close of its sockets leaves both: the kernel resets its ends, which say
+/// nothing any more. So the ends of flows that were in use so lately are asked at once.
+const RECENT: Duration = Duration::from_secs(60);
 
 /// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was in the middle of a hand-over
 /// has no sockets any more: the stack resets it.
@@ -31,7 +36,11 @@ pub(super) fn adopt(road: &Road, hub: &Hub) {
         }
         if entry.leg == 0 {
             let keys = [*key, other];
-            let parked = revive(hub, keys, notes.get(&key.to_words()), entry, entries.get(&other));
+            let back = entries.get(&other);
+            let parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
+            if back.is_some_and(|back| life::rested([entry, back], sys::now_ms()) < RECENT) {
+                road.send(&parked, &[Some(*entry), back.copied()], [true; 2], Purpose::Probe);
+            }
             road.park(parked);
             adopted += 1;
         }
