@@ -17,7 +17,7 @@ use harness::pins::Pins;
 use crate::counted;
 
 /// Flows of a case, and how many at a time.
-const FLOWS: u64 = 192;
+const FLOWS: u64 = 128;
 const AT_A_TIME: u64 = 16;
 
 const SERVER_PORT: u16 = 9443;
