@@ -72,7 +72,7 @@ impl Packet<'_> {
         if start + size_of::<T>() > self.0.data_end() {
             return None;
         }
-        // SAFETY: all of it is in the packet, by the comparison above, and T is a number. The load is one of the BPF machine, for
+        // SAFETY: all of it is in the packet, by the comparison above, and T is made of numbers. The load is one of the BPF machine, for
         // which addresses in packets need no alignment; byte by byte it would take several times as long.
         Some(unsafe { *(start as *const T) })
     }
@@ -92,6 +92,11 @@ impl Bytes for Packet<'_> {
     #[inline(always)]
     fn eight(&self, at: usize) -> Option<u64> {
         self.read(at).map(u64::from_be)
+    }
+
+    #[inline(always)]
+    fn eights<const N: usize>(&self, at: usize) -> Option<[u64; N]> {
+        self.read::<[u64; N]>(at).map(|eights| eights.map(u64::from_be))
     }
 
     #[inline(always)]

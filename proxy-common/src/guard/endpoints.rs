@@ -35,7 +35,7 @@ impl Endpoint {
     #[inline(always)]
     const fn home(self, seed: u64) -> usize {
         let [first, rest, kind] = self.place();
-        let mixed = first ^ rest.rotate_left(23) ^ kind.rotate_left(41);
+        let mixed = (first ^ kind << 41).wrapping_mul(seed).wrapping_add(rest);
         (mixed.wrapping_mul(seed) >> 51) as usize
     }
 }

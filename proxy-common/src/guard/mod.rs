@@ -21,7 +21,7 @@ pub use endpoints::{Endpoint, MAX_ENDPOINTS, PLACES, Place, contains};
 #[cfg(feature = "std")]
 pub use endpoints::{Endpoints, TooManyEndpoints};
 pub use lists::{Key, Listed, Listing, MAX_BOUNDARIES, SLOTS, search};
-pub use packet::{Address, Bytes, Defect, Family, Head, Segment, locate};
+pub use packet::{Address, Bytes, Defect, Family, Head, Segment, segment};
 pub use reason::Reason;
 #[cfg(feature = "std")]
 pub use table::{Table, TooMany};

@@ -11,6 +11,8 @@ pub trait Bytes {
     fn four(&self, at: usize) -> Option<u32>;
     /// Eight bytes.
     fn eight(&self, at: usize) -> Option<u64>;
+    /// Eight bytes, and as many more times.
+    fn eights<const N: usize>(&self, at: usize) -> Option<[u64; N]>;
 
     /// Whether all of the packet can be read. It may lie in several pieces, of which only the first can.
     fn is_whole(&self) -> bool;
@@ -27,6 +29,11 @@ impl Bytes for [u8] {
 
     fn eight(&self, at: usize) -> Option<u64> {
         self.get(at..)?.first_chunk().copied().map(u64::from_be_bytes)
+    }
+
+    fn eights<const N: usize>(&self, at: usize) -> Option<[u64; N]> {
+        let (eights, _) = self.get(at..)?.as_chunks();
+        eights.first_chunk::<N>().map(|eights| eights.map(u64::from_be_bytes))
     }
 
     fn is_whole(&self) -> bool {
@@ -70,19 +77,31 @@ impl Address {
     }
 }
 
-/// Where things are in a packet that begins a TCP segment.
+/// A packet that begins a TCP segment, as far as the verdict needs it. It refers to the packet no more: the verifier then sees that
+/// it does not matter where in the packet things were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// IPv4 or IPv6.
-    pub family: Family,
+    /// Where it comes from.
+    pub source: Address,
+    /// Where it goes to.
+    pub destination: Address,
+    /// The port there.
+    pub port: u16,
+    /// Of its header.
+    pub head: Head,
+}
+
+/// Where things are in such a packet.
+struct Layout {
+    family: Family,
     /// Where the IP header is.
-    pub ip: usize,
+    ip: usize,
     /// Where the TCP header is.
-    pub tcp: usize,
+    tcp: usize,
     /// Bytes of the segment by the word of the IP header. None: the packet is longer than that can say.
-    pub length: Option<usize>,
+    length: Option<usize>,
     /// Further fragments follow.
-    pub is_cut: bool,
+    is_cut: bool,
 }
 
 /// What is wrong with a TCP header.
@@ -119,6 +138,8 @@ const DESTINATION: u64 = 60;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
+/// What a header begins with.
+const PORTS: usize = 4;
 
 /// IPv6 extension headers that are followed. More than these no real packet has.
 const MAX_EXTENSIONS: usize = 6;
@@ -142,9 +163,67 @@ const VALID_FLAGS: u32 = {
         | 1 << (ACK | URG)
 };
 
-/// Finds the TCP header. None: the packet is something else, or a later fragment of something.
+/// Reads a packet. None: it is something else, or a later fragment of something.
 #[inline(always)]
-pub fn locate<B: Bytes + ?Sized>(bytes: &B) -> Option<Segment> {
+pub fn segment<B: Bytes + ?Sized>(bytes: &B) -> Option<Segment> {
+    // Nearly all packets are plain, and of these everything is where it always is.
+    let plain = match bytes.two(ETHER_TYPE)? {
+        IPV4 => plain_ipv4(bytes),
+        IPV6 => plain_ipv6(bytes),
+        _ => None,
+    };
+    match plain {
+        Some(segment) => Some(segment),
+        None => locate(bytes)?.segment(bytes),
+    }
+}
+
+/// Where the IP header is without a VLAN tag.
+const PLAIN: usize = ETHER_TYPE + 2;
+
+/// Without options, whole.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "parts of a word")]
+fn plain_ipv4<B: Bytes + ?Sized>(bytes: &B) -> Option<Segment> {
+    let [head, source, destination, _, flags] = bytes.eights(PLAIN)?;
+    if head >> 56 != 0x45 || head & 0x3fff != 0 || source >> 48 & 0xff != TCP {
+        return None;
+    }
+    let length = match (head >> 32 & 0xffff) as usize {
+        0 => None,
+        total => Some(total.checked_sub(IPV4_HEADER)?),
+    };
+    Some(Segment {
+        source: Address::v4(source as u32),
+        destination: Address::v4((destination >> 32) as u32),
+        port: destination as u16,
+        head: Head::plain((flags >> 48) as u32, length)?,
+    })
+}
+
+/// Without extension headers.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "parts of a word")]
+fn plain_ipv6<B: Bytes + ?Sized>(bytes: &B) -> Option<Segment> {
+    let [head, source, source_rest, destination, destination_rest, ports, flags] = bytes.eights(PLAIN)?;
+    if head >> 60 != 6 || head >> 8 & 0xff != TCP {
+        return None;
+    }
+    let length = match (head >> 16 & 0xffff) as usize {
+        0 => None,
+        payload => Some(payload),
+    };
+    Some(Segment {
+        source: Address::v6(source, source_rest),
+        destination: Address::v6(destination, destination_rest),
+        port: (ports >> 32) as u16,
+        head: Head::plain((flags >> 16 & 0xffff) as u32, length)?,
+    })
+}
+
+/// Finds the headers.
+#[inline(always)]
+fn locate<B: Bytes + ?Sized>(bytes: &B) -> Option<Layout> {
     let mut at = ETHER_TYPE;
     let mut kind = bytes.two(at)?;
     for _ in 0..2 {
@@ -162,7 +241,7 @@ pub fn locate<B: Bytes + ?Sized>(bytes: &B) -> Option<Segment> {
 }
 
 #[inline(always)]
-fn locate_ipv4<B: Bytes + ?Sized>(bytes: &B, ip: usize) -> Option<Segment> {
+fn locate_ipv4<B: Bytes + ?Sized>(bytes: &B, ip: usize) -> Option<Layout> {
     let head = bytes.eight(ip)?;
     let protocol = u64::from(bytes.two(ip + 8)? & 0xff);
     let header = ((head >> 56) & 0x0f) as usize * 4;
@@ -178,11 +257,11 @@ fn locate_ipv4<B: Bytes + ?Sized>(bytes: &B, ip: usize) -> Option<Segment> {
         0 => None,
         total => Some(total.checked_sub(header)?),
     };
-    Some(Segment { family: Family::V4, ip, tcp: ip + header, length, is_cut: head & 0x2000 != 0 })
+    Some(Layout { family: Family::V4, ip, tcp: ip + header, length, is_cut: head & 0x2000 != 0 })
 }
 
 #[inline(always)]
-fn locate_ipv6<B: Bytes + ?Sized>(bytes: &B, ip: usize) -> Option<Segment> {
+fn locate_ipv6<B: Bytes + ?Sized>(bytes: &B, ip: usize) -> Option<Layout> {
     let head = bytes.eight(ip)?;
     if head >> 60 != 6 {
         return None;
@@ -198,7 +277,7 @@ fn locate_ipv6<B: Bytes + ?Sized>(bytes: &B, ip: usize) -> Option<Segment> {
                 0 => None,
                 _ => Some(payload.checked_sub(at - ip - IPV6_HEADER)?),
             };
-            return Some(Segment { family: Family::V6, ip, tcp: at, length, is_cut });
+            return Some(Layout { family: Family::V6, ip, tcp: at, length, is_cut });
         }
         let extension = bytes.four(at)?;
         let size = (extension >> 16 & 0xff) as usize;
@@ -218,27 +297,19 @@ fn locate_ipv6<B: Bytes + ?Sized>(bytes: &B, ip: usize) -> Option<Segment> {
     None
 }
 
-impl Segment {
-    /// The port that it goes to.
+impl Layout {
     #[inline(always)]
-    pub fn port<B: Bytes + ?Sized>(&self, bytes: &B) -> Option<u16> {
+    fn segment<B: Bytes + ?Sized>(&self, bytes: &B) -> Option<Segment> {
         // A segment that is too short for its ports has none, whatever follows it in the frame.
-        if self.length.is_some_and(|length| length < 4) {
+        if self.length.is_some_and(|length| length < PORTS) {
             return None;
         }
-        bytes.two(self.tcp + 2)
-    }
-
-    /// Where it comes from.
-    #[inline(always)]
-    pub fn source<B: Bytes + ?Sized>(&self, bytes: &B) -> Option<Address> {
-        self.address(bytes, 12, 8)
-    }
-
-    /// Where it goes to.
-    #[inline(always)]
-    pub fn destination<B: Bytes + ?Sized>(&self, bytes: &B) -> Option<Address> {
-        self.address(bytes, 16, 24)
+        Some(Segment {
+            port: bytes.two(self.tcp + 2)?,
+            source: self.address(bytes, 12, 8)?,
+            destination: self.address(bytes, 16, 24)?,
+            head: self.head(bytes),
+        })
     }
 
     #[inline(always)]
@@ -249,9 +320,8 @@ impl Segment {
         }
     }
 
-    /// Its header, as far as the verdict needs it.
     #[inline(always)]
-    pub fn head<B: Bytes + ?Sized>(&self, bytes: &B) -> Head {
+    fn head<B: Bytes + ?Sized>(&self, bytes: &B) -> Head {
         let word = match bytes.two(self.tcp + 12) {
             Some(word) => u32::from(word),
             None if bytes.is_whole() => MISSING,
@@ -261,8 +331,7 @@ impl Segment {
     }
 }
 
-/// What the verdict needs of a TCP header. It refers to the packet no more: the verifier then sees that it does not matter where
-/// in the packet it was.
+/// What the verdict needs of a TCP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The data offset and the flags, or [`MISSING`] or [`UNREADABLE`].
@@ -277,6 +346,15 @@ const MISSING: u32 = 1 << 16;
 const UNREADABLE: u32 = 1 << 17;
 
 impl Head {
+    /// Of a packet that is not cut. None: it has no ports.
+    #[inline(always)]
+    fn plain(word: u32, length: Option<usize>) -> Option<Self> {
+        if length.is_some_and(|length| length < PORTS) {
+            return None;
+        }
+        Some(Self { word, length, is_cut: false })
+    }
+
     /// Whether the segment asks for a connection, if its header is one that can be.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use super::bucket::{Bucket, Rate};
 use super::endpoints::Endpoint;
 use super::lists::Listed;
-use super::packet::{Address, Bytes, Defect, Family, Head, locate};
+use super::packet::{Address, Bytes, Defect, Family, Head, Segment, segment};
 use super::reason::Reason;
 
 /// What a source is counted as: its address without the last bits, in one word for both families.
@@ -75,16 +75,8 @@ pub trait World {
 /// Decides about a packet.
 #[inline(always)]
 pub fn decide<B: Bytes + ?Sized, W: World>(bytes: &B, world: &W) -> Reason {
-    let Some(segment) = locate(bytes) else { return Reason::Other };
-    let Some(port) = segment.port(bytes) else { return Reason::Other };
-    if !world.is_port(port) {
-        return Reason::Other;
-    }
-    let (Some(source), Some(destination)) = (segment.source(bytes), segment.destination(bytes)) else {
-        return Reason::Other;
-    };
-    let head = segment.head(bytes);
-    if !world.is_listener(Endpoint { address: destination, port }) {
+    let Some(Segment { source, destination, port, head }) = segment(bytes) else { return Reason::Other };
+    if !world.is_port(port) || !world.is_listener(Endpoint { address: destination, port }) {
         return Reason::Other;
     }
     match world.listed(source) {

@@ -41,7 +41,7 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let (mut upstream, upstream_socket) = pair.upstream.split();
     let sockets: [&TcpStream; 2] = [client_socket.as_ref(), upstream_socket.as_ref()];
     // A flow that the kernel was to take, and did not, has been copied before.
-    let [up, down] = flow.copied();
+    let [up, down] = flow.copied_here();
     let mut ending = Ending::new(hub, [leg(sockets[0], down)?, leg(sockets[1], up)?], false);
     let [to_upstream, to_client] = &flow.copied;
     let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
@@ -51,9 +51,8 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1]).run(&mut upstream));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut alarm = std::pin::pin!(pause(due));
-    // Whether a pump has come to its end, we have been told to stop, and a socket has failed.
-    let (mut ended, mut stopped, mut broken) = ([false; 2], false, [false; 2]);
-    let mut limit = None;
+    // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again.
+    let (mut ended, mut stopped, mut broken, mut limit) = ([false; 2], false, [false; 2], None);
     loop {
         tokio::select! {
             () = &mut up, if !ended[0] => ended[0] = true,
@@ -81,8 +80,12 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             () = pause(limit) => {}
             () = ending.idle(|| flow.rested()) => {}
         }
+        if super::packet::is_leaving(flow) {
+            continue;
+        }
+        ending.obey(flow);
         let taken = || {
-            let [up, down] = flow.copied();
+            let [up, down] = flow.copied_here();
             ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
         };
         match ending.turn(sockets, taken)? {

@@ -11,6 +11,7 @@ mod copy;
 mod ending;
 mod leftover;
 mod local;
+pub(crate) mod packet;
 mod pipes;
 mod pump;
 mod sockmap;
@@ -28,6 +29,7 @@ use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Local, Skip};
 use tokio::net::TcpStream;
 
 use self::copy::Copied;
+use self::packet::{Departed, Road};
 use self::sockmap::{Spliced, Trace};
 use self::watch::Watch;
 
@@ -49,7 +51,16 @@ pub(crate) struct Carriers {
     pub(crate) hub: Arc<Hub>,
     /// None: this host cannot splice by sockmap.
     sockmap: Option<(SockmapHandle, Watch)>,
+    /// None: no upstream wants it, or this host cannot.
+    pub(crate) road: Option<Arc<Road>>,
     host: Host,
+}
+
+/// What became of a flow.
+pub(crate) enum Outcome {
+    Ended(Carried),
+    /// It goes on without sockets.
+    Left(Departed),
 }
 
 /// A flow that has ended: why, and the bytes that each peer was given, client to upstream first.
@@ -60,22 +71,36 @@ pub(crate) struct Carried {
 
 impl Carriers {
     /// To be made inside the worker's runtime.
-    pub(crate) fn new(hub: Arc<Hub>, sockmap: Option<SockmapHandle>, host: Host) -> io::Result<Self> {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        sockmap: Option<SockmapHandle>,
+        road: Option<Arc<Road>>,
+        host: Host,
+    ) -> io::Result<Self> {
         let sockmap = sockmap.map(|handle| Watch::start(&hub).map(|watch| (handle, watch))).transpose()?;
-        Ok(Self { hub, sockmap, host })
+        Ok(Self { hub, sockmap, road, host })
     }
 
     fn host(&self) -> Host {
-        if self.hub.sockmap_lost.load(Ordering::Relaxed) { Host::default() } else { self.host }
+        let lost = self.hub.sockmap_lost.load(Ordering::Relaxed);
+        if lost { Host { packet: self.host.packet, ..Host::default() } } else { self.host }
     }
 
     /// Carries `pair` to its end by the best datapath that takes it.
-    pub(crate) async fn carry(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
+    pub(crate) async fn carry(&self, flow: &Flow, pair: Pair, choice: Choice) -> Outcome {
         flow.facts().stage = Stage::Carry;
         // The upstream's is armed since before it was connected.
         if let Err(error) = sys::reset_on_close(&pair.client, true) {
-            return internal(flow, [0; 2], &error);
+            return Outcome::Ended(internal(flow, [0; 2], &error));
         }
+        if choice == Choice::Only(Datapath::Packet) {
+            // Boxed, as all that follows: each flow has room for its own way only.
+            return Box::pin(self.by_packet(flow, pair)).await;
+        }
+        Outcome::Ended(self.carry_by_sockets(flow, pair, choice).await)
+    }
+
+    async fn carry_by_sockets(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
         let near = choice != Choice::Only(Datapath::Copy)
             && self.host().local != Local::Unavailable
             && is_near(&pair);
@@ -91,7 +116,6 @@ impl Carriers {
             Ok((mut spliced, datapath)) => {
                 self.hub.flows.know_places(flow, spliced.places());
                 let _active = self.begin(flow, datapath);
-                // Boxed, as copying is below: each flow has room for its own way only.
                 return Box::pin(spliced.carry(&self.hub, flow)).await;
             }
             Err(refused) => *refused,
@@ -151,7 +175,7 @@ impl Carriers {
     ) -> Result<Option<Bypass<'a>>, Fallback> {
         match datapath {
             Datapath::Local => Bypass::find(handle, &pair.client, &pair.upstream).map(Some),
-            Datapath::Sockmap | Datapath::Copy => Ok(None),
+            Datapath::Sockmap | Datapath::Copy | Datapath::Packet => Ok(None),
         }
     }
 

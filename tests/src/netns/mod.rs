@@ -1,5 +1,7 @@
 //! Network namespaces: private networks for one test.
 
+mod conntrack;
+mod pinned;
 mod sys;
 mod syscalls;
 mod topology;
@@ -13,9 +15,11 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
+pub use pinned::PinnedMap;
 pub use sys::{
     BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
     wait_for_interrupt,
@@ -110,8 +114,29 @@ impl Namespace {
         self.ip_batch(&links.map(|name| format!("link set {name} down\n")).collect::<String>())
     }
 
+    /// Like [`Namespace::connect`], from this address and port.
+    ///
+    /// # Errors
+    /// When the address cannot be had, or the connection is not accepted within 10 s.
+    pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+        self.enter(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&from.into()).with_context(|| format!("binding to {from}"))?;
+            socket
+                .connect_timeout(&to.into(), PATIENCE)
+                .with_context(|| format!("connecting from {from} to {to}"))?;
+            let stream = TcpStream::from(socket);
+            set_patience(&stream)?;
+            Ok(stream)
+        })
+    }
+
     /// Runs lines of `ip` commands in this namespace.
-    fn ip_batch(&self, lines: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn ip_batch(&self, lines: &str) -> Result<()> {
         ip(&["-netns", self.name(), "-batch", "-"], lines).map(drop)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use harness::carrier::Carrier;
-use harness::daemon::{Access, Daemon};
+use harness::daemon::{Access, Daemon, Datapath};
 use harness::keyed;
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::site::{RawSite, config_of, polling_hello};
@@ -89,6 +89,9 @@ fn law_1_bytes_that_were_queued_before_the_hand_over_come_first() -> Result<()> 
         client.write_all(&first)?;
         let mut server = site.polling.accept_after(&hello)?;
         keyed::receive(&mut server, 1, bytes)?;
+        if carrier.datapath == Datapath::Packet {
+            carrier.wait_until_carried(&site.daemon)?;
+        }
         transfer(&mut server, &mut client, 2, bytes)?;
         let access = settle(&site.daemon, client, server)?;
         expect(&access, first.len() as u64, bytes);

@@ -11,7 +11,7 @@ use harness::guard::frame::{ACK, Frame, SYN};
 use harness::guard::random::Numbers;
 use harness::netns::{CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6, Topology};
 use harness::site::config;
-use harness::wire::{FrameSocket, Guard, XdpProgram, addressed, hardware_address, interface_number};
+use harness::wire::{FrameSocket, Guard, Program, addressed, hardware_address, interface_number};
 use harness::workdir::WorkDir;
 
 use crate::figures::{Figures, Kind};
@@ -35,8 +35,8 @@ const DROP: u32 = 1;
 pub(crate) struct Scene {
     net: Topology,
     daemon: Daemon,
-    guard: XdpProgram,
-    bare: [XdpProgram; 2],
+    guard: Program,
+    bare: [Program; 2],
     nft: Option<Nft>,
     networks: Vec<String>,
     edge: [u8; 6],
@@ -110,7 +110,7 @@ impl Scene {
             eprintln!("NOT MEASURED nftables: there is no nft; install nftables");
         }
         let edge = hardware_address(&net.edge, "client")?;
-        let bare = [XdpProgram::that_says(PASS)?, XdpProgram::that_says(DROP)?];
+        let bare = [Program::that_says(PASS)?, Program::that_says(DROP)?];
         Ok(Self { guard: guard.program()?, net, daemon, bare, nft, networks: v4, edge, _work: work })
     }
 
@@ -146,7 +146,7 @@ impl Scene {
         let [pass, drop] = &self.bare;
         let deny = addressed(Frame::new(denied_v4(), EDGE_IPV4, 443, SYN).bytes(), self.edge);
         let syn = addressed(Frame::new(CLIENT_IPV4, EDGE_IPV4, 443, SYN).bytes(), self.edge);
-        let inject = |program: &XdpProgram, frame: &[u8]| {
+        let inject = |program: &Program, frame: &[u8]| {
             self.net.edge.enter(|| {
                 let interface = interface_number("client")?;
                 let begun = Instant::now();
@@ -196,7 +196,7 @@ impl Scene {
 }
 
 /// Nanoseconds of one run, of the part of all `runs` that took the least.
-fn least(program: &XdpProgram, frame: &[u8], runs: u32, verdict: Option<u32>) -> Result<f64> {
+fn least(program: &Program, frame: &[u8], runs: u32, verdict: Option<u32>) -> Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..PARTS {
         let run = program.run(frame, runs / PARTS)?;

@@ -4,6 +4,8 @@ use harness::daemon::{Access, Kernel};
 use harness::peers::tls::Wire;
 use serde::Serialize;
 
+use crate::outlive::Outlived;
+
 /// All results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -15,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) kernel_unavailable: Option<String>,
     /// The kernel's counters over the story.
     pub(crate) kernel: KernelCount,
+    /// The agents whose daemon was killed.
+    pub(crate) outlived: Outlived,
     /// What went wrong beside the connections, such as a complaint of a server.
     pub(crate) complaints: Vec<String>,
 }
@@ -154,6 +158,7 @@ impl Report {
         self.visits.iter().all(|visit| visit.problems.is_empty())
             && self.burst.as_ref().is_none_or(|burst| burst.lost == 0)
             && self.complaints.is_empty()
+            && self.outlived.is_good()
             && (self.kernel_carried() || self.kernel_unavailable.is_some())
     }
 }
