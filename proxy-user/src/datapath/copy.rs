@@ -2,14 +2,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_common::flow::{Leg, Seen};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::ending::{Ending, Next, earlier};
+use super::ending::{Ending, Next};
 use super::pump::Pump;
 use super::{Carried, Pair, internal};
 use crate::hub::{Flow, Hub, Phase};
@@ -50,8 +50,9 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0]).run(&mut client));
     let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1]).run(&mut upstream));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
-    let mut alarm = std::pin::pin!(pause(due));
-    // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again.
+    let mut alarm = std::pin::pin!(until(after(due)));
+    // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
+    // time to wait, since a wait would begin anew whenever anything else happens.
     let (mut ended, mut stopped, mut broken, mut limit) = ([false; 2], false, [false; 2], None);
     loop {
         tokio::select! {
@@ -70,17 +71,19 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
                 if !stopped && ended == [false; 2] && all_rest() {
                     return Ok(Copied::Due);
                 }
-                alarm.set(pause(due));
+                alarm.set(until(after(due)));
                 continue;
             }
             () = blocked.notified() => {
-                limit = earlier(limit, Some(LOOK));
+                limit = sooner(limit, after(Some(LOOK)));
                 continue;
             }
-            () = pause(limit) => {}
+            () = until(limit) => {}
             () = ending.idle(|| flow.rested()) => {}
         }
         if super::packet::is_leaving(flow) {
+            // What hands it over keeps the time from here on.
+            limit = None;
             continue;
         }
         ending.obey(flow);
@@ -89,7 +92,7 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
         };
         match ending.turn(sockets, taken)? {
-            Next::Wait(next) => limit = earlier(next, (!all_rest()).then_some(LOOK)),
+            Next::Wait(next) => limit = sooner(after(next), after((!all_rest()).then_some(LOOK))),
             Next::Done(Carried { end, .. }) => {
                 return Ok(Copied::Ended(Carried { end, bytes: flow.copied() }));
             }
@@ -103,9 +106,18 @@ fn leg(socket: &TcpStream, written: u64) -> io::Result<Leg> {
     Ok(Leg::from_start(&reading, written))
 }
 
-async fn pause(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
+fn after(time: Option<Duration>) -> Option<Instant> {
+    time.and_then(|time| Instant::now().checked_add(time))
+}
+
+/// The sooner of two moments, none of which may come.
+fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
 }

@@ -45,6 +45,11 @@ pub fn wave_of(seed: u64) -> u64 {
     seed - seed % WAVE
 }
 
+/// Which wave it is that begins with seed `first`, counted from 0.
+pub fn number_of(first: u64) -> u64 {
+    first / WAVE
+}
+
 /// The command that plays a seed again.
 pub fn replay(carrier: &Carrier, seed: u64) -> String {
     let name = carrier.name;
