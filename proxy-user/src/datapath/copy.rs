@@ -87,11 +87,7 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             continue;
         }
         ending.obey(flow);
-        let taken = || {
-            let [up, down] = flow.copied_here();
-            ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
-        };
-        match ending.turn(sockets, taken)? {
+        match ending.turn(sockets, || (taken(flow, ended, broken), [0; 2]))? {
             Next::Wait(next) => limit = sooner(after(next), after((!all_rest()).then_some(LOOK))),
             Next::Done(Carried { end, .. }) => {
                 return Ok(Copied::Ended(Carried { end, bytes: flow.copied() }));
@@ -120,6 +116,11 @@ async fn until(moment: Option<Instant>) {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+fn taken(flow: &Flow, ended: [bool; 2], broken: [bool; 2]) -> [Seen; 2] {
+    let [up, down] = flow.copied_here();
+    [seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)]
 }
 
 fn seen(ended: bool, broken: bool, bytes: u64) -> Seen {
