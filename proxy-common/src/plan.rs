@@ -39,7 +39,7 @@ impl Datapath {
 /// What the operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// The best datapath that works.
+    /// The best datapath that works. Without sockets only where the host is set up for that (`[packet]`), and then first.
     #[default]
     Auto,
     /// This one where it works, else what it builds on.
@@ -57,6 +57,8 @@ pub enum Skip {
     Remote,
     /// Some servers would notice it here, so that the configuration has to name it.
     ByNameOnly,
+    /// A flow leaves its sockets, or not, before it is spliced or copied for good.
+    Before,
 }
 
 /// Why a datapath did not carry a flow that it was meant to carry.
@@ -137,7 +139,7 @@ pub fn patience(choice: Choice, plan: &[Datapath]) -> Option<Duration> {
 pub fn skip(choice: Choice, host: Host, near: bool, datapath: Datapath) -> Option<Skip> {
     match (choice, datapath) {
         (_, Datapath::Copy) => None,
-        (Choice::Auto, Datapath::Packet) => Some(Skip::ByNameOnly),
+        (Choice::Auto, Datapath::Packet) => Some(Skip::Before),
         (Choice::Only(Datapath::Packet), Datapath::Packet) => (!host.packet).then_some(Skip::Unavailable),
         (Choice::Only(Datapath::Copy | Datapath::Packet), _)
         | (Choice::Only(_), Datapath::Packet)

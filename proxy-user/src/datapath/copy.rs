@@ -19,6 +19,16 @@ use crate::sys;
 /// does meanwhile, nobody tells.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// When another datapath may go on with a flow. Where it does not rest at that moment, that is tried again after [`LOOK`].
+#[derive(Clone, Copy)]
+pub(super) enum Due<'a> {
+    Never,
+    /// From this moment on.
+    At(Instant),
+    /// As soon as this is rung.
+    Rung(&'a Notify),
+}
+
 /// What became of a flow that was copied.
 pub(super) enum Copied {
     /// It has ended.
@@ -27,16 +37,15 @@ pub(super) enum Copied {
     Due,
 }
 
-/// Carries `pair` to its end, or until it has gone on for `due` and rests for a moment; if it does not, that is tried again
-/// after the same time.
-pub(super) async fn carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration>) -> Copied {
+/// Carries `pair` to its end, or until another datapath may go on and it rests for a moment.
+pub(super) async fn carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> Copied {
     match try_carry(hub, flow, pair, due).await {
         Ok(copied) => copied,
         Err(error) => Copied::Ended(internal(flow, flow.copied(), &error)),
     }
 }
 
-async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration>) -> io::Result<Copied> {
+async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> io::Result<Copied> {
     let (mut client, client_socket) = pair.client.split();
     let (mut upstream, upstream_socket) = pair.upstream.split();
     let sockets: [&TcpStream; 2] = [client_socket.as_ref(), upstream_socket.as_ref()];
@@ -50,7 +59,7 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0]).run(&mut client));
     let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1]).run(&mut upstream));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
-    let mut alarm = std::pin::pin!(until(after(due)));
+    let mut due_again = None;
     // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
     // time to wait, since a wait would begin anew whenever anything else happens.
     let (mut ended, mut stopped, mut broken, mut limit) = ([false; 2], false, [false; 2], None);
@@ -67,11 +76,11 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             }
             // Time to look whether the peers are still there.
             () = flow.wake.notified() => {}
-            () = &mut alarm => {
+            () = is_due(due, due_again) => {
                 if !stopped && ended == [false; 2] && all_rest() {
                     return Ok(Copied::Due);
                 }
-                alarm.set(until(after(due)));
+                due_again = after(Some(LOOK));
                 continue;
             }
             () = blocked.notified() => {
@@ -109,6 +118,14 @@ fn after(time: Option<Duration>) -> Option<Instant> {
 /// The sooner of two moments, none of which may come.
 fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
+}
+
+async fn is_due(due: Due<'_>, again: Option<Instant>) {
+    match (again, due) {
+        (Some(moment), _) | (None, Due::At(moment)) => until(Some(moment)).await,
+        (None, Due::Rung(bell)) => bell.notified().await,
+        (None, Due::Never) => until(None).await,
+    }
 }
 
 async fn until(moment: Option<Instant>) {

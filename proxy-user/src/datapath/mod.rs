@@ -21,14 +21,14 @@ mod window;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::Instant;
 
 use local::Bypass;
 use proxy_common::flow::{End, Reason};
 use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Local, Skip};
 use tokio::net::TcpStream;
 
-use self::copy::Copied;
+use self::copy::{Copied, Due};
 use self::packet::{Departed, Road};
 use self::sockmap::{Spliced, Trace};
 use self::watch::Watch;
@@ -93,9 +93,16 @@ impl Carriers {
         if let Err(error) = sys::reset_on_close(&pair.client, true) {
             return Outcome::Ended(internal(flow, [0; 2], &error));
         }
-        if choice == Choice::Only(Datapath::Packet) {
-            // Boxed, as all that follows: each flow has room for its own way only.
-            return Box::pin(self.by_packet(flow, pair)).await;
+        let mut pair = pair;
+        // Boxed, as all that follows: each flow has room for its own way only.
+        match choice {
+            Choice::Only(Datapath::Packet) => return Box::pin(self.by_packet(flow, pair)).await,
+            Choice::Auto if self.hub.snapshot.may_leave(choice) => {
+                if let Some(outcome) = Box::pin(self.by_packet_if_it_can(flow, &mut pair)).await {
+                    return outcome;
+                }
+            }
+            Choice::Auto | Choice::Only(_) => {}
         }
         Outcome::Ended(self.carry_by_sockets(flow, pair, choice).await)
     }
@@ -106,7 +113,7 @@ impl Carriers {
             && is_near(&pair);
         let plan = plan::plan(choice, self.host(), near);
         if let Some(patience) = plan::patience(choice, &plan) {
-            match self.copy(flow, &mut pair, Some(patience)).await {
+            match self.copy(flow, &mut pair, Due::At(Instant::now() + patience)).await {
                 Copied::Ended(carried) => return carried,
                 // What was copied counts for copy, though the flow goes on otherwise.
                 Copied::Due => self.hub.meters.carried(flow, flow.copied()),
@@ -125,7 +132,7 @@ impl Carriers {
                 self.hub.meters.fell_back(datapath, Fallback::Unavailable);
             }
         }
-        let carried = match self.copy(flow, &mut pair, None).await {
+        let carried = match self.copy(flow, &mut pair, Due::Never).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         };
@@ -134,9 +141,9 @@ impl Carriers {
         carried
     }
 
-    async fn copy(&self, flow: &Flow, pair: &mut Pair, patience: Option<Duration>) -> Copied {
+    async fn copy(&self, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> Copied {
         let _active = self.begin(flow, Datapath::Copy);
-        Box::pin(copy::carry(&self.hub, flow, pair, patience)).await
+        Box::pin(copy::carry(&self.hub, flow, pair, due)).await
     }
 
     /// Hands `pair` to the first datapath of `plan` that takes it. Err: none does.

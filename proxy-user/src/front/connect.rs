@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
-use proxy_common::plan::{Choice, Datapath};
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -78,10 +77,7 @@ async fn attempts(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, 
 async fn pass(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
     let Wanted { carriers, upstream, follows, .. } = *wanted;
     let hub = &carriers.hub;
-    let road = match upstream.datapath {
-        Choice::Only(Datapath::Packet) => carriers.road.as_deref(),
-        Choice::Auto | Choice::Only(_) => None,
-    };
+    let road = carriers.road.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
     let call = Call { follows, road: road.map(|road| (road, client)) };
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
     for server in &upstream.servers {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proxy_common::guard::Policy;
 use proxy_common::packet::attach::Attach;
-use proxy_common::plan::Choice;
+use proxy_common::plan::{Choice, Datapath};
 use proxy_common::route::Table;
 
 /// One checked and compiled configuration.
@@ -35,6 +35,14 @@ impl Snapshot {
     /// Bits of an IPv4 and of an IPv6 address that make a source: of IPv6 as many as one customer has.
     pub(crate) fn source_bits(&self) -> [u8; 2] {
         self.guard.as_ref().map_or([32, 64], |guard| guard.source_bits)
+    }
+
+    /// Whether flows of an upstream with this datapath may leave their sockets.
+    pub(crate) fn may_leave(&self, choice: Choice) -> bool {
+        match choice {
+            Choice::Only(datapath) => datapath == Datapath::Packet,
+            Choice::Auto => self.packet.for_auto,
+        }
     }
 }
 
@@ -153,6 +161,8 @@ pub(crate) struct Packet {
     pub(crate) journal: PathBuf,
     /// How programs are attached.
     pub(crate) attach: Attach,
+    /// Flows of upstreams that leave the choice to the daemon may leave their sockets, too: the section is there.
+    pub(crate) for_auto: bool,
 }
 
 impl Default for Packet {
@@ -164,6 +174,7 @@ impl Default for Packet {
             pins: PathBuf::from("/sys/fs/bpf/snisplice"),
             journal: PathBuf::from("/run/snisplice/packet.journal"),
             attach: Attach::Auto,
+            for_auto: false,
         }
     }
 }

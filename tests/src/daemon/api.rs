@@ -99,6 +99,7 @@ pub struct Flow {
     pub bytes_out: u64,
     pub age_seconds: f64,
     pub idle_seconds: f64,
+    pub obstacle: Option<String>,
 }
 
 /// One record of the access log. A connection that went nowhere has no route, and no upstream.

@@ -1,25 +1,13 @@
-//! Connection tracking in a namespace, without a program that makes rules.
-
-use std::io::{self, Read as _, Write as _};
+//! Connection tracking and NAT in a namespace.
 
 use anyhow::{Context as _, Result, ensure};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Namespace;
+use super::nft::{Chain, Expression, data, number};
 
-/// `NFNL_SUBSYS_NFTABLES`, messages of it and of nfnetlink.
-const NFTABLES: u16 = 10;
-const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
-const NEW_TABLE: u16 = NFTABLES << 8;
-const NEW_CHAIN: u16 = NFTABLES << 8 | 3;
-const NEW_RULE: u16 = NFTABLES << 8 | 6;
-/// NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE.
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const CREATE: u16 = 0x400;
-const NESTED: u16 = 1 << 15;
-const NAME: &[u8] = b"snis\0";
+/// `NF_INET_PRE_ROUTING`, `NF_INET_POST_ROUTING`, and where NAT stands in them.
+const BEFORE_ROUTING: Chain = Chain::Nat { hook: 0, priority: -100 };
+const AFTER_ROUTING: Chain = Chain::Nat { hook: 4, priority: 100 };
 
 impl Namespace {
     /// Has all connections of the namespace tracked, by a rule that asks for the state of packets in a chain that none comes to.
@@ -28,35 +16,29 @@ impl Namespace {
     /// When the kernel has no nftables, or no connection tracking.
     pub fn track_connections(&self) -> Result<()> {
         // The state of the packet into register 1.
-        let state = [attribute(1, &1_u32.to_be_bytes()), attribute(2, &0_u32.to_be_bytes())].concat();
-        let expression = [attribute(1, b"ct\0"), attribute(2 | NESTED, &state)].concat();
-        let expressions = attribute(4 | NESTED, &attribute(1 | NESTED, &expression));
-        let batch = [
-            message(BATCH_BEGIN, REQUEST, &[0, 0, 0, 10]),
-            message(NEW_TABLE, REQUEST | CREATE, &[&inet(), &attribute(1, NAME)[..]].concat()),
-            message(
-                NEW_CHAIN,
-                REQUEST | CREATE,
-                &[&inet(), &attribute(1, NAME)[..], &attribute(3, NAME)].concat(),
-            ),
-            message(
-                NEW_RULE,
-                REQUEST | CREATE | ACK,
-                &[&inet(), &attribute(1, NAME)[..], &attribute(2, NAME), &expressions].concat(),
-            ),
-            message(BATCH_END, REQUEST, &[0, 0, 0, 10]),
-        ];
-        self.enter(|| {
-            let netlink = Domain::from(libc::AF_NETLINK);
-            let mut socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
-            socket.write_all(&batch.concat())?;
-            let mut answer = [0; 1024];
-            let size = socket.read(&mut answer)?;
-            let code = answer.get(16..size).and_then(|body| body.first_chunk().copied());
-            let code = code.map(i32::from_ne_bytes).context("a short answer")?;
-            ensure!(code == 0, "connections cannot be tracked: {}", io::Error::from_raw_os_error(-code));
-            Ok(())
-        })
+        let state = Expression::new("ct", &[number(1, 1), number(2, 0)]);
+        self.add_rule(&Chain::Apart, &[state]).context("tracking connections")
+    }
+
+    /// Has connections from others to one port go to another one of this host, as `redirect to :PORT` does.
+    ///
+    /// # Errors
+    /// When the kernel has no NAT.
+    pub fn redirect(&self, from: u16, to: u16) -> Result<()> {
+        let redirect = Expression::new("redir", &[number(1, 1)]);
+        let [load, compare] = goes_to(from);
+        self.add_rule(&BEFORE_ROUTING, &[load, compare, port(to), redirect]).context("redirecting a port")
+    }
+
+    /// Has connections of this host to one port come from another port than their sockets have, as `masquerade to :PORT` does.
+    ///
+    /// # Errors
+    /// When the kernel has no NAT.
+    pub fn masquerade(&self, to: u16, from: u16) -> Result<()> {
+        // Of its flags `NF_NAT_RANGE_PROTO_SPECIFIED`.
+        let masquerade = Expression::new("masq", &[number(1, 2), number(2, 1), number(3, 1)]);
+        let [load, compare] = goes_to(to);
+        self.add_rule(&AFTER_ROUTING, &[load, compare, port(from), masquerade]).context("masquerading")
     }
 
     /// Lines about tracked TCP connections that contain all of `words`.
@@ -73,25 +55,13 @@ impl Namespace {
     }
 }
 
-/// `struct nfgenmsg` for both families.
-const fn inet() -> [u8; 4] {
-    [1, 0, 0, 0]
+/// Goes on only for packets to this port: the third and fourth byte of the transport header.
+fn goes_to(port: u16) -> [Expression; 2] {
+    let load = Expression::new("payload", &[number(1, 1), number(2, 2), number(3, 2), number(4, 2)]);
+    [load, Expression::new("cmp", &[number(1, 1), number(2, 0), data(3, &port.to_be_bytes())])]
 }
 
-fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
-    let mut message = u32::try_from(16 + body.len()).unwrap_or(0).to_ne_bytes().to_vec();
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-    message.resize(message.len().next_multiple_of(4), 0);
-    message
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(0);
-    let mut all = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    all.extend(value);
-    all.resize(all.len().next_multiple_of(4), 0);
-    all
+/// A port into register 1.
+fn port(port: u16) -> Expression {
+    Expression::new("immediate", &[number(1, 1), data(2, &port.to_be_bytes())])
 }

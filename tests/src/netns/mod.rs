@@ -1,6 +1,7 @@
 //! Network namespaces: private networks for one test.
 
 mod conntrack;
+mod nft;
 mod pinned;
 mod sys;
 mod syscalls;

@@ -1,13 +1,17 @@
-//! Connection tracking does not see the packets of a flow without sockets: it has to forget the flow.
+//! Connection tracking does not see the packets of a flow without sockets: it has to forget the flow. NAT of this host would not translate
+//! them: such a flow stays.
+
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::daemon::{Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
-use harness::netns::{BACKEND_IPV6, EDGE_IPV6, Topology};
+use harness::netns::{BACKEND_IPV6, EDGE_IPV6, Topology, edge};
 use harness::peers::raw::{RawListener, transfer};
 use harness::pins::Pins;
-use harness::site::{RawSite, config};
+use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
 
+use crate::refusals::stays;
 use crate::{counted, site, wait_for_packets};
 
 #[test]
@@ -71,5 +75,27 @@ fn where_nothing_is_tracked_nothing_happens() -> Result<()> {
     wait_for_packets(&site.daemon, 1)?;
     transfer(&mut client, &mut server, 2, 100_000)?;
     assert_eq!(counted(&site.daemon)?.untracked, 0);
+    site.daemon.stop()
+}
+
+/// Packets at the interface do not bear the addresses of the sockets.
+#[test]
+fn a_flow_whose_client_was_redirected_on_this_host_keeps_its_sockets() -> Result<()> {
+    let site = site()?;
+    site.net.edge.redirect(8443, 443)?;
+    let mut client = site.net.client.connect(edge(8443))?;
+    client.write_all(&polling_hello())?;
+    let server = site.polling.accept_after(&polling_hello())?;
+    stays(&site.daemon, (client, server), "unseen")?;
+    site.daemon.stop()
+}
+
+#[test]
+fn a_flow_whose_server_sees_another_port_keeps_its_sockets() -> Result<()> {
+    let site = site()?;
+    site.net.edge.masquerade(POLLING_PORT, 20_000)?;
+    let (client, server) = site.flow()?;
+    ensure!(server.peer_addr()?.port() == 20_000, "the rule does nothing");
+    stays(&site.daemon, (client, server), "unseen")?;
     site.daemon.stop()
 }

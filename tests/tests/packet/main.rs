@@ -2,6 +2,7 @@
 
 mod ageing;
 mod alternate;
+mod auto;
 mod back;
 mod basics;
 mod churn;

@@ -23,7 +23,11 @@ pub(crate) fn wait_for_reason(daemon: &Daemon, reason: &str) -> Result<()> {
 }
 
 /// A flow that stays for this reason: its bytes arrive, its ends end it in order, and its record says that it was copied.
-fn stays(daemon: &Daemon, (mut client, mut server): (TcpStream, TcpStream), reason: &str) -> Result<()> {
+pub(crate) fn stays(
+    daemon: &Daemon,
+    (mut client, mut server): (TcpStream, TcpStream),
+    reason: &str,
+) -> Result<()> {
     transfer(&mut client, &mut server, 1, 1000)?;
     wait_for_reason(daemon, reason)?;
     transfer(&mut client, &mut server, 2, 100_000)?;

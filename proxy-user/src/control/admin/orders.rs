@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use proxy_common::plan::{Choice, Datapath};
+use proxy_common::plan::Datapath;
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
@@ -73,10 +73,19 @@ fn give(hub: &Hub, id: u64, order: Order) -> Result<Arc<Flow>, String> {
     if order != Order::Kill {
         if !may_leave(hub, &flow) {
             return Err(format!(
-                "connection {id} has its sockets, and keeps them: its upstream has no datapath = \"packet\""
+                "connection {id} has its sockets, and keeps them: its upstream has no datapath = \"packet\", nor \"auto\" with a \
+                 [packet] section"
             ));
         }
-        flow.facts().obstacle = None;
+        let mut facts = flow.facts();
+        if let Some(datapath @ (Datapath::Sockmap | Datapath::Local)) = facts.datapath {
+            let why = facts.obstacle.as_deref().unwrap_or("it was handed over before it could leave");
+            return Err(format!(
+                "connection {id} is carried by {}, and keeps its sockets: {why}",
+                datapath.name()
+            ));
+        }
+        facts.obstacle = None;
     }
     hub.flows.order(id, order).ok_or_else(unknown)
 }
@@ -86,7 +95,7 @@ fn may_leave(hub: &Hub, flow: &Flow) -> bool {
     let facts = flow.facts();
     let named = |name: &Arc<str>| {
         let upstream = hub.snapshot.upstreams.iter().find(|upstream| upstream.name == *name);
-        upstream.is_some_and(|upstream| upstream.datapath == Choice::Only(Datapath::Packet))
+        upstream.is_some_and(|upstream| hub.snapshot.may_leave(upstream.datapath))
     };
     // Where an earlier daemon had it, its upstream may have no name any more.
     facts.keys.is_some() || flow.had_other_sockets() || facts.upstream.as_ref().is_some_and(named)

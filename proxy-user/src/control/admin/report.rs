@@ -1,5 +1,6 @@
 //! What the endpoint says, as data.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -187,6 +188,8 @@ struct FlowStatus {
     bytes_out: u64,
     age_seconds: u64,
     idle_seconds: u64,
+    /// Why it keeps its sockets, or cannot get any, as far as that was tried.
+    obstacle: Option<Cow<'static, str>>,
 }
 
 pub(super) fn flows(admin: &Admin) -> FlowList {
@@ -212,6 +215,7 @@ fn flow_status(flow: &Flow, kernel: &Kernel) -> FlowStatus {
         bytes_out,
         age_seconds: flow.accepted.elapsed().as_secs(),
         idle_seconds: rested.as_secs(),
+        obstacle: facts.obstacle.clone(),
     }
 }
 

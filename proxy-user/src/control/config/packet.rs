@@ -44,6 +44,7 @@ pub(super) fn check(entry: Option<&Raw>, report: &mut Report<'_>) -> Packet {
         pins: text(&entry.pins, value::absolute, report).unwrap_or(default.pins),
         journal: text(&entry.journal, value::absolute, report).unwrap_or(default.journal),
         attach: text(&entry.attach, attach, report).unwrap_or(default.attach),
+        for_auto: true,
     }
 }
 

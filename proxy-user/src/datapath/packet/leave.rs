@@ -13,6 +13,7 @@ use proxy_common::packet::eligible::{self, Leg, Obstacle, Policy};
 use proxy_common::packet::life::{self, Step};
 use proxy_common::packet::seq::later;
 use proxy_common::plan::{Datapath, Fallback};
+use tokio::sync::Notify;
 
 use super::lot::bounds;
 use super::terms::{self, Terms};
@@ -33,11 +34,21 @@ const ASK_AGAIN: Duration = Duration::from_millis(600);
 /// What came before a reset may take so long to be acknowledged.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// How often an obstacle that may pass is met before a flow that another datapath would take is left to it: 7 s.
+const TRIES: u32 = 3;
+
 /// TCP's `ESTABLISHED`.
 const ESTABLISHED: u8 = 1;
 
-/// Returns when the sockets of `flow` are no longer needed, if ever.
-pub(super) async fn leave(road: &Road, carriers: &Carriers, flow: &Flow, sockets: &[OwnedFd; 2]) -> Way {
+/// Returns when the sockets of `flow` are no longer needed, if ever. `bell` is rung, if there is one, when they are for as long as can
+/// be told: then another datapath may have them.
+pub(super) async fn leave(
+    road: &Road,
+    carriers: &Carriers,
+    flow: &Flow,
+    sockets: &[OwnedFd; 2],
+    bell: Option<&Notify>,
+) -> Way {
     let mut told: Vec<Obstacle> = Vec::new();
     let mut is_ordered = false;
     for tries in 0.. {
@@ -53,6 +64,10 @@ pub(super) async fn leave(road: &Road, carriers: &Carriers, flow: &Flow, sockets
             told.push(obstacle);
             carriers.fall_back(flow, Datapath::Packet, Fallback::Packet(obstacle));
             tracing::debug!(flow = flow.id, reason = obstacle.text(), "the flow keeps its sockets");
+        }
+        if let Some(bell) = bell.filter(|_| !obstacle.may_pass() || tries >= TRIES) {
+            bell.notify_one();
+            break;
         }
         is_ordered = pause(flow, obstacle.may_pass().then(|| eligible::retry(tries))).await;
     }

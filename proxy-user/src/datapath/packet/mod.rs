@@ -27,12 +27,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proxy_common::abi::packet::{Key, address_of, offer};
-use proxy_common::flow::{End, Reason};
-use proxy_common::packet::eligible::{self, Policy};
+use proxy_common::flow::End;
+use proxy_common::packet::eligible::{self, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
 
-use super::copy::{self, Copied};
+use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, internal};
 use crate::hub::snapshot::{self, Snapshot};
 use crate::hub::{Active, Flow, Hub, Story};
@@ -80,6 +81,8 @@ enum Way {
     Free([Key; 2], Terms),
     /// The flow has to be reset.
     Broken(End),
+    /// They are not: the flow has to keep them.
+    Kept,
 }
 
 impl Road {
@@ -145,8 +148,7 @@ pub(crate) struct Prepared<'a> {
 
 /// Whether an upstream's flows may leave their sockets.
 pub(crate) fn is_wanted(snapshot: &Snapshot) -> bool {
-    use proxy_common::plan::Choice;
-    snapshot.upstreams.iter().any(|upstream| upstream.datapath == Choice::Only(Datapath::Packet))
+    snapshot.upstreams.iter().any(|upstream| snapshot.may_leave(upstream.datapath))
 }
 
 impl Carriers {
@@ -159,6 +161,23 @@ impl Carriers {
         self.until_it_leaves(road, flow, pair, Datapath::Copy).await
     }
 
+    /// The same where the daemon is to choose. None: the flow keeps its sockets, and another datapath may carry it.
+    pub(super) async fn by_packet_if_it_can(&self, flow: &Flow, pair: &mut Pair) -> Option<Outcome> {
+        let refused = match &self.road {
+            None => Fallback::Unavailable,
+            Some(_) if super::is_near(pair) => {
+                flow.facts().obstacle = Some(Obstacle::SameHost.text().into());
+                Fallback::Packet(Obstacle::SameHost)
+            }
+            Some(road) => {
+                let bell = Notify::new();
+                return self.copy_or_leave(road, flow, pair, Datapath::Copy, Some(&bell)).await;
+            }
+        };
+        self.fall_back(flow, Datapath::Packet, refused);
+        None
+    }
+
     /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
     async fn until_it_leaves(
         &self,
@@ -167,27 +186,43 @@ impl Carriers {
         mut pair: Pair,
         carried: Datapath,
     ) -> Outcome {
+        let outcome = self.copy_or_leave(road, flow, &mut pair, carried, None).await;
+        outcome
+            .unwrap_or_else(|| Outcome::Ended(internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into())))
+    }
+
+    /// `bell`: to be rung if the flow has to keep its sockets. None, which is not without it: it has, and rests.
+    async fn copy_or_leave(
+        &self,
+        road: &Arc<Road>,
+        flow: &Flow,
+        pair: &mut Pair,
+        carried: Datapath,
+        bell: Option<&Notify>,
+    ) -> Option<Outcome> {
         // Of the sockets, beside what copies: to ask them, and to close them in another way.
-        let sockets = match duplicates(&pair) {
+        let sockets = match duplicates(pair) {
             Ok(sockets) => sockets,
-            Err(error) => return Outcome::Ended(internal(flow, [0; 2], &error)),
+            Err(error) => return Some(Outcome::Ended(internal(flow, [0; 2], &error))),
         };
         let way = {
             let _active = self.begin(flow, carried);
-            let mut copying = Box::pin(copy::carry(&self.hub, flow, &mut pair, None));
+            let mut copying =
+                Box::pin(copy::carry(&self.hub, flow, pair, bell.map_or(Due::Never, Due::Rung)));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
-            let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets));
+            let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets, bell));
             tokio::select! {
                 biased;
                 way = &mut leaving => way,
                 copied = &mut copying => match copied {
-                    Copied::Ended(carried) => return Outcome::Ended(carried),
-                    Copied::Due => Way::Broken(End { reason: Reason::Internal, side: None }),
+                    Copied::Ended(carried) => return Some(Outcome::Ended(carried)),
+                    Copied::Due => Way::Kept,
                 },
             }
         };
         self.hub.meters.carried(flow, flow.copied());
-        match way {
+        Some(match way {
+            Way::Kept => return None,
             Way::Free(keys, terms) => {
                 flow.facts().keys = Some(keys);
                 self.hub.meters.moved("left");
@@ -196,11 +231,11 @@ impl Carriers {
             }
             // Closing resets both.
             Way::Broken(end) => Outcome::Ended(Carried { end, bytes: flow.copied() }),
-        }
+        })
     }
 
     async fn copy_to_the_end(&self, flow: &Flow, pair: &mut Pair) -> Outcome {
-        Outcome::Ended(match self.copy(flow, pair, None).await {
+        Outcome::Ended(match self.copy(flow, pair, Due::Never).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         })
