@@ -2,10 +2,10 @@
 
 mod conntrack;
 mod nft;
-mod pinned;
 mod sys;
 mod syscalls;
 mod topology;
+mod words;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -20,7 +20,6 @@ use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
-pub use pinned::PinnedMap;
 pub use sys::{
     BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
     wait_for_interrupt,
@@ -29,6 +28,7 @@ pub use syscalls::SyscallCount;
 pub use topology::{
     BACKEND_IPV4, BACKEND_IPV6, CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6, Topology, backend, edge,
 };
+pub use words::WordMap;
 
 /// A named network namespace; clones share it, and it is removed with the last of them.
 #[derive(Debug, Clone)]

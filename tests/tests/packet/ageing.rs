@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use harness::daemon::{Daemon, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
-use harness::netns::{BACKEND_IPV4, CLIENT_IPV4, EDGE_IPV4, PinnedMap};
+use harness::netns::{BACKEND_IPV4, CLIENT_IPV4, EDGE_IPV4, WordMap};
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
@@ -27,8 +27,8 @@ fn kill(daemon: &mut Daemon) -> Result<()> {
     Ok(())
 }
 
-fn flows(pins: &Pins) -> Result<PinnedMap> {
-    Ok(PinnedMap::open(&pins.pinned(FLOWS)?, KEY_WORDS, ENTRY_WORDS)?)
+fn flows(pins: &Pins) -> Result<WordMap> {
+    Ok(WordMap::open(&pins.pinned(FLOWS)?, KEY_WORDS, ENTRY_WORDS)?)
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn a_crowd_is_looked_at_in_small_parts() -> Result<()> {
     let mut site = RawSite::start(&config)?;
     kill(&mut site.daemon)?;
     let map = flows(&pins)?;
-    let words = PinnedMap::open(&pins.pinned(WATCH)?, 1, 1)?;
-    let servers = PinnedMap::open(&pins.pinned(SERVERS)?, 1, SERVER_WORDS)?;
+    let words = WordMap::open(&pins.pinned(WATCH)?, 1, 1)?;
+    let servers = WordMap::open(&pins.pinned(SERVERS)?, 1, SERVER_WORDS)?;
     let ports = u32::try_from(PORTS.count())?;
     let begun = Instant::now();
     for number in 0..size {

@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 use anyhow::{Result, ensure};
 use harness::daemon::{Config, Daemon, Datapath, Launch};
 use harness::keyed;
-use harness::netns::{BACKEND_IPV4, EDGE_IPV6, Topology, edge};
+use harness::netns::{BACKEND_IPV4, EDGE_IPV6, Topology, WordMap, edge};
 use harness::peers::raw::{Ending, RawListener, expect_ending, fill, finish, transfer};
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
 use harness::wire::Tunnel;
+use proxy_common::abi::packet::{HANDOVER_WORDS, MAX_HANDOVERS};
 use socket2::{Domain, Socket, Type};
 
 use crate::{set, site, wait_for_packets};
@@ -181,5 +182,31 @@ fn without_ports_of_its_own_no_flow_leaves_and_the_status_says_why() -> Result<(
     let reason = status.reason.unwrap_or_default();
     ensure!(!status.available && reason.contains("ip_local_reserved_ports"), "{reason}");
     stays(&site.daemon, site.flow()?, "unavailable")?;
+    site.daemon.stop()
+}
+
+/// Of two maps of this size the one whose elements are as large; a lock stands before the words of a hand-over.
+fn hand_overs(daemon: &Daemon) -> Result<WordMap> {
+    Ok(WordMap::of(daemon.hash_map(MAX_HANDOVERS, 4 * (1 + HANDOVER_WORDS))?, 1 + HANDOVER_WORDS))
+}
+
+#[test]
+fn without_room_in_the_maps_a_flow_keeps_its_sockets_until_there_is_some() -> Result<()> {
+    let pins = Pins::create()?;
+    let site = RawSite::start(&config().datapath(Datapath::Packet).packet(&pins, "1s"))?;
+    let map = hand_overs(&site.daemon)?;
+    // The daemon counts its own from 1 on.
+    let others = || (0..u32::try_from(MAX_HANDOVERS).unwrap_or(u32::MAX)).map(|number| [u32::MAX - number]);
+    for number in others() {
+        map.put(&number, &[0; 1 + HANDOVER_WORDS])?;
+    }
+    let (mut client, mut server) = site.flow()?;
+    wait_for_reason(&site.daemon, "map_full")?;
+    transfer(&mut client, &mut server, 1, 100_000)?;
+    others().try_for_each(|number| map.remove(&number))?;
+    wait_for_packets(&site.daemon, 1)?;
+    transfer(&mut client, &mut server, 2, 1 << 20)?;
+    transfer(&mut server, &mut client, 3, 1 << 20)?;
+    drop((client, server));
     site.daemon.stop()
 }

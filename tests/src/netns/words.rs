@@ -1,4 +1,4 @@
-//! Maps of the daemon that are pinned: what is in them, and putting something in.
+//! Maps of the daemon whose keys and values are words: what is in them, and putting something in.
 
 use std::ffi::CString;
 use std::io;
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use super::sys::{BpfMap, address, address_of_room, bpf_object};
 
-/// A map that is pinned somewhere, whose values are words.
+/// A map of words.
 #[derive(Debug)]
-pub struct PinnedMap {
+pub struct WordMap {
     map: BpfMap,
     key_words: usize,
     value_words: usize,
 }
 
-impl PinnedMap {
-    /// Opens it. Keys and values must have as many words.
+impl WordMap {
+    /// Opens one that is pinned somewhere. Keys and values must have as many words.
     ///
     /// # Errors
     /// What bpf(2) reports.
@@ -32,6 +32,12 @@ impl PinnedMap {
         let mut get = Get { path: address(path.as_bytes_with_nul()), fd: 0, flags: 0 };
         let map = BpfMap { fd: bpf_object(7, &mut get)?, key_size: key_words * 4 };
         Ok(Self { map, key_words, value_words })
+    }
+
+    /// Takes one that is open.
+    pub fn of(map: BpfMap, value_words: usize) -> Self {
+        let key_words = map.key_size / 4;
+        Self { map, key_words, value_words }
     }
 
     /// How many elements it has now.
@@ -59,6 +65,14 @@ impl PinnedMap {
     pub fn put(&self, key: &[u32], value: &[u32]) -> io::Result<()> {
         let key = address(self.checked(key, self.key_words)?);
         self.map.element(2, key, address(self.checked(value, self.value_words)?), 0)
+    }
+
+    /// Takes an element out.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn remove(&self, key: &[u32]) -> io::Result<()> {
+        self.map.element(3, address(self.checked(key, self.key_words)?), 0, 0)
     }
 
     /// The kernel reads as many bytes as the map's elements have.
