@@ -55,6 +55,8 @@ pub(crate) struct Flow {
     pub(crate) leaving: AtomicBool,
     /// When a byte was last known to move, in milliseconds since it was accepted. The verdict knows better of those that it sees.
     moved_ms: AtomicU64,
+    /// Bytes both ways as of then, of a flow that has no sockets.
+    moved_bytes: AtomicU64,
     pub(crate) orders: Orders,
     facts: Mutex<Facts>,
 }
@@ -89,6 +91,17 @@ impl Flow {
     pub(crate) fn moved(&self, rested: Duration) {
         let at = self.accepted.elapsed().saturating_sub(rested).as_millis();
         self.moved_ms.fetch_max(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The same of a flow that has no sockets, and how many bytes that makes.
+    pub(crate) fn moved_to(&self, bytes: [u64; 2], rested: Duration) {
+        self.moved(rested);
+        self.moved_bytes.store(bytes.iter().sum(), Ordering::Relaxed);
+    }
+
+    /// Whether no byte more is known than when one last moved.
+    pub(crate) fn is_still_at(&self, bytes: [u64; 2]) -> bool {
+        self.moved_bytes.load(Ordering::Relaxed) == bytes.iter().sum::<u64>()
     }
 
     /// For how long no byte is known to have moved.
@@ -159,6 +172,7 @@ impl Flows {
             closing: OnceLock::new(),
             leaving: AtomicBool::new(false),
             moved_ms: AtomicU64::new(0),
+            moved_bytes: AtomicU64::new(0),
             orders: Orders::default(),
             facts: Mutex::new(Facts {
                 stage: Stage::Hello,

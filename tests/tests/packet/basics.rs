@@ -80,6 +80,20 @@ fn a_reset_reaches_the_other_end_and_the_record() -> Result<()> {
 }
 
 #[test]
+fn answers_to_probes_are_no_bytes_in_the_list_of_flows() -> Result<()> {
+    let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("keepalive", "2s"))?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    wait_for_packets(&site.daemon, 1)?;
+    // It has been probed several times by then.
+    site.daemon.wait_for_flow("a flow that has rested", |flow| flow.idle_seconds >= 4.0)?;
+    transfer(&mut server, &mut client, 2, 1000)?;
+    let flow = site.daemon.wait_for_flow("a flow", |_| true)?;
+    assert!(flow.age_seconds >= 4.0 && flow.idle_seconds < 2.0, "{flow:?}");
+    site.daemon.stop()
+}
+
+#[test]
 fn a_flow_that_rests_for_too_long_is_ended_in_order() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("idle", "2s"))?;
     let (mut client, mut server) = site.flow()?;

@@ -227,8 +227,9 @@ fn of_packet<T>(kernel: &Kernel, flow: &Flow, ask: impl Fn(&Packet, &[Key; 2]) -
 
 /// For how long no byte of a live flow has moved, whoever carries them.
 fn rested(kernel: &Kernel, flow: &Flow) -> Duration {
-    if let Some(rested) = of_packet(kernel, flow, Packet::rested) {
-        return rested;
+    if of_packet(kernel, flow, Packet::bytes).is_some_and(|bytes| !flow.is_still_at(bytes)) {
+        // The daemon has not looked at it since: its last packet brought some of these, as far as can be told.
+        return of_packet(kernel, flow, Packet::rested).unwrap_or_default();
     }
     let places = flow.facts().places;
     let Ok(sockmap) = &kernel.sockmap else { return flow.rested() };

@@ -56,6 +56,7 @@ impl Parked {
         moved_ms: u32,
     ) -> Self {
         let (bytes, due, ended) = (flow.copied(), Instant::now(), [false; 2]);
+        flow.moved_to(bytes, since(moved_ms));
         Self { flow, story, keys, terms, active: Some(active), telling: None, due, bytes, ended, moved_ms }
     }
 }
@@ -134,6 +135,8 @@ impl Road {
         let Some(events) = self.packet.take_events() else { return Ok(()) };
         let mut events = sys::readable(events)?;
         let mut lost = self.packet.counters().lost_events;
+        // Of its own, since they are lost when there are many: a wait that begins anew with each would never be over.
+        let mut round = tokio::time::interval(ROUND);
         loop {
             let next = self.look_at_due(&hub);
             tokio::select! {
@@ -149,7 +152,7 @@ impl Road {
                 () = self.lot.news.notified() => {}
                 flows = hub.flows.errands.next() => self.obey(&hub, &flows),
                 () = sleep_until(next) => {}
-                () = tokio::time::sleep(ROUND) => {
+                _ = round.tick() => {
                     let now = self.packet.counters().lost_events;
                     if std::mem::replace(&mut lost, now) != now {
                         let keys: Vec<_> = self.lot.inner().parked.keys().copied().collect();
@@ -301,6 +304,12 @@ pub(super) fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
             parked.moved_ms = later(parked.moved_ms, entry.active_ms);
         }
     }
+    parked.flow.moved_to(parked.bytes, since(parked.moved_ms));
+}
+
+/// Time since a moment of the entries' clock.
+fn since(ms: u32) -> Duration {
+    Duration::from_millis(sys::now_ms().wrapping_sub(ms).into())
 }
 
 pub(super) fn tell(hub: &Hub, parked: &mut Parked, end: End) {
