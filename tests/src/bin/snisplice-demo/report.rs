@@ -149,8 +149,7 @@ impl Report {
     /// True when the kernel carried the bytes, but for those that it handed over since their reader was slower than their
     /// sender. On one host, where both share the processors with whatever else runs, that can be nearly all of a package.
     pub(crate) fn kernel_carried(&self) -> bool {
-        self.kernel.redirected() + self.kernel.passed == self.bytes()
-            && self.kernel.redirected() > 0
+        self.kernel.redirected() + self.kernel.passed == self.bytes() && self.kernel.redirected() > 0
     }
 
     /// True when all was as it should be on a host like this.
