@@ -4,10 +4,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 /// Each object, with the variable that tells the sources where it is.
-const OBJECTS: [(&str, &str); 3] = [
+const OBJECTS: [(&str, &str); 4] = [
     ("sockmap.o", "SNISPLICE_BPF_SOCKMAP"),
     ("local.o", "SNISPLICE_BPF_LOCAL"),
     ("guard.o", "SNISPLICE_BPF_GUARD"),
+    ("packet.o", "SNISPLICE_BPF_PACKET"),
 ];
 
 /// The folder of the objects, for builds outside the workspace's own target folder.

@@ -1,8 +1,8 @@
 //! The pure core of snisplice.
 //!
 //! Nothing here opens a socket or a file, reads a clock, draws a random number or starts a task: time and
-//! seeds are arguments. That is what lets every decision be tested without a kernel. The part that the
-//! BPF programs share, [`abi`] and [`guard`], needs neither `std` nor a dependency.
+//! seeds are arguments. That is what lets every decision be tested without a kernel. The parts that the
+//! BPF programs share, [`abi`], [`guard`] and [`packet`], need neither `std` nor a dependency.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -16,6 +16,7 @@ pub mod flow;
 pub mod guard;
 #[cfg(feature = "std")]
 pub mod hello;
+pub mod packet;
 #[cfg(feature = "std")]
 pub mod plan;
 #[cfg(feature = "std")]

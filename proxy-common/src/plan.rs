@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::packet::eligible::Obstacle;
+
 /// Longer than most requests of a browser, shorter than an operator looks.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -14,11 +16,13 @@ pub enum Datapath {
     Sockmap,
     /// The same, and what a server on this host sends goes straight into the client's socket.
     Local,
+    /// Packets are translated on their way through this host; the flow has no sockets.
+    Packet,
 }
 
 impl Datapath {
     /// Every datapath, best first.
-    pub const ALL: [Self; 3] = [Self::Local, Self::Sockmap, Self::Copy];
+    pub const ALL: [Self; 4] = [Self::Packet, Self::Local, Self::Sockmap, Self::Copy];
 
     /// The name in configuration, logs and metric labels.
     #[must_use]
@@ -27,6 +31,7 @@ impl Datapath {
             Self::Copy => "copy",
             Self::Sockmap => "sockmap",
             Self::Local => "local",
+            Self::Packet => "packet",
         }
     }
 }
@@ -34,7 +39,7 @@ impl Datapath {
 /// What the operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// The best datapath that works.
+    /// The best datapath that works. Without sockets only where the host is set up for that (`[packet]`), and then first.
     #[default]
     Auto,
     /// This one where it works, else what it builds on.
@@ -52,6 +57,8 @@ pub enum Skip {
     Remote,
     /// Some servers would notice it here, so that the configuration has to name it.
     ByNameOnly,
+    /// A flow leaves its sockets, or not, before it is spliced or copied for good.
+    Before,
 }
 
 /// Why a datapath did not carry a flow that it was meant to carry.
@@ -69,6 +76,8 @@ pub enum Fallback {
     KernelRefused,
     /// The other end of the connection to the server is no socket of this host and network namespace.
     NotCaptured,
+    /// The flow cannot do without its sockets.
+    Packet(Obstacle),
 }
 
 impl Fallback {
@@ -82,6 +91,7 @@ impl Fallback {
             Self::SocketError => "socket_error",
             Self::KernelRefused => "kernel_refused",
             Self::NotCaptured => "not_captured",
+            Self::Packet(obstacle) => obstacle.label(),
         }
     }
 }
@@ -93,6 +103,8 @@ pub struct Host {
     pub sockmap: bool,
     /// The same for those of local.
     pub local: Local,
+    /// The programs that translate packets are loaded.
+    pub packet: bool,
 }
 
 /// Whether servers on this host can be captured.
@@ -127,9 +139,11 @@ pub fn patience(choice: Choice, plan: &[Datapath]) -> Option<Duration> {
 pub fn skip(choice: Choice, host: Host, near: bool, datapath: Datapath) -> Option<Skip> {
     match (choice, datapath) {
         (_, Datapath::Copy) => None,
-        (Choice::Only(Datapath::Copy), _) | (Choice::Only(Datapath::Sockmap), Datapath::Local) => {
-            Some(Skip::NotChosen)
-        }
+        (Choice::Auto, Datapath::Packet) => Some(Skip::Before),
+        (Choice::Only(Datapath::Packet), Datapath::Packet) => (!host.packet).then_some(Skip::Unavailable),
+        (Choice::Only(Datapath::Copy | Datapath::Packet), _)
+        | (Choice::Only(_), Datapath::Packet)
+        | (Choice::Only(Datapath::Sockmap), Datapath::Local) => Some(Skip::NotChosen),
         (_, Datapath::Sockmap) => (!host.sockmap).then_some(Skip::Unavailable),
         (Choice::Auto, Datapath::Local) if !near => Some(Skip::Remote),
         (Choice::Auto, Datapath::Local) if host.local != Local::Always => Some(Skip::ByNameOnly),
@@ -142,7 +156,7 @@ mod tests {
     use super::*;
 
     const fn host(local: Local) -> Host {
-        Host { sockmap: true, local }
+        Host { sockmap: true, local, packet: true }
     }
 
     #[test]
@@ -169,8 +183,18 @@ mod tests {
         assert_eq!(plan(Choice::Only(L), host(Local::Unavailable), true), [Sockmap, Copy]);
         assert_eq!(plan(Choice::Only(Sockmap), host(Local::Always), true), [Sockmap, Copy]);
         assert_eq!(plan(Choice::Only(Copy), host(Local::Always), true), [Copy]);
-        let none = Host { sockmap: false, local: Local::Unavailable };
+        let none = Host::default();
         assert_eq!(plan(Choice::Only(L), none, true), [Copy]);
         assert_eq!(skip(Choice::Only(L), none, true, L), Some(Skip::Unavailable));
+    }
+
+    #[test]
+    fn packet_is_taken_where_it_is_named_and_a_flow_that_cannot_be_is_copied() {
+        use Datapath::{Copy, Packet, Sockmap};
+        assert_eq!(plan(Choice::Only(Packet), host(Local::Always), false), [Packet, Copy]);
+        assert_eq!(plan(Choice::Only(Packet), Host::default(), false), [Copy]);
+        for choice in [Choice::Auto, Choice::Only(Sockmap), Choice::Only(Copy)] {
+            assert!(!plan(choice, host(Local::Always), false).contains(&Packet));
+        }
     }
 }

@@ -265,10 +265,15 @@ macro_rules! listing {
             }
 
             #[inline(always)]
-            fn boundary(&self, number: u32) -> Option<Key> {
+            fn first(&self, number: u32) -> Option<u64> {
                 let number = number as usize & (MAX_BOUNDARIES - 1);
-                let rest: fn(&Self, usize) -> u64 = $rest;
-                Some(Key { first: u64::from(*self.0.firsts.get(number)?), rest: rest(self, number) })
+                self.0.firsts.get(number).copied().map(u64::from)
+            }
+
+            #[inline(always)]
+            fn rest(&self, number: u32) -> Option<u64> {
+                let rest: fn(&Self, usize) -> Option<u64> = $rest;
+                rest(self, number as usize & (MAX_BOUNDARIES - 1))
             }
 
             #[inline(always)]
@@ -280,8 +285,8 @@ macro_rules! listing {
     };
 }
 
-listing!(InV4, |_, _| 0);
-listing!(InV6, |this, number| this.0.rests.get(number).copied().unwrap_or_default());
+listing!(InV4, |_, _| Some(0));
+listing!(InV6, |this, number| this.0.rests.get(number).copied());
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

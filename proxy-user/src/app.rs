@@ -11,24 +11,26 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, events, guard, logs};
-use crate::front::{self, Bound, Entrance, Exchange};
+use crate::datapath::packet::{self, Road};
+use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room};
+use crate::kernel::Unavailable;
 use crate::{kernel, sys};
 
 /// From the order to close until flows that have not ended are dropped, which resets them.
 const CLOSING: Duration = Duration::from_secs(3);
 
-/// Runs until a signal ends it.
-pub(crate) fn run(snapshot: Snapshot) -> Result<(), Failure> {
+/// Runs until a signal ends it. `release`: no flow is to outlive the daemon.
+pub(crate) fn run(snapshot: Snapshot, release: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start: {error}")))?;
-    runtime.block_on(control(Arc::new(snapshot)))
+    runtime.block_on(control(Arc::new(snapshot), release))
 }
 
-async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
+async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> {
     let files = open_files();
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
     let sockets = bind(&snapshot)?;
@@ -38,9 +40,11 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
     })?;
     let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
-    let kernel = Arc::new(probe(&hub));
+    let road = open_road(&hub);
+    let kernel = Arc::new(probe(&hub, road.as_ref()));
+    let road = road.and_then(Result::ok);
     let guard = guard::start(&hub)?;
-    let workers = start(&hub, sockets, &kernel)
+    let workers = start(&hub, sockets, &kernel, road.as_ref())
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel, guard));
@@ -55,7 +59,11 @@ async fn control(snapshot: Arc<Snapshot>) -> Result<(), Failure> {
         // A worker has gone, which it must not.
         () = hub.phases.reached(Phase::Stopped) => true,
     };
-    stop(&hub, &mut signals, workers).await;
+    let released = road.as_ref().filter(|_| release);
+    stop(&hub, &mut signals, workers, released).await;
+    if let Some(road) = &road {
+        leave(&hub, road, release);
+    }
     if failed {
         return Err(Failure::new(Exit::System, "a worker has failed; the log says why"));
     }
@@ -117,7 +125,7 @@ fn bind_exit(kind: Option<io::ErrorKind>) -> Exit {
 }
 
 /// Must run inside the runtime: it starts to listen to what the BPF programs tell.
-fn probe(hub: &Arc<Hub>) -> Kernel {
+fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kernel {
     let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.snapshot));
     match &mut probed.sockmap {
         Ok(sockmap) => {
@@ -145,7 +153,48 @@ fn probe(hub: &Arc<Hub>) -> Kernel {
         }
         None => {}
     }
-    Kernel { sockmap: probed.sockmap, local: probed.local }
+    let packet = road.map(|road| match road {
+        Ok(road) => Ok(Arc::clone(&road.packet)),
+        Err(Unavailable { what, remedy }) => Err(Unavailable { what: what.clone(), remedy: remedy.clone() }),
+    });
+    Kernel { sockmap: probed.sockmap, local: probed.local, packet }
+}
+
+/// The packet datapath, if an upstream names it. Must run inside the runtime.
+fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
+    if !packet::is_wanted(&hub.snapshot) {
+        return None;
+    }
+    let road = Road::open(hub, &hub.snapshot.packet);
+    match &road {
+        Ok(road) => {
+            tracing::info!("packet datapath is ready");
+            let (road, hub) = (Arc::clone(road), Arc::clone(hub));
+            tokio::spawn(essential("signs of life", Arc::clone(&hub), Arc::clone(&road).tend()));
+            tokio::spawn(essential("routes", Arc::clone(&hub), Arc::clone(&road).follow()));
+            tokio::spawn(essential("flows without sockets", Arc::clone(&hub), road.watch(hub)));
+        }
+        Err(reason) => tracing::warn!(%reason, "no packet datapath: such flows are copied by userspace"),
+    }
+    Some(road)
+}
+
+/// What becomes of the flows that have no sockets.
+fn leave(hub: &Hub, road: &Road, release: bool) {
+    if release {
+        road.release(hub);
+        if let Err(error) = road.packet.withdraw() {
+            tracing::warn!(%error, "what is pinned stays; `doctor --clean` removes it");
+        }
+        return;
+    }
+    let flows = road.abandon(hub);
+    if flows > 0 {
+        tracing::info!(
+            flows,
+            "flows without sockets go on, and wait for the next daemon; `run --release` ends them"
+        );
+    }
 }
 
 /// Whether a server may be on this host, and its upstream may be carried as such.
@@ -169,13 +218,19 @@ async fn essential(what: &str, hub: Arc<Hub>, task: impl Future<Output = io::Res
     }
 }
 
-fn start(hub: &Arc<Hub>, sockets: Vec<Vec<Bound>>, kernel: &Kernel) -> io::Result<Vec<JoinHandle<()>>> {
+fn start(
+    hub: &Arc<Hub>,
+    sockets: Vec<Vec<Bound>>,
+    kernel: &Kernel,
+    road: Option<&Arc<Road>>,
+) -> io::Result<Vec<JoinHandle<()>>> {
     let mut workers = Vec::new();
     let (exchange, doors) = Exchange::new(sockets.len());
     for (index, (sockets, door)) in sockets.into_iter().zip(doors).enumerate() {
         let entrance = Entrance { sockets, exchange: Arc::clone(&exchange), door };
-        let handle = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
-        workers.push(front::start_worker(index, Arc::clone(hub), entrance, handle, kernel.host())?);
+        let sockmap = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
+        let by = Means { sockmap, road: road.cloned(), host: kernel.host() };
+        workers.push(front::start_worker(index, Arc::clone(hub), entrance, by)?);
     }
     Ok(workers)
 }
@@ -196,27 +251,47 @@ fn announce(hub: &Hub) {
     }
 }
 
-/// Lets flows end, then ends them.
-async fn stop(hub: &Hub, signals: &mut Signals, workers: Vec<JoinHandle<()>>) {
+/// Lets flows end, then ends them. Those without sockets only where they are `released`: else they outlive us. They get sockets
+/// for that, so that they end as all others do.
+async fn stop(
+    hub: &Arc<Hub>,
+    signals: &mut Signals,
+    workers: Vec<JoinHandle<()>>,
+    released: Option<&Arc<Road>>,
+) {
     let limit = hub.snapshot.timeouts.drain;
     hub.phases.advance(Phase::Draining);
     tracing::info!(
-        flows = hub.flows.count(),
+        flows = if released.is_some() { hub.flows.count() } else { hub.flows.count_sockets() },
         limit_ms = millis(limit),
         "draining; a second signal ends at once"
     );
-    tokio::select! {
-        () = hub.flows.none_left() => {}
-        () = tokio::time::sleep(limit) => {}
-        () = signals.stop() => {}
+    let is_hurried = tokio::select! {
+        () = hub.flows.none_left(), if released.is_none() => false,
+        () = hub.flows.none_at_all() => false,
+        () = tokio::time::sleep(limit) => false,
+        () = signals.stop() => true,
+    };
+    if let Some(road) = released.filter(|_| !is_hurried) {
+        let (road, all) = (Arc::clone(road), Arc::clone(hub));
+        tokio::select! {
+            _ = tokio::spawn(async move { road.take_all_back(&all).await }) => {}
+            () = signals.stop() => {}
+        }
     }
     hub.phases.advance(Phase::Closing);
-    let left = hub.flows.count();
+    if let Some(road) = released {
+        road.end_all(hub);
+        road.told().await;
+    }
+    let left = hub.flows.count_sockets();
     if left > 0 {
         tracing::info!(flows = left, "closing the flows that are left");
     }
     tokio::select! {
-        () = hub.flows.none_left() => {}
+        () = hub.flows.none_left(), if released.is_none() => {}
+        // Some may be on their way to a worker.
+        () = hub.flows.none_at_all() => {}
         () = tokio::time::sleep(CLOSING) => {}
         () = signals.stop() => {}
     }

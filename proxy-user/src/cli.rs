@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::app;
 use crate::control::guard::{self, command::Request};
-use crate::control::{Exit, Failure, client, config, doctor, explain, logs};
+use crate::control::{Exit, Failure, client, config, doctor, explain, logs, orders};
 use crate::hub::snapshot::Snapshot;
 
 #[derive(Parser)]
@@ -38,6 +38,9 @@ enum Command {
         /// error, warn, info, debug, or TARGET=LEVEL,...
         #[arg(long, default_value = "info")]
         log_level: String,
+        /// At the end, also end the flows that could go on without the daemon (datapath "packet")
+        #[arg(long)]
+        release: bool,
     },
     /// Check a configuration: exit 0, or 78 with every error
     Check {
@@ -53,6 +56,12 @@ enum Command {
     },
     /// Say what this host can do, and what to change
     Doctor {
+        /// Remove what the packet datapath has pinned in this network namespace; its flows are reset
+        #[arg(long)]
+        clean: bool,
+        /// Where that is
+        #[arg(long, default_value = "/sys/fs/bpf/snisplice")]
+        pins: PathBuf,
         #[command(flatten)]
         output: Output,
     },
@@ -76,6 +85,12 @@ enum Command {
     Status(Ask),
     /// List the live connections of the running daemon
     Flows(Ask),
+    /// End connections of the running daemon at once, by a reset to both ends
+    Kill(Orders),
+    /// Have connections leave their sockets now (upstreams with datapath "packet")
+    Promote(Orders),
+    /// Have connections get sockets again, and stay there until they are promoted
+    Demote(Orders),
     /// The guard of the running daemon: what it drops, and whom it has banned
     Guard {
         #[command(subcommand)]
@@ -117,6 +132,15 @@ enum GuardCommand {
     },
     /// Read the deny file anew
     Reload(Ask),
+}
+
+#[derive(Args)]
+struct Orders {
+    /// Their ids, as `snisplice flows` has them
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<u64>,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Args)]
@@ -167,13 +191,14 @@ fn code(exit: Exit) -> ExitCode {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run { config, log_format, log_level } => {
+        Command::Run { config, log_format, log_level, release } => {
             logs::start(log_format, &log_level).map_err(|error| Failure::new(Exit::Usage, error))?;
-            app::run(load(&config)?)
+            app::run(load(&config)?, release)
         }
         Command::Check { config, output } => check(&config, &output),
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
-        Command::Doctor { output } => {
+        Command::Doctor { clean: true, pins, .. } => print(doctor::clean(&pins)?),
+        Command::Doctor { output, .. } => {
             let report = doctor::examine();
             if output.json {
                 print_json(&report)
@@ -189,8 +214,18 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Status(ask) => print(client::status(&ask.socket, ask.output.json)?),
         Command::Flows(ask) => print(client::flows(&ask.socket, ask.output.json)?),
+        Command::Kill(orders) => give(("kill", "killed"), &orders),
+        Command::Promote(orders) => give(("promote", "promoted"), &orders),
+        Command::Demote(orders) => give(("demote", "demoted"), &orders),
         Command::Guard { what } => guard_command(what),
     }
+}
+
+/// Some of the flows may have obeyed, and are told of, where others have not.
+fn give(order: (&str, &str), Orders { ids, ask }: &Orders) -> Result<(), Failure> {
+    let (printed, failure) = orders::give(&ask.socket, order, ids, ask.output.json)?;
+    print(printed)?;
+    failure.map_or(Ok(()), Err)
 }
 
 fn guard_command(what: GuardCommand) -> Result<(), Failure> {

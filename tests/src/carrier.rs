@@ -3,10 +3,11 @@
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::daemon::{Access, Daemon, Datapath, Kernel};
+use crate::daemon::{Access, Daemon, Datapath, Kernel, Launch, Packet};
 use crate::netns::{Namespace, Topology, backend};
 
 /// A datapath, and the network that it needs.
@@ -36,7 +37,7 @@ pub const COPY: Carrier =
     Carrier { name: "copy", datapath: Datapath::Copy, place: Place::Backend, kernel: None };
 
 /// Every datapath that has to keep the contract, the reference first.
-pub const CARRIERS: [Carrier; 3] = [
+pub const CARRIERS: [Carrier; 4] = [
     COPY,
     Carrier {
         name: "sockmap",
@@ -49,6 +50,12 @@ pub const CARRIERS: [Carrier; 3] = [
         datapath: Datapath::Local,
         place: Place::Edge,
         kernel: Some(|kernel| kernel.redirected_bytes + kernel.bypassed_bytes),
+    },
+    Carrier {
+        name: "packet",
+        datapath: Datapath::Packet,
+        place: Place::Backend,
+        kernel: Some(|kernel| kernel.redirected_bytes),
     },
 ];
 
@@ -104,7 +111,46 @@ impl Carrier {
 
     /// Whether its flows are copied at first, so that short ones never go by it.
     pub fn begins_as_copy(&self) -> bool {
-        self.datapath == Datapath::Auto
+        matches!(self.datapath, Datapath::Auto | Datapath::Packet)
+    }
+
+    /// A daemon whose stop ends its flows. Those without sockets outlive it unless it is told to release them.
+    ///
+    /// # Errors
+    /// When there is no binary.
+    pub fn launch(&self) -> Result<Launch> {
+        let launch = Launch::new()?;
+        Ok(if self.datapath == Datapath::Packet { launch.release() } else { launch })
+    }
+
+    /// For how long a flow that is over keeps its entries of maps: its ends may still have to hear the last of each other.
+    #[must_use]
+    pub fn linger(&self) -> Duration {
+        if self.datapath == Datapath::Packet { Duration::from_secs(12) } else { Duration::ZERO }
+    }
+
+    /// Waits until the one flow that there is is carried this way, where that takes a while.
+    ///
+    /// # Errors
+    /// When it is not within 10 s.
+    pub fn wait_until_carried(&self, daemon: &Daemon) -> Result<()> {
+        if self.begins_as_copy() {
+            let own = Some(self.name);
+            daemon.wait_for_flow("the flow to be handed over", |flow| flow.datapath.as_deref() == own)?;
+        }
+        Ok(())
+    }
+
+    /// Segments that the kernel has moved this way.
+    ///
+    /// # Errors
+    /// When the daemon does not tell.
+    pub fn segments(&self, daemon: &Daemon) -> Result<u64> {
+        let status = daemon.status()?;
+        if self.datapath == Datapath::Packet {
+            return Ok(status.packet.context("the status has no counters of packets")?.forwarded);
+        }
+        Ok(status.kernel.context("the status has no kernel counters")?.redirected_segments)
     }
 
     /// What the daemon has counted for it so far.
@@ -117,8 +163,13 @@ impl Carrier {
             metrics.sum("snisplice_bytes_total", &[("datapath", self.name), ("direction", direction)])
         };
         let copied = metrics.sum("snisplice_bytes_total", &[("datapath", COPY.name)]);
-        let bytes = [bytes("in"), bytes("out")].map(whole);
-        Ok(Account { bytes, copied: whole(copied), kernel: daemon.status()?.kernel })
+        let status = daemon.status()?;
+        Ok(Account {
+            bytes: [bytes("in"), bytes("out")].map(whole),
+            copied: whole(copied),
+            kernel: status.kernel,
+            packet: status.packet,
+        })
     }
 
     /// Checks that the flows of `records` were carried this way: what the metrics grew by is what the records say, and the
@@ -144,6 +195,12 @@ impl Carrier {
         share: u64,
     ) -> Result<()> {
         let after = self.account(daemon)?;
+        if self.datapath == Datapath::Packet {
+            if share == u64::MAX && !records.iter().any(|record| self.is_of(record)) {
+                return stayed_behind(daemon, before, &after, records);
+            }
+            return self.prove_packets(before, &after, records);
+        }
         if self.begins_as_copy() {
             return total_is_right(before, &after, records);
         }
@@ -165,6 +222,33 @@ impl Carrier {
         ensure!(moved > 0 && moved >= carried / share, "the kernel moved {moved} of {carried} bytes only");
         Ok(())
     }
+
+    fn is_of(&self, record: &Access) -> bool {
+        record.datapath.as_deref() == Some(self.name)
+    }
+
+    /// A flow is copied until it leaves its sockets: what was copied counts for copy.
+    fn prove_packets(&self, before: &Account, after: &Account, records: &[Access]) -> Result<()> {
+        let total = |account: &Account| account.bytes.iter().sum::<u64>() + account.copied;
+        let said: u64 = records.iter().map(|record| record.bytes_in + record.bytes_out).sum();
+        let grown = total(after) - total(before);
+        ensure!(grown == said, "the records have {said} bytes, the metrics {grown}");
+        ensure!(records.iter().any(|record| self.is_of(record)), "no flow went by {}", self.name);
+        let forwarded =
+            |account: &Account| account.packet.map(|packet| packet.forwarded_bytes).context("no counters");
+        let (moved, carried) = (forwarded(after)? - forwarded(before)?, total(after) - total(before));
+        let by_packet = carried - (after.copied - before.copied);
+        ensure!(moved >= by_packet, "the programs forwarded {moved} of {by_packet} bytes");
+        Ok(())
+    }
+}
+
+/// A flow whose readers are behind all the time may keep its sockets, which hold more than fits into a window. The daemon says so.
+fn stayed_behind(daemon: &Daemon, before: &Account, after: &Account, records: &[Access]) -> Result<()> {
+    let backlog = [("from", "packet"), ("reason", "backlog")];
+    let said = daemon.metrics()?.sum("snisplice_datapath_fallbacks_total", &backlog);
+    ensure!(said > 0.0, "no flow went by packet, and none is said to have stayed behind for its backlog");
+    total_is_right(before, after, records)
 }
 
 /// What was copied of a flow counts for copy, whatever carried it later.
@@ -185,6 +269,8 @@ pub struct Account {
     pub copied: u64,
     /// The kernel's counters.
     pub kernel: Option<Kernel>,
+    /// Those of packets.
+    pub packet: Option<Packet>,
 }
 
 /// A counter of bytes is a whole number below 2^53.

@@ -106,7 +106,7 @@ pub fn send(to: &mut (impl Write + ?Sized), stream: u64, bytes: u64) -> io::Resu
 ///
 /// # Errors
 /// What the reader reports.
-pub(crate) fn read_some(from: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
+pub fn read_some(from: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match from.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

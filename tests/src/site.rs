@@ -156,7 +156,7 @@ impl RawSite {
     /// # Errors
     /// When a part of it does not start.
     pub fn of(carrier: &Carrier, config: &Config) -> Result<Self> {
-        Self::build(config, &Launch::new()?, carrier.place)
+        Self::build(config, &carrier.launch()?, carrier.place)
     }
 
     fn build(config: &Config, launch: &Launch, place: Place) -> Result<Self> {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 
+use crate::pins::{MOUNT, unmount};
+
 /// The prefix of all that the harness gives a name to: namespaces and directories.
 pub(crate) const PREFIX: &str = "snis-";
 
@@ -30,6 +32,7 @@ pub fn remove_own() -> Result<()> {
     let own = format!("{PREFIX}{}-", process::id());
     for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(&own)) {
+            unmount(&entry.path().join(MOUNT));
             drop(fs::remove_dir_all(entry.path()));
         }
     }
@@ -51,6 +54,7 @@ impl WorkDir {
         let parent = std::env::temp_dir();
         for entry in fs::read_dir(&parent)?.flatten() {
             if entry.file_name().to_str().is_some_and(is_left_over) {
+                unmount(&entry.path().join(MOUNT));
                 // Another test process may be sweeping as well: whoever comes first wins.
                 drop(fs::remove_dir_all(entry.path()));
             }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use harness::command::{run, snisplice};
-use harness::daemon::{Datapath, cli};
+use harness::daemon::{Datapath, Flow, cli};
 use harness::peers::raw::transfer;
 use harness::site::{RawSite, config};
 use harness::workdir::WorkDir;
@@ -55,7 +55,15 @@ fn every_metric_is_documented_and_every_documented_one_exists() -> Result<()> {
     harness::peers::raw::finish(&fallback)?;
     drop((client, server, fallback));
     site.daemon.wait_for_idle()?;
-    let text = site.daemon.get("/metrics")?.body;
+    let without_sockets = RawSite::start(&config().datapath(Datapath::Packet))?;
+    let (mut client, mut server) = without_sockets.flow()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    let left = |flow: &Flow| flow.datapath.as_deref() == Some("packet");
+    without_sockets.daemon.wait_for_flow("the flow to leave its sockets", left)?;
+    drop((client, server));
+    let text =
+        [&site, &without_sockets].map(|site| Ok::<_, anyhow::Error>(site.daemon.get("/metrics")?.body));
+    let text = text.into_iter().collect::<Result<String>>()?;
     let exported: BTreeSet<&str> = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
@@ -68,6 +76,7 @@ fn every_metric_is_documented_and_every_documented_one_exists() -> Result<()> {
     let rare = ["snisplice_datapath_fallbacks", "snisplice_upstream_connect_failures", "snisplice_kernel_"];
     let unknown: Vec<_> = documented.difference(&exported).filter(|name| !rare.contains(*name)).collect();
     assert!(unknown.is_empty(), "docs/operations.md has {unknown:?}");
+    without_sockets.daemon.stop()?;
     site.daemon.stop()
 }
 
@@ -81,5 +90,6 @@ fn the_demo_finds_all_as_it_should_be() -> Result<()> {
     assert_eq!(report["ok"].as_bool(), Some(true), "{ended}");
     let (carried, all) = (report["kernel_bytes"].as_u64(), report["bytes"].as_u64());
     assert!(carried > Some(0) && carried <= all, "{ended}");
+    assert_eq!(report["outlived"]["polls_without_daemon"].as_u64(), Some(25), "{ended}");
     Ok(())
 }

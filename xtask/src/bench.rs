@@ -1,5 +1,5 @@
 //! `bench`: compares snisplice with no proxy and with other proxies, in network namespaces of its own. `bench guard`: the same for
-//! the guard, with programs that do nothing and with nftables.
+//! the guard, with programs that do nothing and with nftables. `bench packet`: what flows without sockets cost.
 
 use std::ffi::OsString;
 
@@ -7,14 +7,16 @@ use anyhow::Result;
 
 use crate::{build, privilege, process, run, setup, workspace};
 
-/// The first argument of the benchmark of the guard.
+/// First arguments of the benchmarks of parts.
 const GUARD: &str = "guard";
+const PACKET: &str = "packet";
 
 /// Builds the daemon and the benchmark, finds the others, and becomes the benchmark.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     setup::for_tests()?;
     let (program, rivals, args) = match args {
         [first, rest @ ..] if first == GUARD => ("snisplice-bench-guard", setup::for_guard_bench(), rest),
+        [first, rest @ ..] if first == PACKET => ("snisplice-bench-packet", None, rest),
         _ => ("snisplice-bench", setup::for_bench(), args),
     };
     build::all()?;

@@ -6,4 +6,5 @@
 pub mod credit;
 pub mod guard;
 pub mod local;
+pub mod packet;
 pub mod sockmap;

@@ -103,6 +103,8 @@ pub enum Reason {
     IdleTimeout,
     /// The daemon is stopping.
     Drain,
+    /// An operator has ordered it.
+    Killed,
     /// The operating system refused something that should not fail; the log has the error.
     Internal,
 }
@@ -133,6 +135,7 @@ impl Reason {
             Self::KernelLost => "kernel_lost",
             Self::IdleTimeout => "idle_timeout",
             Self::Drain => "drain",
+            Self::Killed => "killed",
             Self::Internal => "internal",
         }
     }
@@ -155,6 +158,7 @@ impl Reason {
             | Self::HalfCloseTimeout
             | Self::IdleTimeout
             | Self::Drain
+            | Self::Killed
             | Self::Internal => None,
         }
     }

@@ -62,8 +62,11 @@ pub trait Listing {
     /// The last boundary that is not after the first address of this slot, and above [`LISTED`] the list that addresses from it on
     /// are on. There is one slot more than [`SLOTS`].
     fn slot(&self, slot: usize) -> Option<u32>;
-    /// A boundary.
-    fn boundary(&self, number: u32) -> Option<Key>;
+    /// The first bits of a boundary.
+    fn first(&self, number: u32) -> Option<u64>;
+    /// The rest of it. Nearly always the first bits have decided before, so that these are asked for only after them, and lie
+    /// elsewhere: boundaries next to each other share a cache line.
+    fn rest(&self, number: u32) -> Option<u64>;
     /// The list that the addresses from a boundary on are on.
     fn listed(&self, number: u32) -> Option<Listed>;
 }
@@ -92,7 +95,8 @@ fn found<L: Listing>(listing: &L, key: Key) -> Option<Listed> {
         }
         let half = (more >> 1) + (more & 1);
         let middle = low.wrapping_add(half) & MASK;
-        if listing.boundary(middle)? <= key {
+        let first = listing.first(middle)?;
+        if first < key.first || (first == key.first && listing.rest(middle)? <= key.rest) {
             low = middle;
             more = more.wrapping_sub(half) & MASK;
         } else {

@@ -202,8 +202,12 @@ impl Listing for FamilyTable {
         self.slots.get(slot).copied()
     }
 
-    fn boundary(&self, number: u32) -> Option<Key> {
-        Some(self.boundaries.get(usize::try_from(number).ok()?)?.0)
+    fn first(&self, number: u32) -> Option<u64> {
+        Some(self.boundaries.get(usize::try_from(number).ok()?)?.0.first)
+    }
+
+    fn rest(&self, number: u32) -> Option<u64> {
+        Some(self.boundaries.get(usize::try_from(number).ok()?)?.0.rest)
     }
 
     fn listed(&self, number: u32) -> Option<Listed> {

@@ -131,16 +131,19 @@ fn status_text(status: &Value) -> String {
             );
         }
     }
-    let local = status.pointer("/datapaths/local").unwrap_or(&Value::Null);
-    let word = if local.get("available") == Some(&Value::Bool(true)) { "available" } else { "not available" };
-    let reason = local.get("reason").and_then(Value::as_str).map(|reason| format!(": {reason}"));
-    let _ = writeln!(out, "local: {word}{}", reason.unwrap_or_default());
+    for name in ["local", "packet"] {
+        let datapath = status.pointer(&format!("/datapaths/{name}")).unwrap_or(&Value::Null);
+        let is_available = datapath.get("available") == Some(&Value::Bool(true));
+        let word = if is_available { "available" } else { "not available" };
+        let reason = datapath.get("reason").and_then(Value::as_str).map(|reason| format!(": {reason}"));
+        let _ = writeln!(out, "{name}: {word}{}", reason.unwrap_or_default());
+    }
     out.push_str(&guard::status_line(status));
     out
 }
 
 fn flows_text(answer: &Value) -> String {
-    const COLUMNS: [&str; 11] = [
+    const COLUMNS: [&str; 12] = [
         "id",
         "client",
         "listener",
@@ -152,6 +155,7 @@ fn flows_text(answer: &Value) -> String {
         "bytes_out",
         "age_seconds",
         "idle_seconds",
+        "obstacle",
     ];
     let flows = answer.get("flows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut rows = vec![COLUMNS.map(str::to_uppercase)];

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::guard;
+use super::{Exit, Failure, guard};
 use crate::{kernel, sys};
 
 /// Two descriptors for each flow, and a few for the daemon.
@@ -47,6 +48,21 @@ pub(crate) fn examine() -> Report {
     findings.extend([sockmap, local, guard(), low_ports(), dual_stack(), open_files()]);
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Report { version: env!("CARGO_PKG_VERSION"), kernel: release.trim().to_owned(), datapath, findings }
+}
+
+/// Removes what the packet datapath has pinned; says what that was.
+pub(crate) fn clean(pins: &Path) -> Result<String, Failure> {
+    match kernel::packet::clean(pins) {
+        Ok(Some(flows)) => Ok(format!("removed; {flows} flows without sockets are over\n")),
+        Ok(None) => Ok(format!("nothing is pinned at {} in this network namespace\n", pins.display())),
+        Err(error) => {
+            let exit = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => Exit::Permission,
+                _ => Exit::System,
+            };
+            Err(Failure::new(exit, format_args!("cannot clean {}: {error}", pins.display())))
+        }
+    }
 }
 
 impl Report {

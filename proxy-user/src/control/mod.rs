@@ -10,5 +10,6 @@ mod exit;
 pub(crate) mod explain;
 pub(crate) mod guard;
 pub(crate) mod logs;
+pub(crate) mod orders;
 
 pub(crate) use exit::{Exit, Failure};

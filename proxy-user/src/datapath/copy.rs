@@ -2,14 +2,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_common::flow::{Leg, Seen};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::ending::{Ending, Next, earlier};
+use super::ending::{Ending, Next};
 use super::pump::Pump;
 use super::{Carried, Pair, internal};
 use crate::hub::{Flow, Hub, Phase};
@@ -19,6 +19,16 @@ use crate::sys;
 /// does meanwhile, nobody tells.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// When another datapath may go on with a flow. Where it does not rest at that moment, that is tried again after [`LOOK`].
+#[derive(Clone, Copy)]
+pub(super) enum Due<'a> {
+    Never,
+    /// From this moment on.
+    At(Instant),
+    /// As soon as this is rung.
+    Rung(&'a Notify),
+}
+
 /// What became of a flow that was copied.
 pub(super) enum Copied {
     /// It has ended.
@@ -27,21 +37,20 @@ pub(super) enum Copied {
     Due,
 }
 
-/// Carries `pair` to its end, or until it has gone on for `due` and rests for a moment; if it does not, that is tried again
-/// after the same time.
-pub(super) async fn carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration>) -> Copied {
+/// Carries `pair` to its end, or until another datapath may go on and it rests for a moment.
+pub(super) async fn carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> Copied {
     match try_carry(hub, flow, pair, due).await {
         Ok(copied) => copied,
         Err(error) => Copied::Ended(internal(flow, flow.copied(), &error)),
     }
 }
 
-async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration>) -> io::Result<Copied> {
+async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> io::Result<Copied> {
     let (mut client, client_socket) = pair.client.split();
     let (mut upstream, upstream_socket) = pair.upstream.split();
     let sockets: [&TcpStream; 2] = [client_socket.as_ref(), upstream_socket.as_ref()];
     // A flow that the kernel was to take, and did not, has been copied before.
-    let [up, down] = flow.copied();
+    let [up, down] = flow.copied_here();
     let mut ending = Ending::new(hub, [leg(sockets[0], down)?, leg(sockets[1], up)?], false);
     let [to_upstream, to_client] = &flow.copied;
     let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
@@ -50,10 +59,10 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
     let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0]).run(&mut client));
     let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1]).run(&mut upstream));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
-    let mut alarm = std::pin::pin!(pause(due));
-    // Whether a pump has come to its end, we have been told to stop, and a socket has failed.
-    let (mut ended, mut stopped, mut broken) = ([false; 2], false, [false; 2]);
-    let mut limit = None;
+    let mut due_again = None;
+    // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
+    // time to wait, since a wait would begin anew whenever anything else happens.
+    let (mut ended, mut stopped, mut broken, mut limit) = ([false; 2], false, [false; 2], None);
     loop {
         tokio::select! {
             () = &mut up, if !ended[0] => ended[0] = true,
@@ -67,26 +76,28 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Option<Duration
             }
             // Time to look whether the peers are still there.
             () = flow.wake.notified() => {}
-            () = &mut alarm => {
+            () = is_due(due, due_again) => {
                 if !stopped && ended == [false; 2] && all_rest() {
                     return Ok(Copied::Due);
                 }
-                alarm.set(pause(due));
+                due_again = after(Some(LOOK));
                 continue;
             }
             () = blocked.notified() => {
-                limit = earlier(limit, Some(LOOK));
+                limit = sooner(limit, after(Some(LOOK)));
                 continue;
             }
-            () = pause(limit) => {}
+            () = until(limit) => {}
             () = ending.idle(|| flow.rested()) => {}
         }
-        let taken = || {
-            let [up, down] = flow.copied();
-            ([seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)], [0; 2])
-        };
-        match ending.turn(sockets, taken)? {
-            Next::Wait(next) => limit = earlier(next, (!all_rest()).then_some(LOOK)),
+        if super::packet::is_leaving(flow) {
+            // What hands it over keeps the time from here on.
+            limit = None;
+            continue;
+        }
+        ending.obey(flow);
+        match ending.turn(sockets, || (taken(flow, ended, broken), [0; 2]))? {
+            Next::Wait(next) => limit = sooner(after(next), after((!all_rest()).then_some(LOOK))),
             Next::Done(Carried { end, .. }) => {
                 return Ok(Copied::Ended(Carried { end, bytes: flow.copied() }));
             }
@@ -100,11 +111,33 @@ fn leg(socket: &TcpStream, written: u64) -> io::Result<Leg> {
     Ok(Leg::from_start(&reading, written))
 }
 
-async fn pause(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
+fn after(time: Option<Duration>) -> Option<Instant> {
+    time.and_then(|time| Instant::now().checked_add(time))
+}
+
+/// The sooner of two moments, none of which may come.
+fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+async fn is_due(due: Due<'_>, again: Option<Instant>) {
+    match (again, due) {
+        (Some(moment), _) | (None, Due::At(moment)) => until(Some(moment)).await,
+        (None, Due::Rung(bell)) => bell.notified().await,
+        (None, Due::Never) => until(None).await,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+fn taken(flow: &Flow, ended: [bool; 2], broken: [bool; 2]) -> [Seen; 2] {
+    let [up, down] = flow.copied_here();
+    [seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)]
 }
 
 fn seen(ended: bool, broken: bool, bytes: u64) -> Seen {

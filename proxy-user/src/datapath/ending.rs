@@ -11,7 +11,7 @@ use proxy_common::flow::{
 use socket2::SockRef;
 
 use super::Carried;
-use crate::hub::{Bytes, Hub};
+use crate::hub::{Bytes, Flow, Hub};
 use crate::sys;
 
 /// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
@@ -30,6 +30,7 @@ pub(super) struct Ending {
     /// little for them.
     keepalive: Option<Duration>,
     begun: Instant,
+    killed: bool,
     last: Look,
 }
 
@@ -53,6 +54,7 @@ impl Ending {
             idle: Idle::new(timeouts.idle),
             keepalive: Some(timeouts.keepalive),
             begun: Instant::now(),
+            killed: false,
             last: Look::default(),
         }
     }
@@ -60,6 +62,15 @@ impl Ending {
     /// Starts to end the flow from our side, because the daemon stops.
     pub(super) fn close(&mut self) {
         self.machine.close(self.begun.elapsed(), Reason::Drain);
+    }
+
+    /// Does what the flow is to come to: its end at once, by a reset of both sides, where an operator wants that, or its end in
+    /// order, where it has got sockets for nothing else.
+    pub(super) fn obey(&mut self, flow: &Flow) {
+        self.killed = flow.orders.are_to_kill();
+        if let Some(reason) = flow.closing.get() {
+            self.machine.close(self.begun.elapsed(), *reason);
+        }
     }
 
     /// Returns at the earliest moment at which the flow may have been idle for too long; never, if it may be. `rested`: for how
@@ -97,6 +108,9 @@ impl Ending {
             let (seen, beside) = counts();
             let look = Look { legs, seen, beside };
             self.last = look;
+            if self.killed {
+                return self.finish(sockets, End { reason: Reason::Killed, side: None }, false);
+            }
             let step = self.machine.step(self.begun.elapsed(), &look);
             if matches!(step, Step::Wait(_)) && self.idle.is_over(self.begun.elapsed(), self.rested()) {
                 self.machine.close(self.begun.elapsed(), Reason::IdleTimeout);

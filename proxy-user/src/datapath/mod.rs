@@ -11,6 +11,7 @@ mod copy;
 mod ending;
 mod leftover;
 mod local;
+pub(crate) mod packet;
 mod pipes;
 mod pump;
 mod sockmap;
@@ -20,14 +21,15 @@ mod window;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::Instant;
 
 use local::Bypass;
 use proxy_common::flow::{End, Reason};
 use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Local, Skip};
 use tokio::net::TcpStream;
 
-use self::copy::Copied;
+use self::copy::{Copied, Due};
+use self::packet::{Departed, Road};
 use self::sockmap::{Spliced, Trace};
 use self::watch::Watch;
 
@@ -49,7 +51,16 @@ pub(crate) struct Carriers {
     pub(crate) hub: Arc<Hub>,
     /// None: this host cannot splice by sockmap.
     sockmap: Option<(SockmapHandle, Watch)>,
+    /// None: no upstream wants it, or this host cannot.
+    pub(crate) road: Option<Arc<Road>>,
     host: Host,
+}
+
+/// What became of a flow.
+pub(crate) enum Outcome {
+    Ended(Carried),
+    /// It goes on without sockets.
+    Left(Departed),
 }
 
 /// A flow that has ended: why, and the bytes that each peer was given, client to upstream first.
@@ -60,28 +71,49 @@ pub(crate) struct Carried {
 
 impl Carriers {
     /// To be made inside the worker's runtime.
-    pub(crate) fn new(hub: Arc<Hub>, sockmap: Option<SockmapHandle>, host: Host) -> io::Result<Self> {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        sockmap: Option<SockmapHandle>,
+        road: Option<Arc<Road>>,
+        host: Host,
+    ) -> io::Result<Self> {
         let sockmap = sockmap.map(|handle| Watch::start(&hub).map(|watch| (handle, watch))).transpose()?;
-        Ok(Self { hub, sockmap, host })
+        Ok(Self { hub, sockmap, road, host })
     }
 
     fn host(&self) -> Host {
-        if self.hub.sockmap_lost.load(Ordering::Relaxed) { Host::default() } else { self.host }
+        let lost = self.hub.sockmap_lost.load(Ordering::Relaxed);
+        if lost { Host { packet: self.host.packet, ..Host::default() } } else { self.host }
     }
 
     /// Carries `pair` to its end by the best datapath that takes it.
-    pub(crate) async fn carry(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
+    pub(crate) async fn carry(&self, flow: &Flow, pair: Pair, choice: Choice) -> Outcome {
         flow.facts().stage = Stage::Carry;
         // The upstream's is armed since before it was connected.
         if let Err(error) = sys::reset_on_close(&pair.client, true) {
-            return internal(flow, [0; 2], &error);
+            return Outcome::Ended(internal(flow, [0; 2], &error));
         }
+        let mut pair = pair;
+        // Boxed, as all that follows: each flow has room for its own way only.
+        match choice {
+            Choice::Only(Datapath::Packet) => return Box::pin(self.by_packet(flow, pair)).await,
+            Choice::Auto if self.hub.snapshot.may_leave(choice) => {
+                if let Some(outcome) = Box::pin(self.by_packet_if_it_can(flow, &mut pair)).await {
+                    return outcome;
+                }
+            }
+            Choice::Auto | Choice::Only(_) => {}
+        }
+        Outcome::Ended(self.carry_by_sockets(flow, pair, choice).await)
+    }
+
+    async fn carry_by_sockets(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
         let near = choice != Choice::Only(Datapath::Copy)
             && self.host().local != Local::Unavailable
             && is_near(&pair);
         let plan = plan::plan(choice, self.host(), near);
         if let Some(patience) = plan::patience(choice, &plan) {
-            match self.copy(flow, &mut pair, Some(patience)).await {
+            match self.copy(flow, &mut pair, Due::At(Instant::now() + patience)).await {
                 Copied::Ended(carried) => return carried,
                 // What was copied counts for copy, though the flow goes on otherwise.
                 Copied::Due => self.hub.meters.carried(flow, flow.copied()),
@@ -91,7 +123,6 @@ impl Carriers {
             Ok((mut spliced, datapath)) => {
                 self.hub.flows.know_places(flow, spliced.places());
                 let _active = self.begin(flow, datapath);
-                // Boxed, as copying is below: each flow has room for its own way only.
                 return Box::pin(spliced.carry(&self.hub, flow)).await;
             }
             Err(refused) => *refused,
@@ -101,7 +132,7 @@ impl Carriers {
                 self.hub.meters.fell_back(datapath, Fallback::Unavailable);
             }
         }
-        let carried = match self.copy(flow, &mut pair, None).await {
+        let carried = match self.copy(flow, &mut pair, Due::Never).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         };
@@ -110,9 +141,9 @@ impl Carriers {
         carried
     }
 
-    async fn copy(&self, flow: &Flow, pair: &mut Pair, patience: Option<Duration>) -> Copied {
+    async fn copy(&self, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> Copied {
         let _active = self.begin(flow, Datapath::Copy);
-        Box::pin(copy::carry(&self.hub, flow, pair, patience)).await
+        Box::pin(copy::carry(&self.hub, flow, pair, due)).await
     }
 
     /// Hands `pair` to the first datapath of `plan` that takes it. Err: none does.
@@ -151,7 +182,7 @@ impl Carriers {
     ) -> Result<Option<Bypass<'a>>, Fallback> {
         match datapath {
             Datapath::Local => Bypass::find(handle, &pair.client, &pair.upstream).map(Some),
-            Datapath::Sockmap | Datapath::Copy => Ok(None),
+            Datapath::Sockmap | Datapath::Copy | Datapath::Packet => Ok(None),
         }
     }
 

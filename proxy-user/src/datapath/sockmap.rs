@@ -184,6 +184,7 @@ impl Spliced<'_> {
             if let Some(ahead) = &mut ahead {
                 again = earlier(again, ahead.carry(ending)?);
             }
+            ending.obey(flow);
             let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::conn;
 use super::exchange::{Door, Exchange, Newcomer, Seat};
 use crate::datapath::Carriers;
+use crate::datapath::packet::Clamped;
 use crate::hub::snapshot::Listener;
 use crate::hub::{AtLimit, Claim, Complaint, Hub, Phase};
 use crate::sys;
@@ -33,10 +34,17 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
     let hub = Arc::clone(&desk.carriers.hub);
     let mut draining = std::pin::pin!(hub.phases.reached(Phase::Draining));
     let complaint = Complaint::default();
+    let mut clamped = desk.carriers.road.as_ref().map(|road| road.clamp.of(&listener.name));
     loop {
         let accepted = tokio::select! {
             biased;
             () = &mut draining => break,
+            most = less(&mut clamped) => {
+                if let Err(error) = sys::limit_segments(&socket, most) {
+                    tracing::warn!(listener = %listener.name, %error, "clients cannot be told to send smaller segments");
+                }
+                continue;
+            }
             accepted = next(&socket, &listener, &hub) => accepted,
         };
         match accepted {
@@ -61,6 +69,14 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
             return;
         };
         start(stream, client, &listener, &desk);
+    }
+}
+
+/// The largest segment that clients are to send from now on.
+async fn less(clamped: &mut Option<Clamped>) -> u32 {
+    match clamped {
+        Some(clamped) => clamped.news().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proxy_common::flow::{End, Reason, Side};
 use proxy_common::guard::Offence;
@@ -14,20 +14,10 @@ use tokio::net::TcpStream;
 use super::connect::{self, Failed, Wanted};
 use super::peek::{self, Opening};
 use super::refuse;
-use crate::datapath::{Carried, Carriers, Pair};
+use crate::datapath::{Carried, Carriers, Outcome, Pair};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Claim, Closed, Flow, HelloResult, Hub, Phase, Stage};
+use crate::hub::{Claim, Flow, HelloResult, Hub, Phase, Stage, Story};
 use crate::sys;
-
-/// What the access log tells of the way to a flow.
-#[derive(Default)]
-struct Way {
-    opening: Option<HelloResult>,
-    hello: Option<Duration>,
-    connect: Option<Duration>,
-    /// Why no server took it.
-    error: Option<String>,
-}
 
 /// Serves one accepted connection.
 pub(super) async fn serve(
@@ -40,14 +30,13 @@ pub(super) async fn serve(
     let hub = &carriers.hub;
     let _place = hub.room.take();
     let entry = hub.flows.enter(client, &listener.name);
-    let mut way = Way::default();
+    let mut way = Story { claim, ..Story::default() };
     let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
-        Ok(carried) => carried,
+        Ok(Outcome::Ended(carried)) => carried,
+        Ok(Outcome::Left(departed)) => return departed.park(entry, way),
         Err(reason) => Carried { end: End { reason, side: reason.side() }, bytes: [0; 2] },
     };
-    // Before the record: whoever reads that may count on the place.
-    drop(claim);
-    settle(hub, &entry.flow, &carried, &way);
+    way.settle(hub, &entry.flow, carried.end, carried.bytes);
 }
 
 /// Err: the connection ended before it became a flow.
@@ -56,28 +45,30 @@ async fn travel(
     listener: &Listener,
     carriers: &Carriers,
     flow: &Flow,
-    way: &mut Way,
-) -> Result<Carried, Reason> {
+    way: &mut Story,
+) -> Result<Outcome, Reason> {
     let hub = &carriers.hub;
     let stopping = hub.phases.reached(Phase::Closing);
     let (pair, number) = tokio::select! {
         // Boxed: what follows lasts much longer, and needs less room.
-        result = Box::pin(establish(stream, listener, hub, flow, way)) => result?,
+        result = Box::pin(establish(stream, listener, carriers, flow, way)) => result?,
         () = stopping => return Err(Reason::Drain),
     };
     let datapath = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?.datapath;
     let protected = hub.snapshot.guard.as_ref().is_some_and(|guard| guard.protects(number));
-    let _live = hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected));
+    let sources = hub.sources.get();
+    way.established = sources.map(|sources| sources.established(flow.client.ip(), protected));
     Ok(carriers.carry(flow, pair, datapath).await)
 }
 
 async fn establish(
     stream: TcpStream,
     listener: &Listener,
-    hub: &Hub,
+    carriers: &Carriers,
     flow: &Flow,
-    way: &mut Way,
+    way: &mut Story,
 ) -> Result<(Pair, usize), Reason> {
+    let hub = &carriers.hub;
     let (stream, number) = match listener.to {
         Some(number) => {
             flow.facts().route = format!("listener/{}", listener.name).into();
@@ -90,8 +81,11 @@ async fn establish(
     let begun = Instant::now();
     // The hello is there. But local looks for the server's socket first, which is none before the handshake has ended.
     let follows = listener.to.is_none() && upstream.datapath != Choice::Only(Datapath::Local);
-    let wanted = Wanted { hub, upstream, follows, spread: flow.id };
-    let connected = connect::connect(wanted, &stream).await;
+    let wanted = Wanted { carriers, upstream, follows, spread: flow.id };
+    let connected = tokio::select! {
+        connected = connect::connect(wanted, &stream) => connected,
+        () = flow.killed() => return Err(killed(&stream)),
+    };
     way.connect = Some(begun.elapsed());
     match connected {
         Ok(server) => {
@@ -118,10 +112,13 @@ async fn route(
     stream: TcpStream,
     hub: &Hub,
     flow: &Flow,
-    way: &mut Way,
+    way: &mut Story,
 ) -> Result<(TcpStream, usize), Reason> {
     let begun = Instant::now();
-    let opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)).await;
+    let opening = tokio::select! {
+        opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)) => opening,
+        () = flow.killed() => return Err(killed(&stream)),
+    };
     way.hello = Some(begun.elapsed());
     let opening = match opening {
         Ok(Ok(opening)) => opening,
@@ -152,6 +149,12 @@ async fn route(
     };
     flow.facts().route = Arc::clone(&found.route.name);
     Ok((stream, found.route.upstream))
+}
+
+/// Nothing was read, so that closing the socket says so.
+fn killed(client: &TcpStream) -> Reason {
+    let _ = sys::reset_on_close(client, true);
+    Reason::Killed
 }
 
 /// Lets the guard know.
@@ -194,35 +197,4 @@ fn note_server(flow: &Flow, server: &TcpStream) {
 fn internal(flow: &Flow, error: &io::Error) -> Reason {
     tracing::warn!(flow = flow.id, %error, "connection closed: the system refused what it should not");
     Reason::Internal
-}
-
-/// The last that is heard of a connection: bytes, reason, and one line in the log.
-fn settle(hub: &Hub, flow: &Flow, carried: &Carried, way: &Way) {
-    hub.meters.carried(flow, carried.bytes);
-    let facts = flow.facts().clone();
-    let Carried { end, bytes: [bytes_in, bytes_out] } = carried;
-    hub.meters.closed(&Closed { route: &facts.route, reason: end.reason });
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(
-        target: "access",
-        id = flow.id,
-        client = %flow.client,
-        listener = %flow.listener,
-        hello = way.opening.map(HelloResult::label),
-        sni = facts.sni,
-        route = %facts.route,
-        upstream = facts.upstream.as_deref(),
-        server = facts.server.map(tracing::field::display),
-        upstream_local = facts.upstream_local.map(tracing::field::display),
-        datapath = facts.datapath.map(Datapath::name),
-        bytes_in,
-        bytes_out,
-        duration_ms = millis(flow.accepted.elapsed()),
-        hello_ms = way.hello.map(millis),
-        connect_ms = way.connect.map(millis),
-        reason = end.reason.label(),
-        error = way.error,
-        side = end.side.map(Side::name),
-        "closed",
-    );
 }

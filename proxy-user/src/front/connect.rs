@@ -8,13 +8,17 @@ use proxy_common::flow::ConnectFailure;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::hub::Hub;
+use crate::datapath::Carriers;
+use crate::datapath::packet::Road;
 use crate::hub::snapshot::{Server, Upstream};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Ports of our own that are tried, before one is left to the kernel.
+const TRIES: usize = 32;
 
 /// Why there is no upstream connection.
 pub(super) enum Failed {
@@ -32,7 +36,7 @@ pub(super) enum Failed {
 
 /// Which upstream is wanted, and for whom.
 pub(super) struct Wanted<'a> {
-    pub(super) hub: &'a Hub,
+    pub(super) carriers: &'a Carriers,
     pub(super) upstream: &'a Upstream,
     /// The client's first bytes follow as soon as a server takes the connection.
     pub(super) follows: bool,
@@ -44,17 +48,17 @@ pub(super) struct Wanted<'a> {
 /// client's socket meanwhile.
 pub(super) async fn connect(wanted: Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
     tokio::select! {
-        result = attempts(&wanted) => result,
+        result = attempts(&wanted, client) => result,
         // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.
         _ = client.ready(Interest::ERROR) => Err(Failed::ClientGone),
     }
 }
 
-async fn attempts(wanted: &Wanted<'_>) -> Result<TcpStream, Failed> {
+async fn attempts(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
-        let failure = match pass(wanted).await {
+        let failure = match pass(wanted, client).await {
             Err(failure @ Failed::Upstream { .. }) => failure,
             settled => return settled,
         };
@@ -70,12 +74,15 @@ async fn attempts(wanted: &Wanted<'_>) -> Result<TcpStream, Failed> {
 }
 
 /// Every server once.
-async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, Failed> {
-    let Wanted { hub, upstream, follows, .. } = *wanted;
+async fn pass(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
+    let Wanted { carriers, upstream, follows, .. } = *wanted;
+    let hub = &carriers.hub;
+    let road = carriers.road.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
+    let call = Call { follows, road: road.map(|road| (road, client)) };
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
     for server in &upstream.servers {
         let attempt = Instant::now();
-        match one(server, follows, hub.snapshot.timeouts.connect).await {
+        match one(server, call, hub.snapshot.timeouts.connect).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
@@ -91,15 +98,24 @@ async fn pass(wanted: &Wanted<'_>) -> Result<TcpStream, Failed> {
     Err(failed)
 }
 
+/// How a connection is made.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    /// Bytes follow at once.
+    follows: bool,
+    /// With a port and options by which the flow can leave its sockets, as the client's connection has them.
+    road: Option<(&'a Road, &'a TcpStream)>,
+}
+
 async fn one(
     server: &Server,
-    follows: bool,
+    call: Call<'_>,
     limit: Duration,
 ) -> Result<TcpStream, (ConnectFailure, io::Error)> {
     let attempt = async {
         let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
         for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
-            match open(address, follows).await {
+            match open(address, call).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = (classify(&error), error),
             }
@@ -114,14 +130,33 @@ async fn one(
 
 /// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
 /// empty stream.
-async fn open(address: SocketAddr, follows: bool) -> io::Result<TcpStream> {
+async fn open(address: SocketAddr, call: Call<'_>) -> io::Result<TcpStream> {
+    if let Some((road, client)) = call.road {
+        for _ in 0..TRIES {
+            let socket = fresh(address, call.follows)?;
+            let Some(_prepared) = road.prepare(&socket, address, client)? else { break };
+            match socket.connect(address).await {
+                // The kernel has not forgotten the last connection by this port yet.
+                Err(error) if is_taken(&error) => {}
+                result => return result,
+            }
+        }
+    }
+    fresh(address, call.follows)?.connect(address).await
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+fn fresh(address: SocketAddr, follows: bool) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     sys::reset_on_close(&socket, true)?;
     sys::write_at_once(&socket)?;
     if follows {
         sys::answer_with_data(&socket)?;
     }
-    socket.connect(address).await
+    Ok(socket)
 }
 
 async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {

@@ -2,6 +2,7 @@
 //! a connection stays where the kernel put it.
 
 mod accept;
+mod back;
 mod conn;
 mod connect;
 mod exchange;
@@ -19,6 +20,7 @@ use tokio::runtime::Builder;
 use self::accept::Desk;
 use self::exchange::Door;
 pub(crate) use self::exchange::Exchange;
+use crate::datapath::packet::Road;
 use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
 use crate::hub::{Hub, Phase};
@@ -36,19 +38,25 @@ pub(crate) struct Entrance {
     pub(crate) door: Door,
 }
 
+/// What the kernel does for the flows of a worker.
+pub(crate) struct Means {
+    pub(crate) sockmap: Option<SockmapHandle>,
+    pub(crate) road: Option<Arc<Road>>,
+    pub(crate) host: Host,
+}
+
 /// Starts worker number `index`. It returns when the phase is [`Phase::Stopped`]; if it fails before, it brings that
 /// phase about.
 pub(crate) fn start_worker(
     index: usize,
     hub: Arc<Hub>,
     entrance: Entrance,
-    sockmap: Option<SockmapHandle>,
-    host: Host,
+    by: Means,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let _gone = Gone(Arc::clone(&hub));
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let result = runtime.block_on(work(index, hub, entrance, sockmap, host));
+            let result = runtime.block_on(work(index, hub, entrance, by));
             // Drops the flows that are left, whose sockets are armed to reset, and does not wait for a name server.
             runtime.shutdown_background();
             result
@@ -72,12 +80,15 @@ async fn work(
     index: usize,
     hub: Arc<Hub>,
     Entrance { sockets, exchange, door }: Entrance,
-    sockmap: Option<SockmapHandle>,
-    host: Host,
+    by: Means,
 ) -> io::Result<()> {
-    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), sockmap, host)?);
+    let home = by.road.as_ref().map(|road| road.home());
+    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.road, by.host)?);
     let desk = Arc::new(Desk { worker: index, exchange, carriers });
     tokio::spawn(accept::welcome(door, Arc::clone(&desk)));
+    if let Some(home) = home {
+        tokio::spawn(back::welcome(home, Arc::clone(&desk)));
+    }
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         tokio::spawn(accept::run(socket, listener, Arc::clone(&desk)));

@@ -1,15 +1,19 @@
 //! The connections that are alive, from accept to close.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use proxy_common::abi::packet::Key;
 use proxy_common::abi::sockmap::Place;
-use proxy_common::flow::Meter;
+use proxy_common::flow::{Meter, Reason};
 use proxy_common::plan::Datapath;
 use tokio::sync::Notify;
+
+use super::{Errands, Order, Orders};
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +47,17 @@ pub(crate) struct Flow {
     pub(crate) wake: Notify,
     /// Bytes that userspace has written, client to upstream first.
     pub(crate) copied: [AtomicU64; 2],
+    /// Bytes that went by before it got the sockets that it has, if it had others.
+    pub(crate) restored: [AtomicU64; 2],
+    /// Why it is to be ended in order, since it has got sockets for that only.
+    pub(crate) closing: OnceLock<Reason>,
+    /// Packets go past its sockets, which only finish what they have begun: they know nothing of its end.
+    pub(crate) leaving: AtomicBool,
     /// When a byte was last known to move, in milliseconds since it was accepted. The verdict knows better of those that it sees.
     moved_ms: AtomicU64,
+    /// Bytes both ways as of then, of a flow that has no sockets.
+    moved_bytes: AtomicU64,
+    pub(crate) orders: Orders,
     facts: Mutex<Facts>,
 }
 
@@ -61,6 +74,10 @@ pub(crate) struct Facts {
     pub(crate) datapath: Option<Datapath>,
     /// Where the verdict counts its bytes, client first, while the kernel carries the flow.
     pub(crate) places: Option<[Place; 2]>,
+    /// What its packets bear, the client's first, once it has left its sockets.
+    pub(crate) keys: Option<[Key; 2]>,
+    /// Why it was last found that it cannot leave its sockets, or not get any.
+    pub(crate) obstacle: Option<Cow<'static, str>>,
     /// Bytes that the meters have been told of, client to upstream first.
     pub(crate) reported: [Meter; 2],
 }
@@ -76,6 +93,17 @@ impl Flow {
         self.moved_ms.fetch_max(u64::try_from(at).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// The same of a flow that has no sockets, and how many bytes that makes.
+    pub(crate) fn moved_to(&self, bytes: [u64; 2], rested: Duration) {
+        self.moved(rested);
+        self.moved_bytes.store(bytes.iter().sum(), Ordering::Relaxed);
+    }
+
+    /// Whether no byte more is known than when one last moved.
+    pub(crate) fn is_still_at(&self, bytes: [u64; 2]) -> bool {
+        self.moved_bytes.load(Ordering::Relaxed) == bytes.iter().sum::<u64>()
+    }
+
     /// For how long no byte is known to have moved.
     pub(crate) fn rested(&self) -> Duration {
         self.accepted.elapsed().saturating_sub(Duration::from_millis(self.moved_ms.load(Ordering::Relaxed)))
@@ -85,6 +113,18 @@ impl Flow {
     pub(crate) fn copied(&self) -> [u64; 2] {
         self.copied.each_ref().map(|bytes| bytes.load(Ordering::Relaxed))
     }
+
+    /// The same, without those of earlier sockets.
+    pub(crate) fn copied_here(&self) -> [u64; 2] {
+        let [before_up, before_down] = self.restored.each_ref().map(|bytes| bytes.load(Ordering::Relaxed));
+        let [up, down] = self.copied();
+        [up.saturating_sub(before_up), down.saturating_sub(before_down)]
+    }
+
+    /// It left its sockets once, and got others.
+    pub(crate) fn had_other_sockets(&self) -> bool {
+        self.restored.iter().any(|bytes| bytes.load(Ordering::Relaxed) > 0)
+    }
 }
 
 /// All of them.
@@ -93,25 +133,47 @@ pub(crate) struct Flows {
     next: AtomicU64,
     live: Mutex<Live>,
     idle: Notify,
+    /// What was ordered of flows without sockets.
+    pub(crate) errands: Errands,
 }
 
 #[derive(Default)]
 struct Live {
     by_id: HashMap<u64, Arc<Flow>>,
+    /// Those that have left their sockets: nobody waits for them.
+    parked: HashMap<u64, Arc<Flow>>,
     by_cookie: HashMap<u64, u64>,
 }
 
 impl Flows {
     /// Enters a connection. It leaves when the returned value is dropped.
     pub(crate) fn enter(&self, client: SocketAddr, listener: &Arc<str>) -> Entry<'_> {
-        let flow = Arc::new(Flow {
+        let flow = self.make(client, listener);
+        self.live().by_id.insert(flow.id, Arc::clone(&flow));
+        Entry { flows: self, flow }
+    }
+
+    /// Enters a flow of an earlier daemon, which has no sockets.
+    pub(crate) fn adopt(&self, client: SocketAddr, listener: &Arc<str>) -> Arc<Flow> {
+        let flow = self.make(client, listener);
+        self.live().parked.insert(flow.id, Arc::clone(&flow));
+        flow
+    }
+
+    fn make(&self, client: SocketAddr, listener: &Arc<str>) -> Arc<Flow> {
+        Arc::new(Flow {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             client,
             listener: Arc::clone(listener),
             accepted: Instant::now(),
             wake: Notify::new(),
             copied: [AtomicU64::new(0), AtomicU64::new(0)],
+            restored: [AtomicU64::new(0), AtomicU64::new(0)],
+            closing: OnceLock::new(),
+            leaving: AtomicBool::new(false),
             moved_ms: AtomicU64::new(0),
+            moved_bytes: AtomicU64::new(0),
+            orders: Orders::default(),
             facts: Mutex::new(Facts {
                 stage: Stage::Hello,
                 sni: None,
@@ -121,11 +183,11 @@ impl Flows {
                 upstream_local: None,
                 datapath: None,
                 places: None,
+                keys: None,
+                obstacle: None,
                 reported: [Meter::default(); 2],
             }),
-        });
-        self.live().by_id.insert(flow.id, Arc::clone(&flow));
-        Entry { flows: self, flow }
+        })
     }
 
     /// Connections entered since start.
@@ -134,14 +196,42 @@ impl Flows {
     }
 
     pub(crate) fn count(&self) -> usize {
+        let live = self.live();
+        live.by_id.len() + live.parked.len()
+    }
+
+    /// Connections that have sockets.
+    pub(crate) fn count_sockets(&self) -> usize {
         self.live().by_id.len()
     }
 
     /// All live connections, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Flow>> {
-        let mut flows: Vec<_> = self.live().by_id.values().cloned().collect();
+        let mut flows: Vec<_> = {
+            let live = self.live();
+            live.by_id.values().chain(live.parked.values()).cloned().collect()
+        };
         flows.sort_unstable_by_key(|flow| flow.id);
         flows
+    }
+
+    /// The live connection with this id.
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Flow>> {
+        let live = self.live();
+        live.by_id.get(&id).or_else(|| live.parked.get(&id)).cloned()
+    }
+
+    /// Gives an order. None: no live connection has this id.
+    pub(crate) fn order(&self, id: u64, order: Order) -> Option<Arc<Flow>> {
+        let live = self.live();
+        if let Some(flow) = live.by_id.get(&id) {
+            flow.order(order);
+            return Some(Arc::clone(flow));
+        }
+        let flow = live.parked.get(&id)?;
+        flow.order(order);
+        self.errands.add(flow);
+        Some(Arc::clone(flow))
     }
 
     /// From now on [`Self::wake_cookie`] finds the flow by the cookies of its sockets.
@@ -174,16 +264,58 @@ impl Flows {
         }
     }
 
-    /// Returns once no connection is alive.
+    /// Returns once no connection has sockets.
     pub(crate) async fn none_left(&self) {
+        self.until(|| self.count_sockets() == 0).await;
+    }
+
+    /// Returns once there is no connection, with sockets or without.
+    pub(crate) async fn none_at_all(&self) {
+        self.until(|| self.count() == 0).await;
+    }
+
+    async fn until(&self, is_reached: impl Fn() -> bool) {
         loop {
             let notified = self.idle.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            if self.count() == 0 {
+            if is_reached() {
                 return;
             }
             notified.await;
+        }
+    }
+
+    /// The flow goes on without sockets, until [`Self::leave`].
+    fn park(&self, flow: &Arc<Flow>) {
+        let mut live = self.live();
+        live.by_id.remove(&flow.id);
+        live.parked.insert(flow.id, Arc::clone(flow));
+        if flow.orders.left() {
+            self.errands.add(flow);
+        }
+        if live.by_id.is_empty() {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// A flow that was parked has sockets again, until the returned value is dropped. Its carrier looks at once at what was
+    /// ordered meanwhile.
+    pub(crate) fn enter_again(&self, flow: Arc<Flow>) -> Entry<'_> {
+        let mut live = self.live();
+        live.parked.remove(&flow.id);
+        live.by_id.insert(flow.id, Arc::clone(&flow));
+        drop(live);
+        flow.wake.notify_one();
+        Entry { flows: self, flow }
+    }
+
+    /// A flow that was parked is over, or not ours any more.
+    pub(crate) fn leave_parked(&self, flow: &Flow) {
+        let mut live = self.live();
+        live.parked.remove(&flow.id);
+        if live.parked.is_empty() {
+            self.idle.notify_waiters();
         }
     }
 
@@ -208,6 +340,14 @@ impl Flows {
 pub(crate) struct Entry<'a> {
     flows: &'a Flows,
     pub(crate) flow: Arc<Flow>,
+}
+
+impl Entry<'_> {
+    /// The flow goes on without sockets and without this entry.
+    pub(crate) fn park(self) -> Arc<Flow> {
+        self.flows.park(&self.flow);
+        Arc::clone(&self.flow)
+    }
 }
 
 impl Drop for Entry<'_> {

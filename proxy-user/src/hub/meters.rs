@@ -91,6 +91,11 @@ struct Failure {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Moved {
+    what: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FellBack {
     from: &'static str,
     reason: &'static str,
@@ -117,6 +122,7 @@ pub(crate) struct Meters {
     connect_seconds: Histogram,
     connect_failures: Family<Failure, Counter>,
     fallbacks: Family<FellBack, Counter>,
+    moves: Family<Moved, Counter>,
 }
 
 impl Meters {
@@ -134,6 +140,7 @@ impl Meters {
             connect_seconds: Histogram::new(buckets),
             connect_failures: Family::default(),
             fallbacks: Family::default(),
+            moves: Family::default(),
         };
         for listener in listeners {
             let labels = Listener { listener: Name(Arc::clone(&listener.name)) };
@@ -168,6 +175,11 @@ impl Meters {
             self.connect_failures.clone(),
         );
         registry.register("datapath_fallbacks", "Flows that a datapath did not take", self.fallbacks.clone());
+        registry.register(
+            "packet_moves",
+            "Flows that left their sockets, or got some again",
+            self.moves.clone(),
+        );
     }
 
     pub(crate) fn accepted(&self, listener: &Arc<str>) {
@@ -197,6 +209,11 @@ impl Meters {
 
     pub(crate) fn fell_back(&self, from: Datapath, reason: Fallback) {
         self.fallbacks.get_or_create(&FellBack { from: from.name(), reason: reason.label() }).inc();
+    }
+
+    /// A flow has left its sockets, has got some again, or was to and has not.
+    pub(crate) fn moved(&self, what: &'static str) {
+        self.moves.get_or_create(&Moved { what }).inc();
     }
 
     /// Counts an established flow as active until the returned value is dropped.

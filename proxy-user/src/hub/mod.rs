@@ -5,10 +5,12 @@ mod caps;
 mod complaint;
 mod flows;
 mod meters;
+mod orders;
 mod phase;
 mod room;
 pub(crate) mod snapshot;
 mod sources;
+mod story;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -16,12 +18,14 @@ use std::time::Instant;
 
 pub(crate) use caps::{AtLimit, Caps, Claim};
 pub(crate) use complaint::Complaint;
-pub(crate) use flows::{Flow, Flows, Stage};
+pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
+pub(crate) use orders::{Errands, Order, Orders};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use room::{PIPES, Room};
 use snapshot::Snapshot;
-pub(crate) use sources::Sources;
+pub(crate) use sources::{Established, Sources};
+pub(crate) use story::Story;
 
 /// One for each daemon.
 pub(crate) struct Hub {
@@ -33,7 +37,7 @@ pub(crate) struct Hub {
     /// None: a source may have any number of connections.
     pub(crate) caps: Option<Arc<Caps>>,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
-    pub(crate) sources: OnceLock<Sources>,
+    pub(crate) sources: OnceLock<Arc<Sources>>,
     pub(crate) started: Instant,
     /// Set once the sockmap datapath, found good at the start, has been taken from us.
     pub(crate) sockmap_lost: AtomicBool,

@@ -2,14 +2,16 @@
 //!
 //! A snapshot is immutable and shared. A flow keeps the one that it was accepted under.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use proxy_common::guard::Policy;
-use proxy_common::plan::Choice;
+use proxy_common::packet::attach::Attach;
+use proxy_common::plan::{Choice, Datapath};
 use proxy_common::route::Table;
 
 /// One checked and compiled configuration.
@@ -26,12 +28,21 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Limits,
     /// None: nothing is attached to any interface.
     pub(crate) guard: Option<Guard>,
+    pub(crate) packet: Packet,
 }
 
 impl Snapshot {
     /// Bits of an IPv4 and of an IPv6 address that make a source: of IPv6 as many as one customer has.
     pub(crate) fn source_bits(&self) -> [u8; 2] {
         self.guard.as_ref().map_or([32, 64], |guard| guard.source_bits)
+    }
+
+    /// Whether flows of an upstream with this datapath may leave their sockets.
+    pub(crate) fn may_leave(&self, choice: Choice) -> bool {
+        match choice {
+            Choice::Only(datapath) => datapath == Datapath::Packet,
+            Choice::Auto => self.packet.for_auto,
+        }
     }
 }
 
@@ -132,6 +143,39 @@ impl Guard {
     /// Whether clients of an upstream are never banned while they have a flow to it.
     pub(crate) fn protects(&self, upstream: usize) -> bool {
         self.protect.as_ref().is_none_or(|all| all.contains(&upstream))
+    }
+}
+
+/// `[packet]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Packet {
+    /// How old a flow is when it leaves its sockets, unless it is a bulky one.
+    pub(crate) after: Duration,
+    /// Local ports of connections to servers of upstreams whose datapath it is.
+    pub(crate) ports: RangeInclusive<u16>,
+    /// Local addresses of these connections, which take turns. An unspecified one is what the route gives.
+    pub(crate) sources: Vec<IpAddr>,
+    /// Folder in a BPF file system.
+    pub(crate) pins: PathBuf,
+    /// File for what the maps do not know of flows that have left their sockets.
+    pub(crate) journal: PathBuf,
+    /// How programs are attached.
+    pub(crate) attach: Attach,
+    /// Flows of upstreams that leave the choice to the daemon may leave their sockets, too: the section is there.
+    pub(crate) for_auto: bool,
+}
+
+impl Default for Packet {
+    fn default() -> Self {
+        Self {
+            after: Duration::from_secs(1),
+            ports: 61_000..=65_535,
+            sources: vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            pins: PathBuf::from("/sys/fs/bpf/snisplice"),
+            journal: PathBuf::from("/run/snisplice/packet.journal"),
+            attach: Attach::Auto,
+            for_auto: false,
+        }
     }
 }
 

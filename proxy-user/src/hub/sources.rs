@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use proxy_common::guard::{Offence, overlap};
@@ -53,7 +53,7 @@ impl Sources {
     }
 
     /// A flow is established, until the returned value is dropped.
-    pub(crate) fn established(&self, client: IpAddr, is_protected: bool) -> Established<'_> {
+    pub(crate) fn established(self: &Arc<Self>, client: IpAddr, is_protected: bool) -> Established {
         let source = self.source(client);
         let mut state = self.state();
         let live = state.live.entry(source).or_default();
@@ -63,7 +63,7 @@ impl Sources {
             state.changed.insert(source);
             self.news.notify_one();
         }
-        Established { sources: self, source, is_protected }
+        Established { sources: Arc::clone(self), source, is_protected }
     }
 
     /// A client did what it should not.
@@ -122,13 +122,13 @@ pub(super) fn source_of([v4, v6]: [u8; 2], address: IpAddr) -> IpNet {
 }
 
 /// See [`Sources::established`].
-pub(crate) struct Established<'a> {
-    sources: &'a Sources,
+pub(crate) struct Established {
+    sources: Arc<Sources>,
     source: IpNet,
     is_protected: bool,
 }
 
-impl Drop for Established<'_> {
+impl Drop for Established {
     fn drop(&mut self) {
         self.sources.ended(self.source, self.is_protected);
     }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_source_is_live_from_its_first_flow_to_its_last() {
-        let sources = Sources::new([24, 64]);
+        let sources = Arc::new(Sources::new([24, 64]));
         let one = sources.established(ip("192.0.2.1"), false);
         let other = sources.established(ip("192.0.2.9"), true);
         let mut changed = sources.take().changed;
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn offences_are_kept_until_they_are_taken_and_are_bounded() {
-        let sources = Sources::new([32, 48]);
+        let sources = Arc::new(Sources::new([32, 48]));
         sources.offend(ip("2001:db8:1:2::3"), Offence::NoHello);
         assert_eq!(sources.take().offences, [(net("2001:db8:1::/48"), Offence::NoHello)]);
         for _ in 0..MAX_OFFENCES + 9 {

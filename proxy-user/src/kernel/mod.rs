@@ -4,6 +4,7 @@ mod failure;
 pub(crate) mod guard;
 mod local;
 mod localtest;
+pub(crate) mod packet;
 mod probe;
 mod selftest;
 mod slots;
@@ -11,5 +12,6 @@ mod sockmap;
 
 pub(crate) use failure::Unavailable;
 pub(crate) use local::{Ends, Reach};
+pub(crate) use packet::{Armed, Packet, PacketCounters};
 pub(crate) use probe::{Local, probe};
 pub(crate) use sockmap::{Handle, KernelCounters, Sockmap, Track};

@@ -261,7 +261,7 @@ fn map_slots(
 }
 
 /// Where the verdict finds what a target's peer has acknowledged: the kernel describes its own structures.
-fn offsets<'a>(
+pub(super) fn offsets<'a>(
     fields: impl Iterator<Item = &'a (&'static str, &'static str, &'static str)>,
 ) -> Result<Vec<(&'static str, u32)>, Unavailable> {
     const SOURCE: &str = "/sys/kernel/btf/vmlinux";
@@ -307,7 +307,7 @@ fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<MapData> {
     MapData::from_fd(fd.try_clone_to_owned()?).map_err(into_io)
 }
 
-fn into_io(error: MapError) -> io::Error {
+pub(super) fn into_io(error: MapError) -> io::Error {
     match os_error(&error).and_then(io::Error::raw_os_error) {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::other(error),

@@ -16,6 +16,19 @@ pub(crate) fn now() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// Milliseconds of the monotonic clock, as the programs of the packet datapath count them: they wrap round.
+pub(crate) fn now_ms() -> u32 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    let ms = i128::from(now.tv_sec) * 1000 + i128::from(now.tv_nsec) / 1_000_000;
+    u32::try_from(ms & i128::from(u32::MAX)).unwrap_or(0)
+}
+
+/// Milliseconds since the host was started.
+pub(crate) fn uptime_ms() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(i128::from(now.tv_sec) * 1000 + i128::from(now.tv_nsec) / 1_000_000).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! The interfaces of this network namespace and their addresses, and when they change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,6 +13,8 @@ pub(crate) struct Interfaces {
     pub(crate) links: BTreeMap<String, u32>,
     /// All addresses, in no order.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Numbers of those that have any.
+    pub(crate) addressed: BTreeSet<u32>,
 }
 
 /// Asks the kernel.
@@ -34,7 +36,10 @@ pub(crate) fn interfaces() -> io::Result<Interfaces> {
         if number != 0 {
             found.links.insert(name.to_string_lossy().into_owned(), number);
         }
-        found.addresses.extend(address(entry));
+        if let Some(address) = address(entry) {
+            found.addresses.push(address);
+            found.addressed.insert(number);
+        }
         next = entry.ifa_next;
     }
     // SAFETY: the list came from getifaddrs, and nothing refers to it any more.
@@ -69,6 +74,12 @@ pub(crate) struct Changes(OwnedFd);
 impl Changes {
     /// In the network namespace of this thread.
     pub(crate) fn watch() -> io::Result<Self> {
+        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        Self::of(u32::try_from(groups).map_err(io::Error::other)?)
+    }
+
+    /// Of these groups of messages.
+    pub(super) fn of(groups: u32) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
@@ -80,8 +91,7 @@ impl Changes {
         // SAFETY: all zeros is a valid address.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
         address.nl_family = u16::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
-        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
-        address.nl_groups = u32::try_from(groups).map_err(io::Error::other)?;
+        address.nl_groups = groups;
         let length = u32::try_from(size_of_val(&address)).map_err(io::Error::other)?;
         // SAFETY: the address is a live value of that length.
         if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
@@ -92,13 +102,20 @@ impl Changes {
 
     /// Takes all messages. What they say is not looked at: some may have been lost, so that the kernel is asked anew in any case.
     pub(crate) fn take(&self) {
-        let mut scrap = [0_u8; 8192];
+        self.read(|_| {});
+    }
+
+    /// Takes all messages, and shows them. None: some were lost.
+    pub(super) fn read(&self, mut show: impl FnMut(Option<&[u8]>)) {
+        let mut room = [0_u8; 8192];
         loop {
             // SAFETY: the room is live and as large as the call is told.
-            let count = unsafe { libc::recv(self.0.as_raw_fd(), scrap.as_mut_ptr().cast(), scrap.len(), 0) };
-            // Room for messages has run out (ENOBUFS): the ones that are left follow.
-            if count < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOBUFS) {
-                return;
+            let count = unsafe { libc::recv(self.0.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), 0) };
+            match usize::try_from(count) {
+                Ok(count) => show(room.get(..count)),
+                // Room for messages has run out: the ones that are left follow.
+                Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS) => show(None),
+                Err(_) => return,
             }
         }
     }

@@ -3,31 +3,45 @@
 
 mod bpf;
 mod clock;
+mod conntrack;
 mod epoll;
+mod grace;
 mod interfaces;
+mod leg;
 mod listener;
 mod memory;
+mod moves;
 mod process;
 mod program;
+mod raw;
 mod readable;
+mod restore;
+mod routes;
 mod shared;
 mod tcp;
 mod xdp;
 
 pub(crate) use bpf::attached_verdict;
-pub(crate) use clock::{now, since};
+pub(crate) use clock::{now, now_ms, since, uptime_ms};
+pub(crate) use conntrack::untrack;
 pub(crate) use epoll::Poller;
+pub(crate) use grace::wait_for_packets;
 pub(crate) use interfaces::{Changes, Interfaces, interfaces};
+pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
+pub(crate) use moves::{Moves, News};
 pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use program::run_program;
+pub(crate) use raw::send_segment;
 pub(crate) use readable::readable;
+pub(crate) use restore::{Connection, begin, most_sent, restore};
+pub(crate) use routes::{Router, device, route};
 pub(crate) use shared::SharedWords;
 pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
-    is_established, keep_alive, limit_unsent, peek, reading, reset_on_close, tune_receive_buffer,
-    wake_when_readable, write_at_once,
+    is_established, keep_alive, limit_segments, limit_unsent, peek, reading, reset_on_close,
+    tune_receive_buffer, wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
     attach_xdp, count_entries, link_interface, pin, pinned, update_link, wait_for_programs,

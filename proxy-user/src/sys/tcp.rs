@@ -33,6 +33,14 @@ pub(crate) fn answer_with_data(socket: &impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_quickack(socket, false)?)
 }
 
+/// Lets neither end send segments of more than `bytes` (`TCP_MAXSEG`). A listening socket hands it on to the connections that
+/// begin from now on.
+pub(crate) fn limit_segments(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
+    /// `TCP_MIN_MSS` and `MAX_TCP_WINDOW` (`include/net/tcp.h`).
+    const POSSIBLE: std::ops::RangeInclusive<u32> = 88..=32_767;
+    SockRef::from(socket).set_tcp_mss(bytes.clamp(*POSSIBLE.start(), *POSSIBLE.end()))
+}
+
 /// Lets the kernel find an idle peer that answers no probe for `silence`.
 ///
 /// `TCP_USER_TIMEOUT` would bound the silence of a busy peer too. It is not set, because it also ends connections whose

@@ -77,9 +77,11 @@ fn soak(arguments: &Arguments, totals: &mut [Totals]) -> Result<()> {
 
 fn summary(totals: &[Totals]) -> String {
     let part = |(carrier, totals): (&harness::carrier::Carrier, &Totals)| {
-        let Totals { seeds, flows, fallbacks, bytes } = totals;
+        let Totals { seeds, flows, fallbacks, carried, bytes } = totals;
+        let handed =
+            if carrier.begins_as_copy() { format!("{carried} handed over, ") } else { String::new() };
         format!(
-            "{}: {seeds} seeds, {flows} flows ({fallbacks} copied), {} MB",
+            "{}: {seeds} seeds, {flows} flows ({handed}{fallbacks} copied), {} MB",
             carrier.name,
             bytes / 1_000_000
         )

@@ -14,11 +14,32 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     pub connections: Connections,
     pub kernel: Option<Kernel>,
+    pub packet: Option<Packet>,
+}
+
+/// What the programs of the packet datapath have counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Packet {
+    pub forwarded: u64,
+    pub forwarded_bytes: u64,
+    pub walked: u64,
+    pub untranslatable: u64,
+    pub errors: u64,
+    pub copied: u64,
+    pub refreshed: u64,
+    pub disbelieved: u64,
+    pub no_route: u64,
+    pub moved: u64,
+    pub aged: u64,
+    pub too_big: u64,
+    pub untracked: u64,
+    pub held: u64,
 }
 
 /// The datapaths of the status.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Datapaths {
+    pub packet: DatapathState,
     pub local: DatapathState,
     pub sockmap: DatapathState,
     pub copy: DatapathState,
@@ -64,6 +85,7 @@ pub(super) struct Flows {
 /// One flow of `/api/v1/flows`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Flow {
+    pub id: u64,
     pub client: String,
     pub listener: String,
     pub sni: Option<String>,
@@ -77,6 +99,7 @@ pub struct Flow {
     pub bytes_out: u64,
     pub age_seconds: f64,
     pub idle_seconds: f64,
+    pub obstacle: Option<String>,
 }
 
 /// One record of the access log. A connection that went nowhere has no route, and no upstream.

@@ -4,6 +4,8 @@ use std::env;
 use std::fmt::Display;
 use std::path::Path;
 
+use crate::pins::Pins;
+
 /// The TCP port of the admin interface in the edge's namespace.
 pub const ADMIN_PORT: u16 = 10944;
 
@@ -12,6 +14,8 @@ pub const ADMIN_PORT: u16 = 10944;
 pub enum Datapath {
     /// The best that the host can do.
     Auto,
+    /// Without sockets: packets are translated.
+    Packet,
     /// In the kernel, past the loopback connection of a server on the daemon's host.
     Local,
     /// In the kernel.
@@ -25,6 +29,7 @@ impl Datapath {
     fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Packet => "packet",
             Self::Local => "local",
             Self::Sockmap => "sockmap",
             Self::Copy => "copy",
@@ -47,6 +52,9 @@ pub struct Config {
     timeouts: String,
     limits: String,
     guard: String,
+    packet: Option<String>,
+    packet_lines: String,
+    age: Option<String>,
 }
 
 impl Config {
@@ -134,9 +142,48 @@ impl Config {
         Self { guard: format!("[guard]\ninterfaces = [\"{interface}\"]\n{lines}\n"), ..self }
     }
 
+    /// Says where flows without sockets are kept, and how old flows are when they leave theirs.
+    #[must_use]
+    pub fn packet(self, pins: &Pins, after: &str) -> Self {
+        let (path, journal) = (pins.path(), pins.journal());
+        let text = format!(
+            "[packet]\nafter = \"{after}\"\npins = \"{}\"\njournal = \"{}\"\n\n",
+            path.display(),
+            journal.display()
+        );
+        Self { packet: Some(text), ..self }
+    }
+
+    /// Says how old flows are when they leave their sockets, where they are kept being left to the start of the daemon.
+    #[must_use]
+    pub fn leaving(self, after: &str) -> Self {
+        Self { age: Some(after.to_owned()), ..self }
+    }
+
+    /// The same, with pins for one daemon.
+    pub(super) fn with_pins(&self, pins: &Pins) -> Self {
+        self.clone().packet(pins, self.age.as_deref().unwrap_or("0s"))
+    }
+
+    /// Adds a line to what is said of flows without sockets.
+    #[must_use]
+    pub fn packet_line(mut self, line: &str) -> Self {
+        self.packet_lines += &format!("{line}\n");
+        self
+    }
+
+    /// Whether flows leave their sockets, and it is not said yet where they are kept then.
+    pub(super) fn lacks_pins(&self) -> bool {
+        self.packet.is_none() && self.word() == Datapath::Packet.word()
+    }
+
+    fn word(&self) -> String {
+        self.datapath.clone().unwrap_or_else(Datapath::of_environment)
+    }
+
     /// The file's text.
     pub fn render(&self, admin_socket: &Path) -> String {
-        let datapath = self.datapath.clone().unwrap_or_else(Datapath::of_environment);
+        let datapath = self.word();
         let mut text = self.text.clone();
         for (name, server) in &self.upstreams {
             text += &format!("[[upstream]]\nname = \"{name}\"\nservers = [\"{server}\"]\n");
@@ -151,6 +198,10 @@ impl Config {
         }
         text += &self.limits;
         text += &self.guard;
+        if let Some(packet) = &self.packet {
+            text += packet;
+            text += &format!("{}\n", self.packet_lines);
+        }
         let socket = admin_socket.display();
         text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
     }

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 use super::Daemon;
 use crate::netns::{BpfMap, BpfVerdict, duplicate_of};
 
+/// `BPF_MAP_TYPE_HASH`
+const HASH: u32 = 1;
 /// `BPF_MAP_TYPE_SOCKMAP` and `BPF_MAP_TYPE_SOCKHASH`
 const SOCKET_MAPS: [u32; 2] = [15, 18];
 /// `BPF_PROG_TYPE_SK_SKB`
@@ -26,7 +28,24 @@ impl Daemon {
         Ok(BpfMap::open(id, usize::try_from(key_size)?)?)
     }
 
-    /// The program that the daemon has attached to it.
+    /// The daemon's hash map for so many elements of so many bytes.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn hash_map(&self, elements: usize, bytes: usize) -> Result<BpfMap> {
+        let shape = [
+            ("map_type", HASH),
+            ("max_entries", u32::try_from(elements)?),
+            ("value_size", u32::try_from(bytes)?),
+        ];
+        let infos = self.descriptor_infos()?;
+        let map = infos.iter().find(|info| shape.iter().all(|(key, value)| info.is(key, *value)));
+        let map = map.with_context(|| format!("the daemon has no map of {elements} elements"))?;
+        let (id, key_size) = map.number("map_id").zip(map.number("key_size")).context("no id, no size")?;
+        Ok(BpfMap::open(id, usize::try_from(key_size)?)?)
+    }
+
+    /// The program that the daemon has attached to its map of sockets.
     ///
     /// # Errors
     /// When it has none.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 
@@ -13,6 +14,7 @@ use super::{Config, Daemon};
 use crate::command::snisplice;
 use crate::deadline::{PATIENCE, wait_for};
 use crate::netns::Namespace;
+use crate::pins::Pins;
 use crate::workdir::WorkDir;
 
 /// Kills the daemon when the thread that started it is gone, also if that thread could not clean up.
@@ -28,6 +30,8 @@ pub struct Launch {
     wrapper: Vec<&'static str>,
     quiet: bool,
     level: &'static str,
+    release: bool,
+    patience: Duration,
 }
 
 impl Launch {
@@ -41,7 +45,7 @@ impl Launch {
 
     /// This binary.
     pub fn of(binary: PathBuf) -> Self {
-        Self { binary, wrapper: Vec::new(), quiet: false, level: "info" }
+        Self { binary, wrapper: Vec::new(), quiet: false, level: "info", release: false, patience: PATIENCE }
     }
 
     /// Starts it by a command such as `setpriv` with arguments.
@@ -68,13 +72,25 @@ impl Launch {
         Self { level: "debug", ..self }
     }
 
+    /// No flow outlives it.
+    #[must_use]
+    pub fn release(self) -> Self {
+        Self { release: true, ..self }
+    }
+
+    /// Gives it so long to become ready.
+    #[must_use]
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Starts the daemon in `edge` and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not become ready within 10 s; the message holds its log.
+    /// When it does not become ready within 10 s, or what [`Self::patient`] says; the message holds its log.
     pub fn start(&self, edge: &Namespace, config: &Config) -> Result<Daemon> {
         let mut daemon = self.spawn(edge, config)?;
-        let ready = wait_for("the daemon to become ready", PATIENCE, || {
+        let ready = wait_for("the daemon to become ready", self.patience, || {
             if let Ok(Some(status)) = daemon.child.try_wait() {
                 return Some(Err(anyhow!("the daemon ended at its start: {status}")));
             }
@@ -86,6 +102,11 @@ impl Launch {
 
     fn spawn(&self, edge: &Namespace, config: &Config) -> Result<Daemon> {
         let work = WorkDir::create()?;
+        let pins = if config.lacks_pins() { Some(Pins::create()?) } else { None };
+        let config = match &pins {
+            Some(pins) => &config.with_pins(pins),
+            None => config,
+        };
         let file = work.write("snisplice.toml", config.render(&work.file("admin.sock")))?;
         let [program, arguments @ ..] = &DIE_WITH_PARENT;
         let mut child = edge
@@ -95,6 +116,7 @@ impl Launch {
             .arg(&self.binary)
             .args(["run", "--log-format", "json", "--log-level", self.level, "--config"])
             .arg(file)
+            .args(self.release.then_some("--release"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -103,7 +125,7 @@ impl Launch {
             .spawn()?;
         let log = Arc::default();
         let log_reader = collect_log(&mut child, &log);
-        Ok(Daemon { child, edge: edge.clone(), log, log_reader, work, quiet: self.quiet })
+        Ok(Daemon { child, edge: edge.clone(), log, log_reader, work, quiet: self.quiet, pins })
     }
 }
 

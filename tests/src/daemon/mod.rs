@@ -5,6 +5,7 @@ mod config;
 mod foreign;
 mod launch;
 mod metrics;
+mod orders;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -17,12 +18,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde::de::DeserializeOwned;
 
-use crate::command::snisplice;
+use crate::command::{run, snisplice};
 use crate::deadline::{PATIENCE, wait_for};
 use crate::netns::{Namespace, send_signal};
 use crate::peers::http::{self, Response};
+use crate::pins::Pins;
 use crate::workdir::WorkDir;
-pub use api::{Access, Connections, DatapathState, Datapaths, Flow, Kernel, Listener, Status};
+pub use api::{Access, Connections, DatapathState, Datapaths, Flow, Kernel, Listener, Packet, Status};
 pub use config::{ADMIN_PORT, Config, Datapath};
 pub use launch::{Launch, WITHOUT_BPF};
 pub use metrics::Metrics;
@@ -36,6 +38,8 @@ pub struct Daemon {
     log_reader: Option<JoinHandle<()>>,
     work: WorkDir,
     quiet: bool,
+    /// Its own, where the configuration names none.
+    pins: Option<Pins>,
 }
 
 impl Daemon {
@@ -50,6 +54,17 @@ impl Daemon {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Removes what it has pinned to a place of its own, when it does not run any more.
+    ///
+    /// # Errors
+    /// When it still runs, or has no such place.
+    pub fn clean_pins(&self) -> Result<String> {
+        let pins = self.pins.as_ref().context("the daemon has no pins of its own")?;
+        let mut command = self.edge.command(snisplice()?);
+        command.args(["doctor", "--clean", "--pins"]).arg(pins.path());
+        run(&mut command, b"")?.success()
     }
 
     /// The path of the admin socket.

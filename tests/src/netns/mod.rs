@@ -1,8 +1,11 @@
 //! Network namespaces: private networks for one test.
 
+mod conntrack;
+mod nft;
 mod sys;
 mod syscalls;
 mod topology;
+mod words;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
@@ -24,6 +28,7 @@ pub use syscalls::SyscallCount;
 pub use topology::{
     BACKEND_IPV4, BACKEND_IPV6, CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6, Topology, backend, edge,
 };
+pub use words::WordMap;
 
 /// A named network namespace; clones share it, and it is removed with the last of them.
 #[derive(Debug, Clone)]
@@ -110,8 +115,29 @@ impl Namespace {
         self.ip_batch(&links.map(|name| format!("link set {name} down\n")).collect::<String>())
     }
 
+    /// Like [`Namespace::connect`], from this address and port.
+    ///
+    /// # Errors
+    /// When the address cannot be had, or the connection is not accepted within 10 s.
+    pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+        self.enter(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&from.into()).with_context(|| format!("binding to {from}"))?;
+            socket
+                .connect_timeout(&to.into(), PATIENCE)
+                .with_context(|| format!("connecting from {from} to {to}"))?;
+            let stream = TcpStream::from(socket);
+            set_patience(&stream)?;
+            Ok(stream)
+        })
+    }
+
     /// Runs lines of `ip` commands in this namespace.
-    fn ip_batch(&self, lines: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn ip_batch(&self, lines: &str) -> Result<()> {
         ip(&["-netns", self.name(), "-batch", "-"], lines).map(drop)
     }
 }

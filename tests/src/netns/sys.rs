@@ -166,7 +166,7 @@ fn check(answer: i32) -> io::Result<()> {
 #[derive(Debug)]
 pub struct BpfMap {
     pub(super) fd: OwnedFd,
-    key_size: usize,
+    pub(super) key_size: usize,
 }
 
 /// The part of `union bpf_attr` that commands on one element use.

@@ -43,6 +43,22 @@ impl RawListener {
         Ok(stream)
     }
 
+    /// The next connection, if one comes within so long.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub fn accept_within(&self, limit: Duration) -> Result<Option<TcpStream>> {
+        let accepted = wait_for("a connection that may not come", limit, || match self.0.accept() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            answer => Some(answer),
+        });
+        let Ok(accepted) = accepted else { return Ok(None) };
+        let (stream, _) = accepted?;
+        stream.set_nonblocking(false)?;
+        set_patience(&stream)?;
+        Ok(Some(stream))
+    }
+
     /// The next connection, whose first bytes must be `hello`.
     ///
     /// # Errors

@@ -92,6 +92,14 @@ impl Arena {
     /// # Errors
     /// When one of them does not start.
     pub fn open(carrier: Carrier, launch: &Launch) -> Result<Self> {
+        Self::open_with(carrier, launch, |config| config)
+    }
+
+    /// Starts them with something more in the daemon's configuration.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub fn open_with(carrier: Carrier, launch: &Launch, more: impl FnOnce(Config) -> Config) -> Result<Self> {
         let net = Topology::create()?;
         let listeners = carrier.place.of(&net).enter(|| {
             Slot::all()
@@ -99,7 +107,7 @@ impl Arena {
                 .collect::<Result<Vec<_>>>()
         })?;
         let config = Config::new().listen("tls", "[::]:443").datapath(carrier.datapath);
-        let config = Slot::all().fold(config, |config, slot| slot.configure(config, &carrier));
+        let config = Slot::all().fold(more(config), |config, slot| slot.configure(config, &carrier));
         let daemon = launch.start(&net.edge, &config)?;
         Ok(Self { carrier, daemon, net, listeners, empty: None, log_read: 0 })
     }
@@ -123,8 +131,10 @@ impl Arena {
         let records = self.records(scripts.len())?;
         self.carrier.prove(&self.daemon, &before, &records)?;
         match self.empty {
-            None => self.empty = Some(empty(&self.daemon)?),
-            Some(empty) => empty.wait_for(&self.daemon)?,
+            None => self.empty = Some(empty(&self.daemon, self.carrier.linger())?),
+            Some(empty) if self.carrier.linger().is_zero() => empty.wait_for(&self.daemon)?,
+            // All of them are waited for once, at the end.
+            Some(empty) => empty.wait_for_all_but_entries(&self.daemon)?,
         }
         let outcome = |((slot, (seed, flow, script)), (client, server)): ((Slot, (u64, u64, Script)), _)| {
             let mut outcome = Outcome { seed, flow, script, client, server, record: None };
@@ -172,8 +182,12 @@ impl Arena {
     /// Ends the daemon.
     ///
     /// # Errors
-    /// When it does not end in peace.
+    /// When it keeps something, or does not end in peace.
     pub fn close(self) -> Result<()> {
+        if let Some(before) = self.empty {
+            empty(&self.daemon, self.carrier.linger())?;
+            before.wait_for(&self.daemon)?;
+        }
         self.daemon.stop()
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -25,6 +26,19 @@ pub struct Footprint {
 }
 
 impl Footprint {
+    /// Waits until `daemon` holds no more than this, but for entries of maps, which are those of flows that are over.
+    ///
+    /// # Errors
+    /// When it still does after 10 s.
+    #[track_caller]
+    pub fn wait_for_all_but_entries(self, daemon: &Daemon) -> Result<()> {
+        wait_for(&format!("the daemon to be back at {self:?}, but for entries"), PATIENCE, || {
+            let held = footprint(daemon).ok()?;
+            (Self { map_entries: self.map_entries, ..held } == self).then_some(())
+        })
+        .map_err(|error| error.context(format!("{:?}", footprint(daemon))))
+    }
+
     /// Waits until `daemon` holds no more than this.
     ///
     /// # Errors
@@ -46,10 +60,10 @@ fn most_pipes() -> Result<usize> {
 /// Waits until `daemon` has no flow and no entry of one, and returns what it holds then.
 ///
 /// # Errors
-/// When it still has one after 10 s.
+/// When it still has one after 10 s, or after as much more as entries may `linger`.
 #[track_caller]
-pub fn empty(daemon: &Daemon) -> Result<Footprint> {
-    wait_for("the daemon to have no flow and no map entry", PATIENCE, || {
+pub fn empty(daemon: &Daemon, linger: Duration) -> Result<Footprint> {
+    wait_for("the daemon to have no flow and no map entry", PATIENCE + linger, || {
         footprint(daemon).ok().filter(|held| held.flows == 0 && held.map_entries == 0)
     })
     .map_err(|error| error.context(format!("{:?}", footprint(daemon))))

@@ -107,6 +107,11 @@ fn cut(dice: &mut Dice, hello: u64) -> Script {
     if established && totals[victim] > 0 && dice.one_in(3) {
         let read = dice.below(totals[victim]);
         intos[cutter] = vec![In::Read { bytes: read, chunk: 64 * 1024 }, In::Stop];
+        // A full receive buffer that is too small for its last segment closes the window at once, and Linux (6.18) then drops
+        // what its peer has sent already together with the acknowledgements in it ("beyond the window"): who never reads again
+        // could not write again either, whoever is in between.
+        let part = if cutter == 0 { &mut script.client } else { &mut script.server };
+        part.receive_buffer = None;
         outs[cutter].extend([Out::AwaitUnread, Out::Close]);
     } else {
         if dice.one_in(5) {
@@ -296,6 +301,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_stops_reading_has_room_to_be_told_of_what_it_wrote() {
+        let stops = |part: &&Part| part.into.contains(&In::Stop);
+        let parts: Vec<Part> = all().flat_map(|script| [script.client, script.server]).collect();
+        assert!(parts.iter().filter(stops).count() > 10);
+        assert!(parts.iter().filter(stops).all(|part| part.receive_buffer.is_none()));
     }
 
     #[test]

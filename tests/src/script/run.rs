@@ -23,6 +23,8 @@ pub struct Totals {
     pub flows: u64,
     /// Flows that the daemon had to copy instead, since a side had ended before the hand-over.
     pub fallbacks: u64,
+    /// Flows that it carried, at last.
+    pub carried: u64,
     /// Bytes that arrived at a peer.
     pub bytes: u64,
 }
@@ -33,6 +35,7 @@ impl Totals {
         self.flows += outcomes.len() as u64;
         self.bytes +=
             outcomes.iter().map(|outcome| outcome.client.received + outcome.server.received).sum::<u64>();
+        self.carried += outcomes.iter().filter(|outcome| is_carried(carrier, outcome)).count() as u64;
         self.fallbacks += outcomes.iter().filter(|outcome| is_elsewhere(carrier, outcome)).count() as u64;
     }
 }
@@ -40,6 +43,11 @@ impl Totals {
 /// The seeds that are played together with `seed`, from the first one on.
 pub fn wave_of(seed: u64) -> u64 {
     seed - seed % WAVE
+}
+
+/// Which wave it is that begins with seed `first`, counted from 0.
+pub fn number_of(first: u64) -> u64 {
+    first / WAVE
 }
 
 /// The command that plays a seed again.
@@ -81,8 +89,15 @@ pub fn round(arenas: &mut [Arena], first: u64, totals: &mut [Totals]) -> Result<
 }
 
 fn is_elsewhere(carrier: &Carrier, outcome: &Outcome) -> bool {
-    let datapath = outcome.record.as_ref().and_then(|record| record.datapath.as_deref());
-    datapath.is_some_and(|datapath| datapath != carrier.name)
+    datapath(outcome).is_some_and(|datapath| datapath != carrier.name)
+}
+
+fn is_carried(carrier: &Carrier, outcome: &Outcome) -> bool {
+    datapath(outcome) == Some(carrier.name)
+}
+
+fn datapath(outcome: &Outcome) -> Option<&str> {
+    outcome.record.as_ref().and_then(|record| record.datapath.as_deref())
 }
 
 fn all_wrong(carrier: &Carrier, outcome: &Outcome, reference: Option<&Outcome>) -> Vec<String> {

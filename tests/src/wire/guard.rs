@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
-use super::XdpProgram;
+use super::Program;
 use crate::command::{Finished, run};
 use crate::daemon::{Daemon, cli};
 use crate::deadline::{PATIENCE, wait_for};
@@ -98,8 +98,8 @@ impl Guard {
     ///
     /// # Errors
     /// When it is gone.
-    pub fn program(&self) -> Result<XdpProgram> {
-        Ok(XdpProgram::open(self.program)?)
+    pub fn program(&self) -> Result<Program> {
+        Ok(Program::open(self.program)?)
     }
 
     /// Runs `snisplice guard` for a daemon.

@@ -1,7 +1,9 @@
 //! Frames on the wire: floods, and what the guard says of them.
 
+mod forge;
 mod guard;
 mod sys;
+mod tunnel;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,8 +14,10 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::command::run;
 use crate::netns::Namespace;
+pub use forge::Forged;
 pub use guard::{Guard, GuardInterface, Listed};
-pub use sys::{FrameSocket, Run, XdpProgram, detach_links_of, interface_number};
+pub use sys::{FrameSocket, Program, Run, detach_links_of, interface_number, send_ip_options, vanish};
+pub use tunnel::Tunnel;
 
 /// A flood that sends the same frames again and again, no faster than it was told, until it is dropped.
 #[derive(Debug)]

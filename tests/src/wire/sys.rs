@@ -4,20 +4,22 @@
     reason = "bpf, packet sockets and sendmmsg have no safe form in the dependencies that we have"
 )]
 
+use std::fs::File;
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 
 /// Frames that are handed to the kernel at a time.
 const BATCH: usize = 128;
 
-/// An XDP program.
+/// A BPF program, most often one for XDP.
 #[derive(Debug)]
-pub struct XdpProgram(OwnedFd);
+pub struct Program(OwnedFd);
 
 /// What a program made of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// `XDP_DROP` is 1, `XDP_PASS` is 2.
+    /// For XDP: `XDP_DROP` is 1, `XDP_PASS` is 2.
     pub verdict: u32,
     /// Nanoseconds for each time, when it was run many times.
     pub nanoseconds: u32,
@@ -64,7 +66,7 @@ struct Context {
     egress: u32,
 }
 
-impl XdpProgram {
+impl Program {
     /// Opens the program with this id, whoever loaded it.
     ///
     /// # Errors
@@ -241,6 +243,59 @@ impl FrameSocket {
         }
         Ok(taken)
     }
+}
+
+/// Closes a connection without a word to its peer, as a host does that loses its power (`TCP_REPAIR`).
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn vanish(stream: TcpStream) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    set(&stream, (libc::IPPROTO_TCP, libc::TCP_REPAIR), &on)?;
+    drop(stream);
+    Ok(())
+}
+
+/// Sends an option of IP (one that means nothing) with each packet of the connection from now on.
+///
+/// # Errors
+/// What setsockopt(2) reports.
+pub fn send_ip_options(stream: &TcpStream) -> io::Result<()> {
+    /// Four times "no operation".
+    const NOTHING: [u8; 4] = [1; 4];
+    set(stream, (libc::IPPROTO_IP, libc::IP_OPTIONS), &NOTHING)
+}
+
+fn set<T>(stream: &TcpStream, (level, name): (i32, i32), value: &T) -> io::Result<()> {
+    let length = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: the option is a live value of that length.
+    check(unsafe {
+        libc::setsockopt(stream.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+    })
+    .map(drop)
+}
+
+/// Makes an interface without Ethernet in this thread's network namespace; packets go out of it into the file, and come in by it.
+///
+/// # Errors
+/// When there is no `/dev/net/tun`, and what ioctl(2) reports.
+pub fn tunnel(name: &str) -> io::Result<File> {
+    /// The head of `struct ifreq`.
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).map_err(io::Error::other)?;
+    let mut request = Request { name: [0; libc::IFNAMSIZ], flags, rest: [0; 22] };
+    for (place, byte) in request.name.iter_mut().zip(name.bytes()) {
+        *place = byte;
+    }
+    // SAFETY: the request is a live value of the size of `struct ifreq`.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(file)
 }
 
 /// The number of an interface of this thread's network namespace.

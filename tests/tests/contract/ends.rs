@@ -175,7 +175,8 @@ fn law_3_a_servers_reset_in_mid_transfer_is_a_reset_for_the_client() -> Result<(
 
 #[test]
 fn law_2_a_flow_does_not_stay_half_closed_for_ever() -> Result<()> {
-    let site = site_with(|config| config.timeout("half_close", "1s"))?;
+    // Longer than anything else that a flow waits for: other alarms must not put it off.
+    let site = site_with(|config| config.timeout("half_close", "3s"))?;
     let (mut client, mut server) = site.flow()?;
     finish(&client)?;
     expect_ending(&mut server, Ending::Eof)?;

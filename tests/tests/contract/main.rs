@@ -17,6 +17,7 @@ mod backpressure;
 mod budget;
 mod bytes;
 mod ends;
+mod kill;
 mod scripts;
 mod stop;
 mod timers;

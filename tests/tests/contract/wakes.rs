@@ -33,14 +33,8 @@ fn the_daemon_does_not_wake_for_bytes_that_the_kernel_carries() -> Result<()> {
     let carrier = Carrier::of_environment()?;
     let site = RawSite::of(&carrier, &config_of(&carrier))?;
     let (mut client, mut server) = site.flow()?;
-    if carrier.begins_as_copy() {
-        site.daemon.wait_for_flow("the flow to be handed over", |flow| {
-            flow.datapath.as_deref() == Some(carrier.name)
-        })?;
-    }
-    let segments = || -> Result<u64> {
-        Ok(site.daemon.status()?.kernel.context("the status has no kernel counters")?.redirected_segments)
-    };
+    carrier.wait_until_carried(&site.daemon)?;
+    let segments = || carrier.segments(&site.daemon);
     let (segments_before, sleeps_before) = (segments()?, sleeps(&site.daemon)?);
     for portion in 0..PORTIONS {
         transfer(&mut server, &mut client, 2 * portion, PORTION)?;

@@ -8,7 +8,7 @@ use harness::daemon::Launch;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{Namespace, Topology};
 use harness::site::{RawSite, config};
-use harness::wire::{Guard, XdpProgram, detach_links_of, interface_number};
+use harness::wire::{Guard, Program, detach_links_of, interface_number};
 
 /// What `ip` says of an interface.
 fn link(namespace: &Namespace, name: &str) -> Result<String> {
@@ -112,7 +112,7 @@ fn what_somebody_else_has_detached_is_attached_again() -> Result<()> {
 #[test]
 fn another_program_is_left_alone_and_named() -> Result<()> {
     let net = Topology::create()?;
-    let other = XdpProgram::that_says(2)?;
+    let other = Program::that_says(2)?;
     let held = net.edge.enter(|| Ok(other.attach(interface_number("client")?, true)?))?;
     let daemon = Launch::new()?.start(&net.edge, &config().guard("client", ""))?;
     let guard = Guard::of(&daemon)?;

@@ -11,7 +11,7 @@ use harness::guard::frame::{ACK, Frame};
 use harness::guard::random::Numbers;
 use harness::netns::{EDGE_IPV4, EDGE_IPV6, Topology};
 use harness::site::config;
-use harness::wire::{Guard, XdpProgram};
+use harness::wire::{Guard, Program};
 use harness::workdir::WorkDir;
 
 const NETWORKS: usize = 100_000;
@@ -32,7 +32,7 @@ fn networks(seed: u64) -> Result<String> {
     Ok(text)
 }
 
-fn is_denied(program: &XdpProgram, from: &str) -> Result<bool> {
+fn is_denied(program: &Program, from: &str) -> Result<bool> {
     let from = from.parse()?;
     let to = if matches!(from, std::net::IpAddr::V4(_)) { EDGE_IPV4 } else { EDGE_IPV6 };
     Ok(program.run(&Frame::new(from, to, 443, ACK).bytes(), 1)?.verdict == 1)

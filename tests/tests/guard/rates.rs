@@ -6,9 +6,9 @@ use anyhow::Result;
 use harness::guard::frame::{ACK, Frame, SYN};
 use harness::netns::{EDGE_IPV4, EDGE_IPV6};
 use harness::site::{RawSite, config};
-use harness::wire::{Guard, XdpProgram};
+use harness::wire::{Guard, Program};
 
-fn passes(program: &XdpProgram, from: IpAddr, flags: u8, count: usize) -> Result<usize> {
+fn passes(program: &Program, from: IpAddr, flags: u8, count: usize) -> Result<usize> {
     let to = if from.is_ipv4() { EDGE_IPV4 } else { EDGE_IPV6 };
     let frame = Frame::new(from, to, 443, flags).bytes();
     let mut passed = 0;

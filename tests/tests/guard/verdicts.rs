@@ -9,7 +9,7 @@ use harness::guard::model::Site;
 use harness::guard::random::Numbers;
 use harness::netns::{BACKEND_IPV4, CLIENT_IPV4, CLIENT_IPV6, EDGE_IPV4, EDGE_IPV6};
 use harness::site::{RawSite, config};
-use harness::wire::{Guard, XdpProgram};
+use harness::wire::{Guard, Program};
 
 /// Bytes of the shortest frame that the kernel puts to a program.
 const SHORTEST: usize = 14;
@@ -61,7 +61,7 @@ fn lines(site: &Site) -> String {
 }
 
 /// Puts a frame to the program, and checks what it says; returns the label.
-fn check(program: &XdpProgram, site: &Site, frame: &[u8]) -> Result<&'static str> {
+fn check(program: &Program, site: &Site, frame: &[u8]) -> Result<&'static str> {
     let label = site.judge(frame);
     let drops = !matches!(label, "other" | "allowed" | "segment" | "syn");
     let run = program.run(frame, 1)?;

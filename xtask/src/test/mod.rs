@@ -7,7 +7,7 @@ mod summary;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
 use self::libtest::Tally;
@@ -20,6 +20,9 @@ use crate::{build, console, privilege, setup, workspace};
 /// Tests of one end-to-end program that run at a time: each has its own network, but they share the processors.
 const THREADS: &str = "2";
 
+/// The program whose tests are about one datapath: a stage of its own plays them.
+const PACKET: &str = "packet";
+
 /// What to test.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -27,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
     /// End-to-end tests only over this datapath; may be given more than once [default: all of them over sockmap and
-    /// copy, those of the contract over local and auto too]
+    /// copy, those of the contract over local, packet and auto too, and what packet alone has]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
     /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
@@ -38,6 +41,8 @@ pub(crate) struct Options {
 /// What the end-to-end tests tell the daemon to carry flows with.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Datapath {
+    /// Without sockets, by translating packets
+    Packet,
     /// What the daemon itself thinks best
     Auto,
     /// In the kernel, past the loopback connection of a server on the same host
@@ -78,7 +83,15 @@ fn set_up(options: &Options) -> Result<()> {
 
 fn test_stages(options: &Options) -> Vec<Stage> {
     let mut stages = vec![tests("unit", unit(options), options)];
-    let mut add = |what: &str, programs: &str, datapath: Datapath| {
+    let all = match programs() {
+        Ok(all) => all,
+        Err(error) => {
+            let failed = vec![format!("{error:#}")];
+            stages.push(Stage { name: "end-to-end".to_owned(), failed, ..Stage::default() });
+            return stages;
+        }
+    };
+    let mut add = |what: &str, programs: &[String], datapath: Datapath| {
         let name = format!("{what} ({})", datapath.name());
         stages.push(tests(&name, vec![end_to_end(programs, datapath, options)], options));
     };
@@ -87,12 +100,13 @@ fn test_stages(options: &Options) -> Vec<Stage> {
         chosen => chosen,
     };
     for &datapath in chosen {
-        add("end-to-end", "*", datapath);
+        add("end-to-end", &all, datapath);
     }
     if options.datapath.is_empty() {
+        add("without sockets", &[PACKET.to_owned()], Datapath::Packet);
         // What is not about carrying bytes does not differ here.
-        for datapath in [Datapath::Local, Datapath::Auto] {
-            add("contract", "contract", datapath);
+        for datapath in [Datapath::Local, Datapath::Packet, Datapath::Auto] {
+            add("contract", &["contract".to_owned()], datapath);
         }
     }
     // With `--only` a stage may be empty, but not all of them.
@@ -152,9 +166,25 @@ fn unit(options: &Options) -> Vec<Command> {
     vec![crates, harness]
 }
 
+/// The names of all end-to-end test programs but [`PACKET`].
+fn programs() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(workspace::root().join("tests/tests"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|kind| kind == "rs") || path.join("main.rs").exists() {
+            names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+        }
+    }
+    names.retain(|name| name != PACKET);
+    names.sort();
+    ensure!(!names.is_empty(), "tests/tests has no program");
+    Ok(names)
+}
+
 /// End-to-end test programs, as root: they make network namespaces and load BPF programs.
-fn end_to_end(programs: &str, datapath: Datapath, options: &Options) -> Command {
-    let mut command = cargo_test(&["--package", "snisplice-tests", "--test", programs]);
+fn end_to_end(programs: &[String], datapath: Datapath, options: &Options) -> Command {
+    let mut command = cargo_test(&["--package", "snisplice-tests"]);
+    command.args(programs.iter().flat_map(|program| ["--test", program]));
     let runner = privilege::prefix();
     if !runner.is_empty() {
         // The compiler needs no root, so that only the test programs get it.

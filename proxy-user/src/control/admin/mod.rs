@@ -3,6 +3,7 @@
 mod guard;
 mod kernel;
 mod listen;
+mod orders;
 mod report;
 
 use std::sync::Arc;
@@ -61,7 +62,8 @@ fn router(admin: Arc<Admin>) -> Router {
 
 /// What is offered to those who may open the Unix socket.
 fn full_router(admin: Arc<Admin>) -> Router {
-    router(Arc::clone(&admin)).merge(guard::writable().with_state(admin))
+    let writable = guard::writable().merge(orders::writable());
+    router(Arc::clone(&admin)).merge(writable.with_state(admin))
 }
 
 async fn index() -> &'static str {

@@ -1,10 +1,12 @@
 //! What the endpoint says, as data.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use proxy_common::abi::packet::Key;
 use proxy_common::plan::{self, Datapath, Host};
 use serde::Serialize;
 
@@ -12,7 +14,7 @@ use super::Admin;
 use crate::control::events::LOST;
 use crate::control::guard::{Guard, Interface};
 use crate::hub::{Bytes, Flow, Hub, Phase};
-use crate::kernel::{KernelCounters, Local, Sockmap, Unavailable};
+use crate::kernel::{KernelCounters, Local, Packet, PacketCounters, Sockmap, Unavailable};
 use crate::sys;
 
 /// What the kernel does for this daemon.
@@ -20,6 +22,8 @@ pub(crate) struct Kernel {
     pub(crate) sockmap: Result<Sockmap, Unavailable>,
     /// None: no upstream of the configuration is on this host.
     pub(crate) local: Option<Result<Local, Unavailable>>,
+    /// None: no upstream of the configuration names it.
+    pub(crate) packet: Option<Result<Arc<Packet>, Unavailable>>,
 }
 
 impl Kernel {
@@ -30,7 +34,21 @@ impl Kernel {
             Some(Ok(Local { noticed: Some(_) })) => plan::Local::ByName,
             Some(Err(_)) | None => plan::Local::Unavailable,
         };
-        Host { sockmap: self.sockmap.is_ok(), local }
+        Host { sockmap: self.sockmap.is_ok(), local, packet: self.packet().is_some() }
+    }
+
+    /// What carries flows that have left their sockets.
+    pub(crate) fn packet(&self) -> Option<&Arc<Packet>> {
+        self.packet.as_ref()?.as_ref().ok()
+    }
+
+    fn packet_status(&self) -> Availability {
+        let reason = match &self.packet {
+            Some(Ok(_)) => None,
+            Some(Err(reason)) => Some(reason.to_string()),
+            None => Some("no upstream of the configuration names it".to_owned()),
+        };
+        Availability { available: reason.is_none(), reason }
     }
 
     fn local_status(&self) -> Availability {
@@ -71,6 +89,7 @@ pub(super) struct Status {
     listeners: Vec<ListenerStatus>,
     connections: Connections,
     kernel: Option<KernelCounters>,
+    packet: Option<PacketCounters>,
     guard: Option<GuardStatus>,
 }
 
@@ -85,6 +104,7 @@ struct GuardStatus {
 
 #[derive(Serialize)]
 struct Datapaths {
+    packet: Availability,
     local: Availability,
     sockmap: Availability,
     copy: Availability,
@@ -122,6 +142,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         uptime_seconds: hub.started.elapsed().as_secs(),
         phase: if hub.phases.now() == Phase::Running { "running" } else { "draining" },
         datapaths: Datapaths {
+            packet: admin.kernel.packet_status(),
             local: admin.kernel.local_status(),
             sockmap: Availability { available: unavailable.is_none(), reason: unavailable },
             copy: Availability { available: true, reason: None },
@@ -129,6 +150,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         listeners: listeners.collect(),
         connections: Connections { active: hub.flows.count(), accepted: hub.flows.accepted() },
         kernel: sockmap.ok().map(Sockmap::counters),
+        packet: admin.kernel.packet().map(|packet| packet.counters()),
         guard: admin.guard.as_ref().map(guard_status),
     }
 }
@@ -166,6 +188,8 @@ struct FlowStatus {
     bytes_out: u64,
     age_seconds: u64,
     idle_seconds: u64,
+    /// Why it keeps its sockets, or cannot get any, as far as that was tried.
+    obstacle: Option<Cow<'static, str>>,
 }
 
 pub(super) fn flows(admin: &Admin) -> FlowList {
@@ -191,11 +215,22 @@ fn flow_status(flow: &Flow, kernel: &Kernel) -> FlowStatus {
         bytes_out,
         age_seconds: flow.accepted.elapsed().as_secs(),
         idle_seconds: rested.as_secs(),
+        obstacle: facts.obstacle.clone(),
     }
+}
+
+/// What the maps say of a flow that has no sockets.
+fn of_packet<T>(kernel: &Kernel, flow: &Flow, ask: impl Fn(&Packet, &[Key; 2]) -> Option<T>) -> Option<T> {
+    let keys = flow.facts().keys?;
+    ask(kernel.packet()?, &keys)
 }
 
 /// For how long no byte of a live flow has moved, whoever carries them.
 fn rested(kernel: &Kernel, flow: &Flow) -> Duration {
+    if of_packet(kernel, flow, Packet::bytes).is_some_and(|bytes| !flow.is_still_at(bytes)) {
+        // The daemon has not looked at it since: its last packet brought some of these, as far as can be told.
+        return of_packet(kernel, flow, Packet::rested).unwrap_or_default();
+    }
     let places = flow.facts().places;
     let Ok(sockmap) = &kernel.sockmap else { return flow.rested() };
     let directions = places.into_iter().flatten().filter_map(|place| sockmap.direction(place));
@@ -211,6 +246,9 @@ pub(super) fn count_live_bytes(admin: &Admin) {
 
 /// Bytes of a live flow, whoever carries them; client to upstream first.
 fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
+    if let Some(bytes) = of_packet(kernel, flow, Packet::bytes) {
+        return bytes;
+    }
     let mut bytes = flow.copied();
     let places = flow.facts().places;
     if let (Some(places), Ok(sockmap)) = (places, &kernel.sockmap) {

@@ -15,7 +15,7 @@ use super::compile::Checked;
 use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
-use super::{guard, rules, value};
+use super::{guard, packet, rules, value};
 use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
@@ -55,6 +55,7 @@ pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
         timeouts: timeouts(raw.timeouts.as_ref(), report),
         limits: limits(raw.limits.as_ref(), report),
         guard: raw.guard.as_ref().map(|entry| guard::check(entry, &names, report)),
+        packet: packet::check(raw.packet.as_ref(), report),
     };
     rules::check(raw, &checked, &places, report);
     checked

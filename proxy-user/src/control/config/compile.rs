@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proxy_common::route::{Route, Table};
 
-use crate::hub::snapshot::{Admin, Guard, Limits, Listener, Snapshot, Timeouts, Upstream};
+use crate::hub::snapshot::{Admin, Guard, Limits, Listener, Packet, Snapshot, Timeouts, Upstream};
 
 /// The parts of a configuration. Complete only when the report that they came with has no error.
 pub(super) struct Checked {
@@ -15,6 +15,7 @@ pub(super) struct Checked {
     pub(super) timeouts: Timeouts,
     pub(super) limits: Limits,
     pub(super) guard: Option<Guard>,
+    pub(super) packet: Packet,
 }
 
 pub(super) fn compile(checked: Checked) -> Snapshot {
@@ -26,5 +27,6 @@ pub(super) fn compile(checked: Checked) -> Snapshot {
         timeouts: checked.timeouts,
         limits: checked.limits,
         guard: checked.guard,
+        packet: checked.packet,
     }
 }

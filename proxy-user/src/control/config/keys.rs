@@ -72,6 +72,12 @@ pub(super) static BAN_TIME: Key = key("ban_time", r#""10m""#);
 pub(super) static BAN_LIMIT: Key = key("ban_limit", r#"10000"#);
 pub(super) static PROTECT: Key = key("protect", r#"["octopus-polling"]"#);
 pub(super) static PIN: Key = key("pin", r#""/sys/fs/bpf/snisplice""#);
+pub(super) static PINS: Key = key("pins", r#""/sys/fs/bpf/snisplice""#);
+pub(super) static PORTS: Key = key("ports", r#""61000-65535""#);
+pub(super) static AFTER: Key = key("after", r#""1s""#);
+pub(super) static LOCAL_SOURCES: Key = key("sources", r#"["10.0.0.2", "10.0.0.3"]"#);
+pub(super) static ATTACH: Key = key("attach", r#""auto""#);
+pub(super) static JOURNAL: Key = key("journal", r#""/run/snisplice/packet.journal""#);
 
 pub(super) static LISTEN: Section = Section { name: "listen", repeated: true, keys: &[&NAME, &ADDRESS, &TO] };
 pub(super) static ROUTE: Section =
@@ -113,8 +119,15 @@ pub(super) static GUARD: Section = Section {
     ],
 };
 
+pub(super) static PACKET: Section = Section {
+    name: "packet",
+    repeated: false,
+    keys: &[&AFTER, &PORTS, &LOCAL_SOURCES, &PINS, &JOURNAL, &ATTACH],
+};
+
 /// Every section, in the order of the reference.
-pub(super) static SECTIONS: [&Section; 7] = [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS, &LIMITS, &GUARD];
+pub(super) static SECTIONS: [&Section; 8] =
+    [&LISTEN, &ROUTE, &UPSTREAM, &ADMIN, &TIMEOUTS, &LIMITS, &GUARD, &PACKET];
 
 /// The known word that `word` is most likely a slip of: at most one edit for every three characters.
 pub(super) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {

@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod guard;
 mod keys;
+mod packet;
 mod raw;
 mod report;
 mod rules;

@@ -55,6 +55,7 @@ pub(super) struct Raw {
     pub(super) timeouts: Option<Timeouts>,
     pub(super) limits: Option<Limits>,
     pub(super) guard: Option<super::guard::Raw>,
+    pub(super) packet: Option<super::packet::Raw>,
 }
 
 #[derive(Debug)]
@@ -150,6 +151,7 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
             source_connections: table.number(&keys::SOURCE_CONNECTIONS),
         }),
         guard: single(document, &keys::GUARD, report, super::guard::read),
+        packet: single(document, &keys::PACKET, report, super::packet::read),
     }
 }
 

@@ -37,9 +37,6 @@ const IDLE_MIN: Duration = Duration::from_secs(1);
 /// Bounds of a budget of memory, in bytes.
 const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
 
-/// Datapaths that the design has and this version has not.
-const LATER_DATAPATHS: [&str; 1] = ["packet"];
-
 /// `[a-z0-9][a-z0-9_-]{0,62}`
 pub(super) fn name(text: &str) -> Result<&str, Fault> {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -224,6 +221,28 @@ pub(super) fn memory(text: &str) -> Result<u64, Fault> {
     Err(Fault::new(format!("{} is too {side}", quote(text)), "write \"1MiB\" to \"1024GiB\""))
 }
 
+/// A range of ports, of which none is one that anybody may listen on.
+pub(super) fn ports(text: &str) -> Result<RangeInclusive<u16>, Fault> {
+    let bounds =
+        text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match bounds {
+        Some((first, last)) if first >= 1024 && first <= last => Ok(first..=last),
+        _ => Err(Fault::new(
+            format!("{} is not a range of ports", quote(text)),
+            "write two ports from 1024 to 65535, for example \"61000-65535\"",
+        )),
+    }
+}
+
+/// The path of something that the daemon makes.
+pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && !text.contains('\0') {
+        return Ok(path);
+    }
+    Err(Fault::new(format!("{} is not an absolute path", quote(text)), "write one that begins with /"))
+}
+
 /// The datapath of an upstream.
 pub(super) fn datapath(text: &str) -> Result<Choice, Fault> {
     if text == "auto" {
@@ -231,12 +250,6 @@ pub(super) fn datapath(text: &str) -> Result<Choice, Fault> {
     }
     if let Some(datapath) = Datapath::ALL.into_iter().find(|datapath| datapath.name() == text) {
         return Ok(Choice::Only(datapath));
-    }
-    if LATER_DATAPATHS.contains(&text) {
-        return Err(Fault::new(
-            format!("this version has no datapath \"{text}\""),
-            "write \"auto\" for the best one that works, or \"local\", \"sockmap\" or \"copy\"",
-        ));
     }
     let known = || std::iter::once("auto").chain(Datapath::ALL.into_iter().map(Datapath::name));
     let way_out = match closest(text, known()) {

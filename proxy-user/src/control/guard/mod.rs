@@ -72,7 +72,7 @@ pub(crate) fn start(hub: &Arc<Hub>) -> Result<Started, Failure> {
     };
     guard.compile(&guard.state()).map_err(|error| Failure::new(Exit::Config, error))?;
     guard.look();
-    guard.hub.sources.get_or_init(|| Sources::new(guard.config.source_bits));
+    guard.hub.sources.get_or_init(|| Arc::new(Sources::new(guard.config.source_bits)));
     tokio::spawn(follow::run(Arc::clone(&guard)));
     Ok(Some(Ok(guard)))
 }

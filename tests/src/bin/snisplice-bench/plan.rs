@@ -74,7 +74,7 @@ const fn scenario(
 }
 
 /// All scenarios, in the order of the tables.
-pub(crate) const SCENARIOS: [Scenario; 23] = [
+pub(crate) const SCENARIOS: [Scenario; 24] = [
     scenario("bulk-up-1", "Upload, 1 flow", Routed, true, bulk(1, Up)),
     scenario("bulk-down-1", "Download, 1 flow", Routed, true, bulk(1, Down)),
     scenario("bulk-both-1", "Both ways at once, 1 flow", Routed, false, bulk(1, Both)),
@@ -98,6 +98,7 @@ pub(crate) const SCENARIOS: [Scenario; 23] = [
     scenario("tls-handshake", "TLS handshakes, one after the other", Routed, false, Work::TlsHandshakes),
     scenario("storm", "4000 clients come back at once", Routed, true, Work::Storm(4000)),
     scenario("idle", "9000 idle flows", Routed, false, Work::Idle(9000)),
+    scenario("idle-4000", "4000 idle flows", Routed, false, Work::Idle(4000)),
     scenario("samehost-up", "Backend on the proxy's host: upload, 1 flow", SameHost, false, bulk(1, Up)),
     scenario(
         "samehost-down",

@@ -122,7 +122,9 @@ impl Turn<'_> {
         loop {
             let others = Others::watch()?;
             let measured = running.measure(|path| {
-                scenario.run(&Stage { path, echo, processes: &processes, window: self.plan.window })
+                let settled = &|flows| running.settled(flows);
+                let window = self.plan.window;
+                scenario.run(&Stage { path, echo, processes: &processes, window, settled })
             });
             let share = others.share()?;
             let last = tries.next().is_none_or(|this| this == TRIES);

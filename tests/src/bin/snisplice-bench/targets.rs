@@ -30,10 +30,11 @@ struct Target {
     bound: f64,
 }
 
+const PACKET: &str = "snisplice-packet";
 const LATENCY: &[Metric] = &[Metric::P50, Metric::P99];
 const FLAT_OUT: &[&str] = &["bulk-up", "bulk-down"];
 
-const TARGETS: [Target; 12] = [
+const TARGETS: [Target; 20] = [
     target("bulk each way", "snisplice-sockmap", FLAT_OUT, &[Metric::Rate], Against::Rivals, 1.15),
     target("CPU per GB", "snisplice-sockmap", FLAT_OUT, &[Metric::CpuPerGigabyte], Against::Rivals, 0.95),
     target(
@@ -80,6 +81,23 @@ const TARGETS: [Target; 12] = [
         Against::Itself,
         4.0,
     ),
+    target("bulk each way", PACKET, FLAT_OUT, &[Metric::Rate], Against::Named("direct"), 0.9),
+    target("bulk each way", PACKET, FLAT_OUT, &[Metric::Rate], Against::Rivals, 2.5),
+    target("CPU per GB", PACKET, FLAT_OUT, &[Metric::CpuPerGigabyte], Against::Named("direct"), 1.15),
+    target("CPU per GB", PACKET, FLAT_OUT, &[Metric::CpuPerGigabyte], Against::Rivals, 0.5),
+    target("CPU per GB at equal load", PACKET, &["paced"], &[Metric::CpuPerGigabyte], Against::Rivals, 0.5),
+    target("round trips", PACKET, &["ping"], LATENCY, Against::Named("direct"), 1.1),
+    // 450 bytes.
+    target(
+        "kernel KiB of an idle flow",
+        PACKET,
+        &["idle"],
+        &[Metric::KernelOverDirect],
+        Against::Itself,
+        0.44,
+    ),
+    // As below.
+    target("fds of an idle flow", PACKET, &["idle"], &[Metric::DescriptorsPerFlow], Against::Itself, 0.005),
     // A few descriptors that come and go are no descriptors of a flow.
     target(
         "fds of an idle flow",
@@ -164,7 +182,7 @@ impl Target {
             Against::Rivals if *bound == 1.0 => format!("{system}: {what} no worse than the best rival"),
             Against::Rivals => format!("{system}: {what}, {bound} of the best rival"),
             Against::Named(start) => format!("{system}: {what}, {bound} of {start}"),
-            Against::Itself => format!("{system}: {what}, at most {bound:.0}"),
+            Against::Itself => format!("{system}: {what}, at most {bound:.2}"),
         }
     }
 }

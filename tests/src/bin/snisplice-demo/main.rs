@@ -2,8 +2,10 @@
 //!
 //! Agents poll through the shared port by name, an old agent by its own port, and a web client uses the same shared
 //! port; each knows its server by the certificate. In the end the demo compares three counts of each connection's
-//! bytes: the peer's own, the daemon's access log, and the kernel's.
+//! bytes: the peer's own, the daemon's access log, and the kernel's. Then agents whose flows have left their sockets go on while
+//! the daemon is killed and started again.
 
+mod outlive;
 mod report;
 mod scenario;
 mod text;

@@ -4,6 +4,8 @@ use harness::daemon::{Access, Kernel};
 use harness::peers::tls::Wire;
 use serde::Serialize;
 
+use crate::outlive::Outlived;
+
 /// All results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -15,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) kernel_unavailable: Option<String>,
     /// The kernel's counters over the story.
     pub(crate) kernel: KernelCount,
+    /// The agents whose daemon was killed.
+    pub(crate) outlived: Outlived,
     /// What went wrong beside the connections, such as a complaint of a server.
     pub(crate) complaints: Vec<String>,
 }
@@ -143,10 +147,9 @@ impl Report {
     }
 
     /// True when the kernel carried the bytes, but for those that it handed over since their reader was slower than their
-    /// sender. On one host, where both share the processors, that can be most of a package.
+    /// sender. On one host, where both share the processors with whatever else runs, that can be nearly all of a package.
     pub(crate) fn kernel_carried(&self) -> bool {
-        self.kernel.redirected() + self.kernel.passed == self.bytes()
-            && self.kernel.redirected() > self.bytes() / 50
+        self.kernel.redirected() + self.kernel.passed == self.bytes() && self.kernel.redirected() > 0
     }
 
     /// True when all was as it should be on a host like this.
@@ -154,6 +157,7 @@ impl Report {
         self.visits.iter().all(|visit| visit.problems.is_empty())
             && self.burst.as_ref().is_none_or(|burst| burst.lost == 0)
             && self.complaints.is_empty()
+            && self.outlived.is_good()
             && (self.kernel_carried() || self.kernel_unavailable.is_some())
     }
 }

@@ -11,6 +11,7 @@ use harness::peers::tls::{TlsClient, Wire};
 use harness::peers::web::{fetch_page, upload};
 use harness::site::{self, POLLING_NAME, POLLING_PORT, SHARED_PORT, Site, WEB_NAME, WEB_PORT};
 
+use crate::outlive;
 use crate::report::{Burst, KernelCount, Report, Visit};
 use crate::text::{Printer, mebibytes};
 
@@ -49,9 +50,10 @@ pub(crate) fn play(launch: &Launch, connections: u32, printer: &Printer) -> Resu
         printer.step(&format!("{connections} TLS connections in a row"));
         open_in_a_row(&site, connections)
     });
-    printer.step("snisplice ends, and everything is removed");
+    printer.step("snisplice ends");
     let complaints = site.stop().err().map(|error| format!("{error:#}")).into_iter().collect();
-    Ok(Report { visits, burst, kernel_unavailable, kernel, complaints })
+    let outlived = outlive::play(launch, printer)?;
+    Ok(Report { visits, burst, kernel_unavailable, kernel, outlived, complaints })
 }
 
 /// All connections of the story, at the same time.

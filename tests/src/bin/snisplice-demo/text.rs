@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, stdout};
 
+use crate::outlive::Outlived;
 use crate::report::{Report, Visit};
 
 const HEADINGS: [&str; 9] =
@@ -44,6 +45,7 @@ impl Printer {
             println!("{} connections in a row, {rate:.0} per second, {} lost", burst.opened, burst.lost);
             burst.errors.iter().for_each(|error| self.problem(error));
         }
+        self.outlived(&report.outlived);
         report.complaints.iter().for_each(|complaint| self.problem(complaint));
         match report.is_good() {
             true => println!("{}", self.paint("1;32", "all is as it should be")),
@@ -63,6 +65,20 @@ impl Printer {
             Some(reason) => println!("{verdict}: this host cannot do it: {reason}"),
             None if report.kernel_carried() => println!("{}", self.paint("1", &verdict)),
             None => self.problem(&verdict),
+        }
+    }
+
+    fn outlived(&self, outlived: &Outlived) {
+        let Outlived { unavailable, agents, polls_without_daemon, ended_in_order, forwarded_packets } =
+            outlived;
+        let told = format!(
+            "{agents} agents without sockets in the daemon: {polls_without_daemon} polls were answered while it was dead, {ended_in_order} \
+             flows were found again and ended in order; {forwarded_packets} packets were translated"
+        );
+        match unavailable {
+            Some(reason) => println!("no flow can leave its sockets here: {reason}"),
+            None if outlived.is_good() => println!("{}", self.paint("1", &told)),
+            None => self.problem(&told),
         }
     }
 

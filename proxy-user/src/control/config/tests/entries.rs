@@ -83,17 +83,29 @@ fn a_server_is_an_ip_or_a_host_and_a_port() {
 #[test]
 fn a_datapath_is_one_that_this_version_has() {
     assert_upstream_error(
-        "servers = 'a:1'\ndatapath = §'packet'",
-        "this version has no datapath \"packet\"; write \"auto\" for the best one that works, or \"local\", \
-         \"sockmap\" or \"copy\"",
-    );
-    assert_upstream_error(
         "servers = 'a:1'\ndatapath = §'sokmap'",
         "\"sokmap\" is not a datapath; did you mean \"sockmap\"?",
     );
     assert_upstream_error(
         "servers = 'a:1'\ndatapath = §'xdp'",
-        "\"xdp\" is not a datapath; write one of auto, local, sockmap, copy",
+        "\"xdp\" is not a datapath; write one of auto, packet, local, sockmap, copy",
+    );
+}
+
+#[test]
+fn the_packet_datapath_takes_addresses_and_ways_that_there_are() {
+    assert_section_error(
+        "[packet]\nsources = ['10.0.0.1', §'10.0.0.2:80']",
+        "\"10.0.0.2:80\" is not an IP address; write addresses of this host, such as \"10.0.0.2\", without a port or \
+         brackets",
+    );
+    assert_section_error(
+        "[packet]\nattach = §'clsat'",
+        "\"clsat\" is not a way to attach programs; did you mean \"clsact\"?",
+    );
+    assert_section_error(
+        "[packet]\nattach = §'xdp'",
+        "\"xdp\" is not a way to attach programs; write one of auto, tcx, clsact",
     );
 }
 

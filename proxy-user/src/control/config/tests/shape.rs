@@ -26,7 +26,7 @@ fn an_unknown_section_is_an_error_with_the_nearest_one() {
     assert_section_error(
         "[§tls]",
         "unknown section \"tls\"; remove it; the sections are [[listen]], [[route]], [[upstream]], [admin], \
-         [timeouts], [limits], [guard]",
+         [timeouts], [limits], [guard], [packet]",
     );
     assert_errors(
         &format!("§hold = '1s'\n{LISTEN}{ROUTE}{UPSTREAM}"),
@@ -162,7 +162,7 @@ fn an_error_stays_on_its_line_whatever_the_value() {
     assert_eq!(
         errors.to_string(),
         "test.toml:11:2: unknown section \"a\\n\\u{1b}\"; remove it; the sections are [[listen]], [[route]], \
-         [[upstream]], [admin], [timeouts], [limits], [guard]\n\
+         [[upstream]], [admin], [timeouts], [limits], [guard], [packet]\n\
          test.toml:13:8: \"é\" is not an IP:port; write a loopback address such as \"127.0.0.1:10944\", or \"\" \
          for no HTTP"
     );

@@ -151,7 +151,9 @@ fn every_key_arrives() {
          datapath = 'copy'\nhold = '0s'\n\
          [admin]\nsocket = ''\nhttp = ''\n\
          [timeouts]\nhello = '1ms'\nconnect = '2s'\nhalf_close = '3m'\ndrain = '24h'\nkeepalive = '30s'\nidle = '1s'\n\
-         [limits]\ntcp_memory = '3MiB'\nsource_connections = 7\n",
+         [limits]\ntcp_memory = '3MiB'\nsource_connections = 7\n\
+         [packet]\nafter = '0s'\nports = '2000-2001'\npins = '/p'\njournal = '/j'\n\
+         sources = ['192.0.2.1', '2001:db8::1']\nattach = 'clsact'\n",
     );
     assert_eq!(snapshot.listeners[0].addresses, [address("192.0.2.1:443"), address("[2001:db8::1]:443")]);
     assert_eq!(snapshot.listeners[0].to, Some(0));
@@ -169,6 +171,12 @@ fn every_key_arrives() {
     assert_eq!(all.map(|timeout| timeout.as_millis()), [1, 2_000, 180_000, 86_400_000, 30_000]);
     assert_eq!((timeouts.idle, snapshot.limits.tcp_memory), (Duration::from_secs(1), Some(3 << 20)));
     assert_eq!(snapshot.limits.source_connections, 7);
+    let packet = snapshot.packet;
+    assert_eq!((packet.after, packet.ports), (Duration::ZERO, 2000..=2001));
+    let sources: Vec<_> = packet.sources.iter().map(ToString::to_string).collect();
+    assert_eq!(sources, ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(packet.attach.name(), "clsact");
+    assert_eq!([packet.pins, packet.journal].map(|path| path.display().to_string()), ["/p", "/j"]);
 }
 
 #[test]

@@ -202,7 +202,7 @@ to = §"octopus-poling"
 [[upstream]]
 name = "octopus-polling"
 servers = [§"127.0.0.1:443", §"backend:0"]
-datapath = §"packet"
+datapath = §"pocket"
 hold = §15
 
 [timeouts]
@@ -224,7 +224,7 @@ hello = §"10"
         "test.toml:13:6: unknown upstream \"octopus-poling\"; did you mean \"octopus-polling\"? ",
         "test.toml:17:12: \"127.0.0.1:443\" is our own listener \"[::]:443\" at line 4, column 12: ",
         "test.toml:17:29: port 0 in \"backend:0\" is not a port; ",
-        "test.toml:18:12: this version has no datapath \"packet\"; ",
+        "test.toml:18:12: \"pocket\" is not a datapath; ",
         "test.toml:19:8: 'hold' is a number without a unit; ",
         "test.toml:22:9: \"10\" is not a duration; ",
     ];

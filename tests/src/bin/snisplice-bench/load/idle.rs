@@ -21,6 +21,7 @@ pub(crate) fn run(stage: &Stage<'_>, flows: usize) -> Result<Values> {
     let before = Held::when_still(stage.processes)?;
     let ended = stage.echo.counts().ended.load(Ordering::Relaxed);
     let mut streams = open_greeted(stage.path, Service::Echo, flows)?;
+    (stage.settled)(flows)?;
     let held = Held::when_still(stage.processes)?.per_flow(before, flows);
     for (number, stream) in (1..).zip(&mut streams) {
         is_alive(stream).with_context(|| format!("idle flow {number} of {flows}"))?;

@@ -30,6 +30,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) processes: &'a [u32],
     /// How long it is measured.
     pub(crate) window: Duration,
+    /// Waits until so many flows are carried as they will be for as long as they last.
+    pub(crate) settled: &'a (dyn Fn(usize) -> Result<()> + Sync),
 }
 
 /// Connections that may wait to be accepted: more than a storm has.

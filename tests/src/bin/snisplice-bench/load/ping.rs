@@ -22,6 +22,7 @@ const REQUEST: [u8; 64] = [0x2a; 64];
 pub(crate) fn run(stage: &Stage<'_>, flows: usize) -> Result<Values> {
     let window = stage.window;
     let mut streams = open_greeted(stage.path, Service::Echo, flows)?;
+    (stage.settled)(flows)?;
     let echoed = || stage.echo.counts().echoed.load(Ordering::Relaxed);
     let before = echoed();
     let share = flows.div_ceil(thread::available_parallelism()?.get());

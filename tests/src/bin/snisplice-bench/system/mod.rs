@@ -44,9 +44,10 @@ pub(crate) struct System {
 }
 
 /// All systems, in the order of the tables.
-pub(crate) const SYSTEMS: [System; 11] = [
+pub(crate) const SYSTEMS: [System; 12] = [
     System { name: "direct", kind: Kind::Direct, quick: true },
     System { name: "snisplice-auto", kind: Kind::Ours("auto"), quick: false },
+    System { name: "snisplice-packet", kind: Kind::Ours("packet"), quick: true },
     System { name: "snisplice-local", kind: Kind::Ours("local"), quick: true },
     System { name: "snisplice-sockmap", kind: Kind::Ours("sockmap"), quick: true },
     System { name: "snisplice-copy", kind: Kind::Ours("copy"), quick: true },
@@ -74,7 +75,11 @@ impl System {
 
     /// True where there is something for this system to do.
     pub(crate) fn applies_to(self, placement: Placement) -> bool {
-        self.kind != Kind::Ours("local") || placement != Placement::Routed
+        match self.kind {
+            Kind::Ours("local") => placement != Placement::Routed,
+            Kind::Ours("packet") => placement == Placement::Routed,
+            _ => true,
+        }
     }
 
     /// The version that is here, or why the system cannot be measured.
@@ -98,7 +103,7 @@ impl System {
             }
             kind => Some(Process::Rival(rivals::start(kind, network.edge(), &path, places)?)),
         };
-        Ok(Running { path, process })
+        Ok(Running { kind: self.kind, path, process })
     }
 }
 
@@ -113,6 +118,7 @@ pub(crate) struct Places {
 /// A system at work.
 #[derive(Debug)]
 pub(crate) struct Running {
+    kind: Kind,
     pub(crate) path: Path,
     process: Option<Process>,
 }
@@ -163,6 +169,14 @@ impl Running {
             Some(Process::Ours(daemon)) => descendants(daemon.pid()),
             // The first one only contains the others.
             Some(Process::Rival(rival)) => descendants(rival.child.id()).split_off(1),
+        }
+    }
+
+    /// Waits until so many flows are carried as they will be: for the datapath to which flows come only after a while.
+    pub(crate) fn settled(&self, flows: usize) -> Result<()> {
+        match &self.process {
+            Some(Process::Ours(daemon)) => snisplice::settled(daemon, self.kind, flows),
+            _ => Ok(()),
         }
     }
 

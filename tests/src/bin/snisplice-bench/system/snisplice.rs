@@ -5,10 +5,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use harness::command;
 use harness::daemon::{Config, Daemon, Launch};
+use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::Namespace;
 use harness::workdir::WorkDir;
 
-use super::Places;
+use super::{Kind, Places};
 use crate::network::{FRONT_PORT, Path, Service};
 use crate::values::{Metric, Values};
 
@@ -26,14 +27,26 @@ pub(super) fn version(path: &Path, datapath: &str, places: &Places) -> Result<St
     Ok(version.trim().to_owned())
 }
 
+const PACKET: &str = "packet";
+
+/// Local ports of the flows that leave their sockets: those that [`crate::network`] leaves over.
+const PORTS: &str = "1100-9999";
+
+/// How old flows are when they leave their sockets, where the configuration does not say it.
+const DEFAULT_AGE: &str = "1s";
+
 /// Starts the daemon. It writes no access log, as the rivals write none.
 pub(super) fn start(edge: &Namespace, path: &Path, datapath: &str, places: &Places) -> Result<Daemon> {
-    Launch::of(places.snisplice.clone()).quiet().terse().start(edge, &config(path, datapath))
+    let launch = Launch::of(places.snisplice.clone()).quiet().terse();
+    // Nothing of it outlives it.
+    let launch = if datapath == PACKET { launch.release() } else { launch };
+    launch.start(edge, &config(path, datapath))
 }
 
 /// A route for each service.
 fn config(path: &Path, datapath: &str) -> Config {
     let listening = Config::new().listen("front", &format!("0.0.0.0:{FRONT_PORT}")).datapath_word(datapath);
+    let listening = listening.leaving(DEFAULT_AGE).packet_line(&format!("ports = \"{PORTS}\""));
     Service::ALL.into_iter().fold(listening, |config, service| {
         let name = service.word();
         config.route(name, &service.name(), name).upstream(name, path.upstream(service))
@@ -47,10 +60,26 @@ pub(super) fn stop(daemon: Daemon) -> Result<()> {
     idle.and_then(|()| daemon.stop()).with_context(|| format!("its log: {}", log.join(" | ")))
 }
 
+/// Waits until `flows` flows have left their sockets, or are known to stay.
+pub(super) fn settled(daemon: &Daemon, kind: Kind, flows: usize) -> Result<()> {
+    if kind != Kind::Ours(PACKET) {
+        return Ok(());
+    }
+    wait_for("the flows to leave their sockets", PATIENCE, || {
+        let metrics = daemon.metrics().ok()?;
+        let left = metrics.sum("snisplice_connections_active", &[("datapath", PACKET)]);
+        let stay = metrics.sum("snisplice_datapath_fallbacks_total", &[("from", PACKET)]);
+        (left + stay >= flows as f64).then_some(())
+    })
+}
+
 /// What the kernel programs count: bytes that sockmap redirected, and those that a server on this host wrote past the
-/// loopback connection.
-const BY_KERNEL: [&str; 2] =
-    ["snisplice_kernel_redirected_bytes_total", "snisplice_kernel_bypassed_bytes_total"];
+/// loopback connection, and those of flows without sockets.
+const BY_KERNEL: [&str; 3] = [
+    "snisplice_kernel_redirected_bytes_total",
+    "snisplice_kernel_bypassed_bytes_total",
+    "snisplice_packet_forwarded_bytes_total",
+];
 
 /// What the daemon has carried, and how.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,351 @@
+//! The two entries of a flow.
+
+/// An IP address as it stands in a packet; IPv4 as `::ffff:a.b.c.d`.
+pub type Address = [u32; 4];
+
+/// The first three words of an IPv4 address.
+pub const MAPPED: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
+
+/// What the packets of one end bear when they come in. All in the order of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Key {
+    /// Where the packets come from.
+    pub source: Address,
+    /// Where they were sent to: an address of ours.
+    pub target: Address,
+    /// The source's port.
+    pub source_port: u16,
+    /// The target's.
+    pub target_port: u16,
+    /// 0.
+    pub padding: u32,
+}
+
+/// Bytes of a [`Key`].
+pub const KEY_BYTES: usize = 40;
+/// Words of one.
+pub const KEY_WORDS: usize = KEY_BYTES / 4;
+const _: () = assert!(size_of::<Key>() == KEY_BYTES);
+
+/// What becomes of the packets of one end.
+///
+/// 96 bytes: with its key and the kernel's own 48 an entry fills an object of 192 bytes, and not one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Entry {
+    /// [`state`].
+    pub state: u8,
+    /// 0: these packets come from the client; 1: from the server.
+    pub leg: u8,
+    /// The shift of the windows that the packets announce.
+    pub scale_in: u8,
+    /// And of those that their receiver believes in.
+    pub scale_out: u8,
+    /// [`flag`]s.
+    pub flags: u16,
+    /// The window as last announced, before the shift.
+    pub window: u16,
+    /// Bytes of its stream that this end has sent so far, as the largest place in the stream that was seen. Written from several
+    /// CPUs without a lock: since it is a place and no sum, the next packet mends what two writers may have muddled.
+    pub sent: u64,
+    /// Number of the hand-over, while it lasts. While packets are held: since when, by the clock of [`Self::active_ms`].
+    pub handover: u32,
+    /// Interface that the packets go out by. 0: nothing leads to where they go, and they are dropped.
+    pub device: u32,
+    /// What the packets bear when they go out: the address that they come from,
+    pub source: Address,
+    /// and the address that they go to;
+    pub target: Address,
+    /// the ports.
+    pub source_port: u16,
+    /// See above.
+    pub target_port: u16,
+    /// Added to sequence numbers.
+    pub seq: u32,
+    /// Added to acknowledgement numbers.
+    pub ack: u32,
+    /// Added to time stamps,
+    pub stamp: u32,
+    /// and to their echoes.
+    pub echo: u32,
+    /// Sequence number, as it comes in, of the first byte of the stream.
+    pub start: u32,
+    /// The highest acknowledgement number that has come in.
+    pub acked: u32,
+    /// The latest time stamp that has come in.
+    pub stamped: u32,
+    /// When the last packet came, in milliseconds of the monotonic clock.
+    pub active_ms: u32,
+    /// Sequence number, as it comes in, of the end of the stream; good with [`flag::FIN`].
+    pub fin: u32,
+}
+
+/// Words of an [`Entry`].
+pub const ENTRY_WORDS: usize = 24;
+const _: () = assert!(size_of::<Entry>() == ENTRY_WORDS * 4);
+const _: () = assert!(core::mem::offset_of!(Entry, sent) == 8);
+const _: () = assert!(core::mem::offset_of!(Entry, source_port) == 56);
+
+/// Values of [`Entry::state`].
+pub mod state {
+    /// The sockets have the flow; packets are watched on their way to them.
+    pub const ARMED: u8 = 1;
+    /// The packets are translated, and the sockets know nothing of the flow.
+    pub const FORWARD: u8 = 2;
+    /// Packets go to the host's own stack, which answers with a reset unless there is a socket.
+    pub const DEAD: u8 = 3;
+    /// Packets with new bytes are noted and dropped: the flow is about to get sockets again. It was so since [`super::Entry::handover`], a time;
+    /// after [`crate::packet::back::HELD_MS`] the state is as good as [`FORWARD`].
+    pub const HELD: u8 = 4;
+    /// The flow was ended by us: as [`DEAD`], and it is noted when an end shows that it knows.
+    pub const ENDED: u8 = 5;
+}
+
+/// Bits of [`Entry::flags`].
+pub mod flag {
+    /// This end has ended its stream.
+    pub const FIN: u16 = 1;
+    /// This end has reset the connection.
+    pub const RST: u16 = 2;
+    /// With FIN: before the other one did.
+    pub const FIRST: u16 = 4;
+}
+
+impl Key {
+    /// As the map keeps it.
+    #[must_use]
+    pub const fn to_words(&self) -> [u32; KEY_WORDS] {
+        let ([a, b, c, d], [e, f, g, h]) = (self.source, self.target);
+        [a, b, c, d, e, f, g, h, join([self.source_port, self.target_port]), self.padding]
+    }
+
+    /// The reverse of [`Self::to_words`].
+    #[must_use]
+    pub const fn from_words(words: [u32; KEY_WORDS]) -> Self {
+        let [a, b, c, d, e, f, g, h, ports, padding] = words;
+        let [source_port, target_port] = split(ports);
+        Self { source: [a, b, c, d], target: [e, f, g, h], source_port, target_port, padding }
+    }
+
+    /// As events bear it.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
+        let mut words = [0; KEY_WORDS];
+        for (word, chunk) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*chunk);
+        }
+        Self::from_words(words)
+    }
+
+    /// The key of packets that go the other way on the same leg.
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.target,
+            target: self.source,
+            source_port: self.target_port,
+            target_port: self.source_port,
+            padding: 0,
+        }
+    }
+
+    /// Whether both addresses are IPv4.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_ipv4(&self) -> bool {
+        is_ipv4(&self.source)
+    }
+}
+
+/// An address as the maps keep it.
+#[must_use]
+pub const fn address_of(address: core::net::IpAddr) -> Address {
+    let bytes = match address {
+        core::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        core::net::IpAddr::V6(address) => address.octets(),
+    };
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+/// The reverse of [`address_of`].
+#[must_use]
+pub fn address_from(address: &Address) -> core::net::IpAddr {
+    let mut bytes = [0; 16];
+    for (byte, value) in bytes.iter_mut().zip(address.iter().flat_map(|word| word.to_ne_bytes())) {
+        *byte = value;
+    }
+    core::net::IpAddr::V6(bytes.into()).to_canonical()
+}
+
+/// Whether the address is an IPv4 address.
+#[must_use]
+#[inline(always)]
+pub const fn is_ipv4(address: &Address) -> bool {
+    address[0] == MAPPED[0] && address[1] == MAPPED[1] && address[2] == MAPPED[2]
+}
+
+impl Entry {
+    /// Where the packets of the other end come in.
+    #[must_use]
+    #[inline(always)]
+    pub const fn other(&self) -> Key {
+        Key {
+            source: self.target,
+            target: self.source,
+            source_port: self.target_port,
+            target_port: self.source_port,
+            padding: 0,
+        }
+    }
+
+    /// As the map keeps it.
+    #[must_use]
+    pub const fn to_words(&self) -> [u32; ENTRY_WORDS] {
+        let [low, high] = halves(self.sent);
+        let [s0, s1, s2, s3] = self.source;
+        let [t0, t1, t2, t3] = self.target;
+        [
+            u32::from_ne_bytes([self.state, self.leg, self.scale_in, self.scale_out]),
+            join([self.flags, self.window]),
+            low,
+            high,
+            self.handover,
+            self.device,
+            s0,
+            s1,
+            s2,
+            s3,
+            t0,
+            t1,
+            t2,
+            t3,
+            join([self.source_port, self.target_port]),
+            self.seq,
+            self.ack,
+            self.stamp,
+            self.echo,
+            self.start,
+            self.acked,
+            self.stamped,
+            self.active_ms,
+            self.fin,
+        ]
+    }
+
+    /// The reverse of [`Self::to_words`].
+    #[must_use]
+    pub const fn from_words(words: &[u32; ENTRY_WORDS]) -> Self {
+        let [
+            first,
+            second,
+            low,
+            high,
+            handover,
+            device,
+            s0,
+            s1,
+            s2,
+            s3,
+            t0,
+            t1,
+            t2,
+            t3,
+            ports,
+            seq,
+            ack,
+            stamp,
+            echo,
+            start,
+            acked,
+            stamped,
+            active_ms,
+            fin,
+        ] = *words;
+        let [state, leg, scale_in, scale_out] = first.to_ne_bytes();
+        let [flags, window] = split(second);
+        let [source_port, target_port] = split(ports);
+        Self {
+            state,
+            leg,
+            scale_in,
+            scale_out,
+            flags,
+            window,
+            sent: whole([low, high]),
+            handover,
+            device,
+            source: [s0, s1, s2, s3],
+            target: [t0, t1, t2, t3],
+            source_port,
+            target_port,
+            seq,
+            ack,
+            stamp,
+            echo,
+            start,
+            acked,
+            stamped,
+            active_ms,
+            fin,
+        }
+    }
+}
+
+/// Two halves as they stand in memory.
+const fn join([one, other]: [u16; 2]) -> u32 {
+    let ([a, b], [c, d]) = (one.to_ne_bytes(), other.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+const fn split(word: u32) -> [u16; 2] {
+    let [a, b, c, d] = word.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+}
+
+const fn halves(word: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}
+
+const fn whole([one, other]: [u32; 2]) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (one.to_ne_bytes(), other.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_packets() {
+        for text in ["10.1.0.2", "fd00:1::2"] {
+            let address = text.parse().unwrap();
+            assert_eq!(address_from(&address_of(address)), address);
+            assert_eq!(is_ipv4(&address_of(address)), address.is_ipv4());
+        }
+        let [.., last] = address_of("1.2.3.4".parse().unwrap());
+        assert_eq!(last.to_ne_bytes(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn keys_and_entries_come_back() {
+        let key =
+            Key { source: [1, 2, 3, 4], target: [5, 6, 7, 8], source_port: 9, target_port: 10, padding: 0 };
+        assert_eq!(Key::from_words(key.to_words()), key);
+        let bytes: Vec<u8> = key.to_words().into_iter().flat_map(u32::to_ne_bytes).collect();
+        assert_eq!(Key::from_bytes(bytes.first_chunk().unwrap()), key);
+        assert_eq!(key.reversed().reversed(), key);
+        let words = core::array::from_fn(|at| 0x0101_0000 * u32::try_from(at).unwrap() + 7);
+        let entry = Entry::from_words(&words);
+        assert_eq!(entry.to_words(), words);
+        assert_eq!(entry.sent.to_ne_bytes()[..4], words[2].to_ne_bytes());
+        assert_eq!((entry.fin, entry.state), (words[23], words[0].to_ne_bytes()[0]));
+    }
+}

@@ -1,0 +1,132 @@
+use super::*;
+
+const UP: u32 = 1_000_000;
+const DOWN: u32 = 4_000_000_000;
+
+fn socket(received: u32, sent: u32) -> Socket {
+    Socket {
+        state: ESTABLISHED,
+        rcv_nxt: received,
+        copied_seq: received,
+        bytes_received: 100,
+        write_seq: sent,
+        snd_una: sent,
+        snd_wnd: 1000,
+        clock: 5000,
+        ts_recent: 70,
+        ..Socket::default()
+    }
+}
+
+/// The client has sent up to 100, the server up to 200, on their own legs; all of it is acknowledged.
+fn armed() -> Handover {
+    Handover {
+        seen: [1, 1],
+        delta: [UP, DOWN],
+        sockets: [socket(100, 200_u32.wrapping_add(DOWN)), socket(200, 100 + UP)],
+        ..Handover::default()
+    }
+}
+
+fn flipped(change: impl FnOnce(&mut Handover)) -> Handover {
+    let mut handover = armed();
+    change(&mut handover);
+    assert_eq!(flip(&mut handover), Answer::Done);
+    handover
+}
+
+fn data(seq: u32, len: u32, ack: u32) -> Segment {
+    Segment { seq, end: seq.wrapping_add(len), ack, flags: tcp::ACK, window: 10 }
+}
+
+#[test]
+fn a_flow_at_rest_is_drained_at_once() {
+    let mut handover = flipped(|_| ());
+    assert_eq!((handover.drained, handover.told), ([1, 1], [1, 1]));
+    assert_eq!(handover.owed, [200_u32.wrapping_add(DOWN), 100 + UP]);
+    assert_eq!(decide(&mut handover, false, &data(100, 5, 200_u32.wrapping_add(DOWN))), Way::Forward);
+}
+
+#[test]
+fn a_server_has_begun_when_it_has_sent_or_acknowledged_a_byte() {
+    flipped(|one| (one.sockets[1].bytes_received, one.sockets[1].snd_una) = (0, UP + 1));
+    flipped(|one| (one.sockets[1].bytes_received, one.sockets[1].snd_una) = (1, UP));
+}
+
+#[test]
+fn what_stands_against_a_flip_is_named() {
+    type Change = fn(&mut Handover);
+    let cases: [(Change, Answer); 10] = [
+        (|one| one.sockets[1].state = 8, Answer::NotEstablished),
+        (|one| one.reset[0] = 1, Answer::NotEstablished),
+        (|one| one.sockets[0].out_of_order = 1, Answer::OutOfOrder),
+        (|one| one.seen[1] = 0, Answer::Unseen),
+        (|one| (one.sockets[1].bytes_received, one.sockets[1].snd_una) = (0, UP), Answer::Unseen),
+        (|one| (one.has_passed[0], one.passed[0]) = (1, 101), Answer::Between),
+        (|one| one.sockets[0].snd_una = one.sockets[0].snd_una.wrapping_sub(1001), Answer::Backlog),
+        (|one| one.sockets[0].rcv_nxt += 1001, Answer::Backlog),
+        (|one| one.phase = phase::DRAIN, Answer::Flipped),
+        (|one| (one.has_passed[0], one.passed[0]) = (1, 100), Answer::Done),
+    ];
+    for (number, (change, answer)) in cases.into_iter().enumerate() {
+        let mut handover = armed();
+        change(&mut handover);
+        assert_eq!(flip(&mut handover), answer, "case {number}");
+    }
+}
+
+#[test]
+fn until_the_flip_all_goes_to_the_socket_and_is_noted() {
+    let mut handover = Handover { seen: [0, 0], ..armed() };
+    for segment in [data(50, 20, 0), data(60, 0, 0), data(40, 5, 0)] {
+        assert_eq!(decide(&mut handover, true, &segment), Way::Socket);
+    }
+    assert_eq!((handover.seen, handover.passed[1], handover.has_passed), ([0, 3], 70, [0, 1]));
+}
+
+/// The daemon holds 30 bytes for the client, and 40 are not acknowledged by the server.
+fn busy() -> Handover {
+    flipped(|one| {
+        one.sockets[1].rcv_nxt += 30;
+        one.sockets[1].snd_una -= 40;
+    })
+}
+
+#[test]
+fn old_segments_and_early_acknowledgements_go_to_the_socket() {
+    let mut handover = busy();
+    let owed = handover.owed[1];
+    assert_eq!(handover.drained, [0, 0]);
+    assert_eq!(decide(&mut handover, true, &data(220, 10, owed)), Way::Socket, "repeated");
+    assert_eq!(handover.drained, [0, 1], "but it says that all has arrived");
+    let mut handover = busy();
+    assert_eq!(decide(&mut handover, true, &data(230, 0, owed - 1)), Way::Socket);
+    assert_eq!(decide(&mut handover, true, &data(300, 0, owed - 1)), Way::SocketAtEdge);
+    assert_eq!(decide(&mut handover, true, &data(230, 8, owed - 1)), Way::Both);
+    assert_eq!(decide(&mut handover, true, &data(238, 8, owed)), Way::Both);
+    assert_eq!(decide(&mut handover, true, &data(246, 8, owed)), Way::Forward, "told");
+    assert_eq!(decide(&mut handover, true, &data(246, 0, owed + 5)), Way::Forward);
+    assert_eq!(handover.last_ack[0], 105, "as the client knows it");
+    assert_eq!(handover.last_ack[1], 230, "the client has acknowledged nothing new");
+}
+
+#[test]
+fn a_segment_across_the_edge_goes_both_ways() {
+    let mut handover = busy();
+    let segment = data(225, 10, handover.owed[1] - 1);
+    assert_eq!(decide(&mut handover, true, &segment), Way::Both);
+}
+
+#[test]
+fn a_reset_is_forwarded_and_noted() {
+    let mut handover = busy();
+    let segment = Segment { flags: tcp::RST, ..data(230, 0, 0) };
+    assert_eq!(decide(&mut handover, true, &segment), Way::Forward);
+    assert_eq!(handover.reset, [0, 1]);
+}
+
+#[test]
+fn forwarded_time_stamps_are_later_than_those_of_our_sockets() {
+    let handover = flipped(|_| ());
+    assert_eq!(70_u32.wrapping_add(handover.stamp[0]), 5000 + MARGIN_MS);
+}

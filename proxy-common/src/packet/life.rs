@@ -1,0 +1,210 @@
+//! The life of a flow without sockets, as its two entries tell it.
+
+use core::time::Duration;
+
+use super::belief::is_acknowledged;
+use crate::abi::packet::{Entry, flag, state};
+use crate::flow::{End, Reason, Side};
+
+/// What ends a flow that does not end by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Without a byte, once one side has ended.
+    pub half_close: Duration,
+    /// Without a byte. Zero: for ever.
+    pub idle: Duration,
+    /// Without a packet of an end that was asked for one.
+    pub keepalive: Duration,
+}
+
+/// What to do about a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Look again after this time.
+    Wait(Duration),
+    /// Ask these ends for a sign of life, client first, and look again after this time.
+    Probe([bool; 2], Duration),
+    /// Both ends know that it is over.
+    Over(End),
+    /// It has to be ended.
+    Cut(End),
+}
+
+/// Of the time that an end may be silent, the part that goes by without a probe, and that between two probes: as the kernel's
+/// keepalive has it on other flows.
+const PARTS: u32 = 13;
+const SILENT_PARTS: u32 = 3;
+
+/// Between two looks at a flow whose last acknowledgements are under way.
+const SOON: Duration = Duration::from_millis(50);
+
+/// Longest time between two looks.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Looks at a flow at `now_ms` of the clock that the entries know, of which a byte was last seen to move at `moved_ms`. None of the entries: something has removed it.
+#[must_use]
+pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &Bounds) -> Step {
+    let [Some(client), Some(server)] = entries else { return Step::Cut(end(Reason::KernelLost)) };
+    for (entry, side) in [(client, Side::Client), (server, Side::Upstream)] {
+        if entry.flags & flag::RST != 0 {
+            return Step::Over(End { reason: Reason::Reset(side), side: Some(side) });
+        }
+    }
+    let ended = [client, server].map(|entry| entry.flags & flag::FIN != 0);
+    if is_acknowledged(client, server) && is_acknowledged(server, client) {
+        let first =
+            Side::BOTH.into_iter().zip([client, server]).find(|(_, entry)| entry.flags & flag::FIRST != 0);
+        return Step::Over(End { reason: Reason::Eof, side: first.map(|(side, _)| side) });
+    }
+    if client.state == state::DEAD || server.state == state::DEAD {
+        return Step::Cut(end(Reason::KernelLost));
+    }
+    let silent = [client, server].map(|entry| since(entry.active_ms, now_ms));
+    let rested = since(moved_ms, now_ms);
+    let mut wait = if ended == [true; 2] { SOON } else { LONGEST };
+    if ended != [false; 2] {
+        if rested >= bounds.half_close {
+            return Step::Cut(end(Reason::HalfCloseTimeout));
+        }
+        wait = wait.min(bounds.half_close - rested);
+    }
+    if !bounds.idle.is_zero() {
+        if rested >= bounds.idle {
+            return Step::Cut(end(Reason::IdleTimeout));
+        }
+        wait = wait.min(bounds.idle - rested);
+    }
+    probe(silent, ended, wait, bounds.keepalive)
+}
+
+fn probe(silent: [Duration; 2], ended: [bool; 2], mut wait: Duration, keepalive: Duration) -> Step {
+    let patience = keepalive * SILENT_PARTS / PARTS;
+    let interval = (keepalive / PARTS).max(Duration::from_millis(1));
+    let mut due = [false; 2];
+    for ((side, silent), (due, ended)) in Side::BOTH.into_iter().zip(silent).zip(due.iter_mut().zip(ended)) {
+        if silent >= keepalive {
+            return Step::Cut(End { reason: Reason::PeerTimeout(side), side: Some(side) });
+        }
+        // One that has ended may have gone in good order.
+        *due = silent >= patience && !ended;
+        wait = wait.min(if *due {
+            interval.min(keepalive - silent)
+        } else {
+            patience.saturating_sub(silent).max(interval)
+        });
+    }
+    if due == [false; 2] { Step::Wait(wait) } else { Step::Probe(due, wait) }
+}
+
+const fn end(reason: Reason) -> End {
+    End { reason, side: reason.side() }
+}
+
+fn since(then_ms: u32, now_ms: u32) -> Duration {
+    // A packet may have come after the clock was read.
+    let ms = now_ms.wrapping_sub(then_ms).cast_signed().max(0);
+    Duration::from_millis(ms.unsigned_abs().into())
+}
+
+/// For how long no packet has come, by the entries' clock.
+#[must_use]
+pub fn rested(entries: [&Entry; 2], now_ms: u32) -> Duration {
+    let [client, server] = entries.map(|entry| since(entry.active_ms, now_ms));
+    client.min(server)
+}
+
+/// Bytes of the stream that comes in by `entry`.
+#[must_use]
+pub fn bytes(entry: &Entry) -> u64 {
+    if entry.flags & flag::FIN != 0 {
+        super::seq::place(entry.sent, entry.start, entry.fin)
+    } else {
+        entry.sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        half_close: Duration::from_secs(60),
+        idle: Duration::from_secs(100),
+        keepalive: Duration::from_secs(13),
+    };
+
+    fn entries() -> [Entry; 2] {
+        let one = Entry {
+            start: 10,
+            sent: 90,
+            acked: 200,
+            window: 100,
+            state: state::FORWARD,
+            active_ms: 5,
+            ..Entry::default()
+        };
+        let other = Entry { start: 100, sent: 100, acked: 100, ..one };
+        [one, other]
+    }
+
+    fn at(entries: &[Entry; 2], now_ms: u32, bounds: &Bounds) -> Step {
+        step(entries.each_ref().map(Some), 5, now_ms, bounds)
+    }
+
+    #[test]
+    fn a_flow_is_over_when_both_ends_know() {
+        let mut flow = entries();
+        (flow[0].flags, flow[0].fin) = (flag::FIN | flag::FIRST, 100);
+        flow[1].acked = 101;
+        assert!(matches!(at(&flow, 5, &BOUNDS), Step::Wait(_)));
+        (flow[1].flags, flow[1].fin) = (flag::FIN, 200);
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Wait(SOON));
+        flow[0].acked = 201;
+        let eof = End { reason: Reason::Eof, side: Some(Side::Client) };
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(eof));
+        assert_eq!([bytes(&flow[0]), bytes(&flow[1])], [90, 100]);
+        flow[1].flags |= flag::RST;
+        let reset = End { reason: Reason::Reset(Side::Upstream), side: Some(Side::Upstream) };
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(reset));
+    }
+
+    #[test]
+    fn silence_is_probed_and_then_is_an_end() {
+        let mut flow = entries();
+        flow[0].active_ms = 2000;
+        assert_eq!(at(&flow, 2000, &BOUNDS), Step::Wait(Duration::from_millis(1005)));
+        assert_eq!(at(&flow, 3005, &BOUNDS), Step::Probe([false, true], Duration::from_secs(1)));
+        assert!(matches!(at(&flow, 13004, &BOUNDS), Step::Probe([true, true], _)));
+        let gone = End { reason: Reason::PeerTimeout(Side::Upstream), side: Some(Side::Upstream) };
+        assert_eq!(at(&flow, 13005, &BOUNDS), Step::Cut(gone));
+        assert!(
+            matches!(at(&flow, 0, &BOUNDS), Step::Wait(_)),
+            "a clock that was read before the packet came"
+        );
+    }
+
+    #[test]
+    fn rest_has_its_bounds() {
+        let patient = Bounds { keepalive: Duration::from_secs(1000), ..BOUNDS };
+        let mut flow = entries();
+        assert_eq!(at(&flow, 100_004, &patient), Step::Wait(Duration::from_millis(1)));
+        assert_eq!(at(&flow, 100_005, &patient), Step::Cut(end(Reason::IdleTimeout)));
+        (flow[0].flags, flow[0].fin) = (flag::FIN, 100);
+        assert_eq!(at(&flow, 60_005, &patient), Step::Cut(end(Reason::HalfCloseTimeout)));
+        (flow[0].active_ms, flow[1].active_ms) = (60_000, 60_000);
+        assert_eq!(
+            at(&flow, 60_005, &patient),
+            Step::Cut(end(Reason::HalfCloseTimeout)),
+            "an answer to a probe"
+        );
+        let forever = Bounds { idle: Duration::ZERO, ..patient };
+        flow[0].flags = 0;
+        assert!(matches!(at(&flow, 200_000, &forever), Step::Wait(_)));
+    }
+
+    #[test]
+    fn a_flow_whose_entries_are_gone_is_lost() {
+        let [one, _] = entries();
+        assert_eq!(step([Some(&one), None], 5, 5, &BOUNDS), Step::Cut(end(Reason::KernelLost)));
+    }
+}

@@ -1,0 +1,19 @@
+//! What becomes of the packets of a flow that has left its sockets: arithmetic and decisions that the BPF programs and the
+//! daemon share. Nothing here allocates, loops without a bound, or can panic.
+
+pub mod ageing;
+#[cfg(feature = "std")]
+pub mod attach;
+pub mod back;
+pub mod belief;
+#[cfg(feature = "std")]
+pub mod craft;
+pub mod drain;
+#[cfg(feature = "std")]
+pub mod eligible;
+pub mod header;
+#[cfg(feature = "std")]
+pub mod life;
+pub mod options;
+pub mod seq;
+pub mod sum;

@@ -1,0 +1,53 @@
+//! Packets of others: most of what comes in, and what we take least time for.
+
+use aya_ebpf::programs::TcContext;
+use proxy_common::abi::packet::port_place;
+
+use crate::PORTS;
+use crate::frame::{IPV4, IPV4_SIZE, IPV6, IPV6_SIZE, NETWORK, skb};
+
+const TCP: u8 = 6;
+
+/// Where the headers have the protocol.
+const PROTOCOL_V4: usize = 9;
+const PROTOCOL_V6: usize = 6;
+
+/// Whether this is no IP at all, or a segment to a port that no flow of ours has. False: it may be ours, or has to be looked at more closely.
+#[inline(always)]
+pub(crate) fn is_of_others(ctx: &TcContext) -> bool {
+    // SAFETY: the context is the one that the kernel called this program with.
+    let protocol = unsafe { (*skb(ctx)).protocol };
+    if protocol == IPV4 {
+        // With options it is not ours either, and never was.
+        is_to_others(ctx, PROTOCOL_V4, IPV4_SIZE)
+    } else if protocol == IPV6 {
+        is_to_others(ctx, PROTOCOL_V6, IPV6_SIZE)
+    } else {
+        true
+    }
+}
+
+#[inline(always)]
+fn is_to_others(ctx: &TcContext, protocol: usize, network: u32) -> bool {
+    let transport = (NETWORK + network) as usize;
+    let (Some(protocol), Some(port)) =
+        (peek::<u8>(ctx, NETWORK as usize + protocol), peek::<u16>(ctx, transport + 2))
+    else {
+        return false;
+    };
+    let (word, bit) = port_place(u16::from_be(port));
+    // SAFETY: an element of a map, and a whole word.
+    protocol == TCP
+        && PORTS.get(word).is_some_and(|word| unsafe { core::ptr::from_ref(word).read_volatile() } & bit == 0)
+}
+
+/// What is at this place, where it is in the first piece of the packet: faster than a helper.
+#[inline(always)]
+fn peek<T: Copy>(ctx: &TcContext, at: usize) -> Option<T> {
+    let start = ctx.data() + at;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: all of it is in the packet, by the comparison above, and T is a number. Addresses in packets need no alignment.
+    Some(unsafe { *(start as *const T) })
+}

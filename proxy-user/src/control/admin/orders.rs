@@ -1,0 +1,129 @@
+//! Orders for single flows: on the Unix socket only.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use proxy_common::plan::Datapath;
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use crate::hub::{Flow, Hub, Order};
+
+/// An answer waits so long for an order to be carried out: less than the one who asks does.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What may be done.
+pub(super) fn writable() -> Router<Arc<Admin>> {
+    let path = |name: &str| format!("/api/v1/flows/{name}");
+    Router::new()
+        .route(&path("kill"), post(async |admin, ids| carry_out(admin, ids, Order::Kill).await))
+        .route(&path("promote"), post(async |admin, ids| carry_out(admin, ids, Order::Promote).await))
+        .route(&path("demote"), post(async |admin, ids| carry_out(admin, ids, Order::Demote).await))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ids {
+    ids: Vec<u64>,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    done: Vec<u64>,
+    failed: Vec<Failed>,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    id: u64,
+    error: String,
+}
+
+async fn carry_out(State(admin): State<Arc<Admin>>, Json(ids): Json<Ids>, order: Order) -> Response {
+    let hub = &admin.hub;
+    let given: Vec<_> = ids.ids.iter().map(|id| (*id, give(hub, *id, order))).collect();
+    let deadline = Instant::now() + PATIENCE;
+    let mut outcome = Outcome { done: Vec::new(), failed: Vec::new() };
+    for (id, given) in given {
+        let result = match given {
+            Ok(flow) => wait(hub, &flow, order, deadline).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => outcome.done.push(id),
+            Err(error) => outcome.failed.push(Failed { id, error }),
+        }
+    }
+    let code = if outcome.failed.is_empty() { StatusCode::OK } else { StatusCode::CONFLICT };
+    (code, Json(outcome)).into_response()
+}
+
+/// Err: why it cannot be carried out.
+fn give(hub: &Hub, id: u64, order: Order) -> Result<Arc<Flow>, String> {
+    let unknown = || format!("there is no live connection {id}; `snisplice flows` has those that there are");
+    let flow = hub.flows.find(id).ok_or_else(unknown)?;
+    if order != Order::Kill {
+        if !may_leave(hub, &flow) {
+            return Err(format!(
+                "connection {id} has its sockets, and keeps them: its upstream has no datapath = \"packet\", nor \"auto\" with a \
+                 [packet] section"
+            ));
+        }
+        let mut facts = flow.facts();
+        if let Some(datapath @ (Datapath::Sockmap | Datapath::Local)) = facts.datapath {
+            let why = facts.obstacle.as_deref().unwrap_or("it was handed over before it could leave");
+            return Err(format!(
+                "connection {id} is carried by {}, and keeps its sockets: {why}",
+                datapath.name()
+            ));
+        }
+        facts.obstacle = None;
+    }
+    hub.flows.order(id, order).ok_or_else(unknown)
+}
+
+/// Whether it is a flow that may leave its sockets, or has left them.
+fn may_leave(hub: &Hub, flow: &Flow) -> bool {
+    let facts = flow.facts();
+    let named = |name: &Arc<str>| {
+        let upstream = hub.snapshot.upstreams.iter().find(|upstream| upstream.name == *name);
+        upstream.is_some_and(|upstream| hub.snapshot.may_leave(upstream.datapath))
+    };
+    // Where an earlier daemon had it, its upstream may have no name any more.
+    facts.keys.is_some() || flow.had_other_sockets() || facts.upstream.as_ref().is_some_and(named)
+}
+
+/// Returns when the order is carried out. Err: why it is not, or not yet.
+async fn wait(hub: &Hub, flow: &Flow, order: Order, deadline: Instant) -> Result<(), String> {
+    let id = flow.id;
+    loop {
+        let is_alive = hub.flows.find(id).is_some();
+        let (is_without, obstacle) = {
+            let facts = flow.facts();
+            (facts.datapath == Some(Datapath::Packet), facts.obstacle.clone())
+        };
+        match order {
+            Order::Kill if !is_alive => return Ok(()),
+            Order::Promote | Order::Demote if !is_alive => return Err(format!("connection {id} has ended")),
+            Order::Promote if is_without => return Ok(()),
+            Order::Demote if !is_without => return Ok(()),
+            _ => {}
+        }
+        if let Some(obstacle) = obstacle {
+            let stays = if is_without { "stays without sockets" } else { "keeps its sockets" };
+            return Err(format!("connection {id} {stays}: {obstacle}"));
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("connection {id} has not come so far yet; `snisplice flows` shows it"));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,34 @@
+//! A flow without sockets has nobody but the daemon to find out that its ends have gone. While there is none, a timer of the
+//! kernel does so, by rest alone.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_common::packet::ageing::Limits;
+
+use super::Road;
+use crate::hub::Hub;
+use crate::kernel::Unavailable;
+
+/// How often the daemon shows that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+
+impl Road {
+    /// Tells the kernel what to go by.
+    pub(super) fn begin_to_tend(&self, hub: &Hub) -> Result<(), Unavailable> {
+        let timeouts = &hub.snapshot.timeouts;
+        let limits = Limits::new(timeouts.idle, timeouts.half_close);
+        self.packet
+            .tend(&limits)
+            .map_err(|error| Unavailable::explain("the kernel takes no timer of a BPF program", &error))
+    }
+
+    /// Shows that the daemon lives, as long as it does.
+    pub(crate) async fn tend(self: Arc<Self>) -> io::Result<()> {
+        loop {
+            self.packet.beat()?;
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+}

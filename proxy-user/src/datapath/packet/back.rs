@@ -1,0 +1,276 @@
+//! One flow on its way back into sockets: the order of what is done. What it rests on is in `proxy_common::packet::back`.
+//!
+//! Up to the moment at which the programs are told that the sockets are there, there is a way back: packets are forwarded
+//! again, and those that were dropped meanwhile are sent again by the ends. From then on the flow has its sockets, or is reset.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use proxy_common::abi::packet::{Answer, Entry, Key};
+use proxy_common::flow::{End, Reason};
+use proxy_common::packet::back::{self, Start, Starts};
+use proxy_common::packet::craft::Purpose;
+use socket2::Socket;
+use tokio::task::JoinSet;
+
+use super::lot::{Lot, Parked, source, target};
+use super::terms::Terms;
+use super::{Returned, Road};
+use crate::hub::Hub;
+use crate::sys;
+
+/// Between two looks at what the ends acknowledge.
+const LOOK: Duration = Duration::from_millis(3);
+
+/// They have so long to acknowledge all that is on its way to them. What they have got and not said by then is sent to them once
+/// more.
+const REST: Duration = Duration::from_millis(700);
+
+/// An end that has not said so by then is asked again: Linux answers but twice a second (`net.ipv4.tcp_invalid_ratelimit`).
+const ASK_AGAIN: Duration = Duration::from_millis(550);
+
+/// Tries where packets were lost, and the pause between two.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// A stop takes flows back for so long, so many at a time.
+const RELEASE: Duration = Duration::from_secs(3);
+const AT_A_TIME: usize = 64;
+
+/// Why a flow stays without sockets.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("{}", .0.text())]
+    Hindered(back::Hindrance),
+    #[error("its ends do not say what they have got")]
+    Unsettled,
+    #[error("its entries are not what they should be, or are gone ({0:?})")]
+    Refused(Answer),
+    #[error("the system refuses a socket: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Its packets are held. Dropped: they are forwarded again.
+struct Held<'a> {
+    road: &'a Road,
+    client: Key,
+    freed: bool,
+}
+
+impl<'a> Held<'a> {
+    fn begin(road: &'a Road, client: Key) -> Result<Self, Failed> {
+        done(road.packet.hold(&client)?)?;
+        Ok(Self { road, client, freed: false })
+    }
+
+    /// The sockets are there.
+    fn free(&mut self) -> Result<(), Failed> {
+        done(self.road.packet.free(&self.client)?)?;
+        self.freed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if !self.freed {
+            // Where that fails they have been held for so long that they are forwarded already.
+            let _ = self.road.packet.resume(&self.client);
+        }
+    }
+}
+
+fn done(answer: Answer) -> Result<(), Failed> {
+    if answer == Answer::Done { Ok(()) } else { Err(Failed::Refused(answer)) }
+}
+
+impl Lot {
+    /// Takes a flow that is not over out of the lot: whoever does so puts it back, or sees to its end.
+    fn take(&self, client: &Key) -> Option<Parked> {
+        let mut inner = self.inner();
+        inner.parked.get(client).filter(|parked| parked.active.is_some())?;
+        inner.parked.remove(client)
+    }
+
+    /// The flows that are not over.
+    pub(super) fn alive(&self) -> Vec<Key> {
+        let inner = self.inner();
+        let alive = inner.parked.iter().filter(|(_, parked)| parked.active.is_some());
+        alive.map(|(key, _)| *key).collect()
+    }
+}
+
+impl Road {
+    /// Takes back the flow whose client's packets have this key. `closing`: to end it in order, or else with resets.
+    pub(super) async fn take_back(&self, hub: &Hub, client: Key, closing: Option<Reason>) {
+        let Some(parked) = self.lot.take(&client) else { return };
+        let flow = Arc::clone(&parked.flow);
+        let mut restored = self.restore(&parked).await;
+        for _ in 1..TRIES {
+            if !matches!(restored, Err(Failed::Unsettled)) {
+                break;
+            }
+            // Meanwhile they may send again what was lost.
+            tokio::time::sleep(PAUSE).await;
+            restored = self.restore(&parked).await;
+        }
+        match restored {
+            Ok((sockets, starts)) => self.bring_home(hub, parked, sockets, &starts, closing),
+            Err(failed) => {
+                tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
+                hub.meters.moved("return_failed");
+                flow.facts().obstacle = Some(failed.to_string().into());
+                self.lot.put(parked);
+                self.lot.look_after(&client, Some(Duration::ZERO));
+                if let Some(reason) = closing {
+                    self.end_now(hub, &client, reason);
+                }
+                if flow.orders.are_to_kill() {
+                    self.end_now(hub, &client, Reason::Killed);
+                }
+            }
+        }
+    }
+
+    async fn restore(&self, parked: &Parked) -> Result<([Socket; 2], Starts), Failed> {
+        let [client, server] = parked.keys;
+        let mut held = Held::begin(self, client)?;
+        // Packets that were seen before may be on their way through the programs.
+        self.grace.wait().await?;
+        self.rest(parked).await;
+        let [Some(one), Some(other)] = self.entries(&parked.keys) else {
+            return Err(Failed::Refused(Answer::Unknown));
+        };
+        let terms = parked.terms.unwrap_or_else(|| Terms::unknown([&one, &other]));
+        let starts = back::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
+        let under_way = back::under_way([&one, &other]).unwrap_or([u64::MAX; 2]);
+        let catch_up = |(bytes, [most, _]): (u64, [u32; 2])| back::can_catch_up(bytes, most);
+        if !under_way.into_iter().zip(terms.sizes).all(catch_up) {
+            return Err(Failed::Unsettled);
+        }
+        let [first, second] = &starts.legs;
+        let sockets = [make(&client, &other, first, &terms, 0)?, make(&server, &one, second, &terms, 1)?];
+        held.free()?;
+        Ok((sockets, starts))
+    }
+
+    /// Waits until the ends have said that they have got all that was forwarded to them, or for a while.
+    async fn rest(&self, parked: &Parked) {
+        let (begun, mut asked) = (Instant::now(), [false; 2]);
+        while begun.elapsed() < REST {
+            let entries = self.entries(&parked.keys);
+            let [Some(client), Some(server)] = &entries else { return };
+            if back::under_way([client, server]) == Some([0; 2]) {
+                return;
+            }
+            let turn = usize::from(begun.elapsed() >= ASK_AGAIN);
+            if let Some(asked) = asked.get_mut(turn).filter(|asked| !**asked) {
+                *asked = true;
+                self.send(parked, &entries, [true; 2], Purpose::Probe);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The flow has its sockets: a worker goes on with it.
+    fn bring_home(
+        &self,
+        hub: &Hub,
+        parked: Parked,
+        sockets: [Socket; 2],
+        starts: &Starts,
+        closing: Option<Reason>,
+    ) {
+        let flow = Arc::clone(&parked.flow);
+        flow.moved(self.packet.rested(&parked.keys).unwrap_or_default());
+        self.clear(&parked);
+        self.lot.forget(&parked.keys);
+        hub.meters.carried(&flow, starts.delivered);
+        for (place, delivered) in
+            flow.copied.iter().chain(&flow.restored).zip(starts.delivered.iter().cycle())
+        {
+            place.store(*delivered, Ordering::Relaxed);
+        }
+        flow.leaving.store(false, Ordering::Relaxed);
+        flow.facts().keys = None;
+        if let Some(reason) = closing {
+            let _ = flow.closing.set(reason);
+        }
+        let Parked { story, .. } = parked;
+        let begun = begin(&sockets, hub.snapshot.timeouts.keepalive);
+        let sockets = sockets.map(TcpStream::from);
+        let sent = match begun {
+            Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), story, sockets }),
+            Err(error) => {
+                tracing::warn!(flow = flow.id, %error, "flow reset: its new sockets cannot be used");
+                Err(Box::new(story))
+            }
+        };
+        match sent {
+            Ok(()) => hub.meters.moved("returned"),
+            Err(mut story) => {
+                hub.meters.moved("return_failed");
+                story.settle(hub, &flow, End { reason: Reason::Internal, side: None }, starts.delivered);
+                hub.flows.leave_parked(&flow);
+            }
+        }
+    }
+
+    /// Takes back as many flows as the time allows: the operator wants none to outlive the daemon. They end as all others do.
+    pub(crate) async fn take_all_back(self: &Arc<Self>, hub: &Arc<Hub>) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        let mut tasks = JoinSet::new();
+        for client in self.lot.alive() {
+            if tasks.len() >= AT_A_TIME {
+                tasks.join_next().await;
+            }
+            if begun.elapsed() >= RELEASE {
+                break;
+            }
+            let (road, hub) = (Arc::clone(self), Arc::clone(hub));
+            tasks.spawn(async move { road.take_back(&hub, client, Some(Reason::Drain)).await });
+        }
+        // Each of them is short.
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// The socket of one leg. `back` is the entry of what it sends, as long as that is forwarded.
+fn make(key: &Key, back: &Entry, start: &Start, terms: &Terms, leg: usize) -> io::Result<Socket> {
+    let [most_sent, most_received] = terms.sizes.get(leg).copied().unwrap_or_default();
+    let connection = sys::Connection {
+        near: target(key),
+        far: scoped(source(key), back.device),
+        start: *start,
+        most_sent,
+        most_received: Some(most_received).filter(|most| *most > 0),
+        selective: terms.selective,
+    };
+    let socket = sys::restore(&connection)?;
+    sys::reset_on_close(&socket, true)?;
+    sys::write_at_once(&socket)?;
+    Ok(socket)
+}
+
+/// An address that is good on one link only needs the interface of that.
+fn scoped(address: SocketAddr, device: u32) -> SocketAddr {
+    match address {
+        SocketAddr::V6(mut six) if six.ip().is_unicast_link_local() => {
+            six.set_scope_id(device);
+            six.into()
+        }
+        other => other,
+    }
+}
+
+/// Lets both speak. Where that fails, dropping them resets the connections.
+fn begin(sockets: &[Socket; 2], keepalive: Duration) -> io::Result<()> {
+    let [client, _] = sockets;
+    // That of the server is set when a flow is older.
+    sys::keep_alive(client, keepalive)?;
+    sockets.iter().try_for_each(sys::begin)
+}

@@ -1,0 +1,374 @@
+//! Flows without sockets, from the moment at which they have left them. One task looks at all of them: at each when the
+//! programs have news of it, and when it is time to see whether its ends are still there.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, flag};
+use proxy_common::flow::{End, Reason, Side};
+use proxy_common::packet::craft::{Purpose, craft};
+use proxy_common::packet::life::{self, Bounds, Step};
+use proxy_common::packet::seq::later;
+use tokio::sync::Notify;
+
+use super::Road;
+use super::end::Telling;
+use super::journal::{Journal, Note};
+use super::terms::Terms;
+use crate::hub::{Active, Bytes, Flow, Hub, Story};
+use crate::sys;
+
+/// Pause between two looks when an event was lost.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Flows are looked at in step, so that one wake-up is for many of them: one for each that comes, and leaves again for its next
+/// look, took a quarter of what a hand-over costs.
+const BEAT: Duration = Duration::from_millis(50);
+
+/// One flow.
+pub(crate) struct Parked {
+    pub(super) flow: Arc<Flow>,
+    pub(super) story: Story,
+    pub(super) keys: [Key; 2],
+    /// None: an earlier daemon has left no word of it.
+    pub(super) terms: Option<Terms>,
+    /// None: its story is told already.
+    pub(super) active: Option<Active>,
+    /// It is over by a reset, which an end may not know of.
+    pub(super) telling: Option<Telling>,
+    /// When to look at it next. At first at once, almost: it may have ended before it came here.
+    due: Instant,
+    bytes: Bytes,
+    /// Whether its ends had ended their streams,
+    ended: [bool; 2],
+    /// and when that or its bytes were last seen to change, by the entries' clock.
+    moved_ms: u32,
+}
+
+impl Parked {
+    pub(super) fn new(
+        flow: Arc<Flow>,
+        story: Story,
+        keys: [Key; 2],
+        terms: Option<Terms>,
+        active: Active,
+        moved_ms: u32,
+    ) -> Self {
+        let (bytes, due, ended) = (flow.copied(), Instant::now(), [false; 2]);
+        flow.moved_to(bytes, since(moved_ms));
+        Self { flow, story, keys, terms, active: Some(active), telling: None, due, bytes, ended, moved_ms }
+    }
+}
+
+/// All of them, by the key of the client's packets.
+pub(crate) struct Lot {
+    begun: Instant,
+    inner: Mutex<Inner>,
+    news: Notify,
+    pub(super) journal: Journal,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    pub(super) parked: HashMap<Key, Parked>,
+    due: BinaryHeap<Reverse<(Instant, [u32; 10])>>,
+}
+
+impl Lot {
+    pub(super) fn new(journal: &Path) -> Self {
+        Self {
+            begun: Instant::now(),
+            inner: Mutex::default(),
+            news: Notify::new(),
+            journal: Journal::new(journal),
+        }
+    }
+
+    pub(super) fn enter(&self, parked: Parked) {
+        self.journal.add(&note(&parked));
+        if self.put(parked) {
+            self.news.notify_one();
+        }
+    }
+
+    /// The next daemon need not know of it.
+    pub(super) fn forget(&self, keys: &[Key; 2]) {
+        self.journal.remove(keys);
+    }
+
+    /// Says whether it is the first one to be looked at.
+    pub(super) fn put(&self, mut parked: Parked) -> bool {
+        parked.due = self.beat_after(parked.due);
+        let mut inner = self.inner();
+        let [key, _] = parked.keys;
+        let is_first = inner.due.peek().is_none_or(|Reverse((at, _))| parked.due < *at);
+        inner.due.push(Reverse((parked.due, key.to_words())));
+        inner.parked.insert(key, parked);
+        is_first
+    }
+
+    /// The first beat that is not before `moment`.
+    fn beat_after(&self, moment: Instant) -> Instant {
+        let beats = moment.saturating_duration_since(self.begun).as_nanos().div_ceil(BEAT.as_nanos());
+        u32::try_from(beats).ok().and_then(|beats| self.begun.checked_add(BEAT * beats)).unwrap_or(moment)
+    }
+
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When to look at a flow again, if at all.
+    pub(super) fn look_after(&self, key: &Key, after: Option<Duration>) {
+        let Some(after) = after else { return };
+        let mut inner = self.inner();
+        let Some(parked) = inner.parked.get_mut(key) else { return };
+        let due = Instant::now() + after;
+        // What is looked at this often is waited for.
+        let due = if after < BEAT { due } else { self.beat_after(due) };
+        parked.due = due;
+        inner.due.push(Reverse((due, key.to_words())));
+    }
+
+    /// The next flow to be looked at, if its time has come; else when that will be.
+    fn next(&self, now: Instant) -> Result<Key, Option<Instant>> {
+        let mut inner = self.inner();
+        while let Some(Reverse((at, words))) = inner.due.peek().copied() {
+            if at > now {
+                return Err(Some(at));
+            }
+            inner.due.pop();
+            let key = Key::from_words(words);
+            // It may have been looked at since, or be another flow.
+            if inner.parked.get(&key).is_some_and(|parked| parked.due == at) {
+                return Ok(key);
+            }
+        }
+        Err(None)
+    }
+}
+
+impl Road {
+    /// Looks after the flows, until the daemon ends. Must run inside the runtime.
+    pub(crate) async fn watch(self: Arc<Self>, hub: Arc<Hub>) -> io::Result<()> {
+        let Some(events) = self.packet.take_events() else { return Ok(()) };
+        let mut events = sys::readable(events)?;
+        let mut lost = self.packet.counters().lost_events;
+        // Of its own, since they are lost when there are many: a wait that begins anew with each would never be over.
+        let mut round = tokio::time::interval(ROUND);
+        loop {
+            let next = self.look_at_due(&hub);
+            tokio::select! {
+                ready = events.readable_mut() => {
+                    let mut ready = ready?;
+                    while let Some(event) = ready.get_inner_mut().next() {
+                        if let Some(key) = event.first_chunk::<KEY_BYTES>() {
+                            self.look_at(&hub, &Key::from_bytes(key));
+                        }
+                    }
+                    ready.clear_ready();
+                }
+                () = self.lot.news.notified() => {}
+                flows = hub.flows.errands.next() => self.obey(&hub, &flows),
+                () = sleep_until(next) => {}
+                _ = round.tick() => {
+                    let now = self.packet.counters().lost_events;
+                    if std::mem::replace(&mut lost, now) != now {
+                        let keys: Vec<_> = self.lot.inner().parked.keys().copied().collect();
+                        keys.iter().for_each(|key| self.look_at(&hub, key));
+                    }
+                }
+            }
+        }
+    }
+
+    fn look_at_due(self: &Arc<Self>, hub: &Arc<Hub>) -> Option<Instant> {
+        loop {
+            match self.lot.next(Instant::now()) {
+                Ok(key) => self.look_at(hub, &key),
+                Err(next) => return next,
+            }
+        }
+    }
+
+    fn look_at(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) {
+        let after = self.look(hub, key);
+        self.lot.look_after(key, after);
+    }
+
+    /// Looks at one flow. Some: again after this time.
+    fn look(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) -> Option<Duration> {
+        let mut inner = self.lot.inner();
+        let parked = inner.parked.get_mut(key)?;
+        if parked.active.is_none() {
+            // It was over when it was last looked at, and has lingered since; or there is news of it meanwhile.
+            if let Some(after) = self.linger(parked) {
+                return Some(after);
+            }
+            let parked = inner.parked.remove(key)?;
+            drop(inner);
+            self.clear(&parked);
+            return None;
+        }
+        let entries = self.entries(&parked.keys);
+        note_progress(parked, &entries);
+        let found = entries.each_ref().map(Option::as_ref);
+        match life::step(found, parked.moved_ms, sys::now_ms(), &bounds(hub)) {
+            Step::Wait(after) => Some(after),
+            Step::Probe(ends, after) => {
+                self.send(parked, &entries, ends, Purpose::Probe);
+                Some(after)
+            }
+            Step::Over(end) => {
+                tell(hub, parked, end);
+                hub.flows.leave_parked(&parked.flow);
+                self.lot.forget(&parked.keys);
+                if let Reason::Reset(side) = end.reason {
+                    parked.telling = Some(Telling::new([side == Side::Upstream, side == Side::Client]));
+                }
+                Some(self.linger(parked).unwrap_or_default())
+            }
+            Step::Cut(end) if end.reason == Reason::IdleTimeout => {
+                let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
+                tokio::spawn(async move { road.take_back(&hub, key, Some(end.reason)).await });
+                None
+            }
+            Step::Cut(end) => self.cut_here(hub, inner, key, &entries, end),
+        }
+    }
+
+    pub(super) fn clear(&self, parked: &Parked) {
+        self.packet.forget(&parked.keys);
+        let [_, server] = &parked.keys;
+        self.ports.give_back(source(server), target(server));
+    }
+
+    pub(super) fn entries(&self, keys: &[Key; 2]) -> [Option<Entry>; 2] {
+        keys.each_ref().map(|key| self.packet.entry(key).ok().flatten())
+    }
+
+    pub(super) fn send(
+        &self,
+        parked: &Parked,
+        entries: &[Option<Entry>; 2],
+        ends: [bool; 2],
+        purpose: Purpose,
+    ) {
+        let [Some(client), Some(server)] = entries else { return };
+        let [client_key, server_key] = &parked.keys;
+        let legs = [(client_key, client, server), (server_key, server, client)];
+        for ((key, own, other), wanted) in legs.into_iter().zip(ends) {
+            if !wanted {
+                continue;
+            }
+            let made = craft(purpose, key, own, other, sys::now_ms());
+            let bytes = made.bytes.get(..made.len).unwrap_or_default();
+            let sent = sys::send_segment(target(key).ip(), source(key).ip(), bytes);
+            if let Err(error) = sent {
+                tracing::debug!(flow = parked.flow.id, %error, "an end cannot be told");
+            }
+        }
+    }
+
+    /// Ends all flows with resets: the operator wants none to outlive the daemon.
+    pub(crate) fn release(&self, hub: &Hub) {
+        let all: Vec<Parked> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
+        for mut parked in all {
+            let entries = self.entries(&parked.keys);
+            if parked.active.is_some() {
+                self.cut(hub, &mut parked, &entries, End { reason: Reason::Drain, side: None });
+            }
+            self.clear(&parked);
+        }
+    }
+
+    /// Leaves all flows to the next daemon. Says how many there are.
+    pub(crate) fn abandon(&self, hub: &Hub) -> usize {
+        let all: Vec<Parked> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
+        for parked in &all {
+            hub.flows.leave_parked(&parked.flow);
+            if parked.active.is_none() {
+                self.clear(parked);
+            }
+        }
+        all.iter().filter(|parked| parked.active.is_some()).count()
+    }
+
+    /// The port of a flow that leaves its sockets is not for others.
+    fn take_port(&self, [_, server]: &[Key; 2]) {
+        let _ = self.packet.cover(server);
+        self.ports.take(source(server), target(server));
+    }
+
+    /// Enters a flow.
+    pub(super) fn park(&self, parked: Parked) {
+        self.take_port(&parked.keys);
+        self.lot.enter(parked);
+    }
+}
+
+pub(super) fn bounds(hub: &Hub) -> Bounds {
+    let timeouts = &hub.snapshot.timeouts;
+    Bounds { half_close: timeouts.half_close, idle: timeouts.idle, keepalive: timeouts.keepalive }
+}
+
+/// Bytes that are not in the entries any more are known from here. What answers to probes is no progress.
+pub(super) fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
+    let known = parked.bytes.iter_mut().zip(&mut parked.ended);
+    for ((bytes, ended), entry) in known.zip(entries.iter().map(Option::as_ref)) {
+        let Some(entry) = entry else { continue };
+        let now = (life::bytes(entry), entry.flags & flag::FIN != 0);
+        if now != (*bytes, *ended) {
+            (*bytes, *ended) = now;
+            parked.moved_ms = later(parked.moved_ms, entry.active_ms);
+        }
+    }
+    parked.flow.moved_to(parked.bytes, since(parked.moved_ms));
+}
+
+/// Time since a moment of the entries' clock.
+fn since(ms: u32) -> Duration {
+    Duration::from_millis(sys::now_ms().wrapping_sub(ms).into())
+}
+
+pub(super) fn tell(hub: &Hub, parked: &mut Parked, end: End) {
+    if parked.active.take().is_some() {
+        parked.story.settle(hub, &parked.flow, end, parked.bytes);
+    }
+}
+
+pub(super) fn source(key: &Key) -> SocketAddr {
+    SocketAddr::new(address_from(&key.source), u16::from_be(key.source_port))
+}
+
+pub(super) fn target(key: &Key) -> SocketAddr {
+    SocketAddr::new(address_from(&key.target), u16::from_be(key.target_port))
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn note(parked: &Parked) -> Note {
+    let facts = parked.flow.facts().clone();
+    Note {
+        keys: parked.keys.each_ref().map(Key::to_words),
+        terms: parked.terms,
+        listener: parked.flow.listener.to_string(),
+        sni: facts.sni,
+        route: facts.route.to_string(),
+        upstream: facts.upstream.map(|name| name.to_string()),
+        age_ms: u64::try_from((parked.story.before + parked.flow.accepted.elapsed()).as_millis())
+            .unwrap_or(0),
+        clock_ms: sys::uptime_ms(),
+        hello_ms: parked.story.hello.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+        connect_ms: parked.story.connect.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+    }
+}

@@ -1,0 +1,281 @@
+//! Flows that leave their sockets: packets are translated on their way through this host, in the kernel.
+//!
+//! A flow begins as a copied one. When its time has come, its packets are let past the sockets, which finish what they have
+//! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
+//! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
+
+mod adopt;
+mod ageing;
+mod back;
+mod clamp;
+mod conntrack;
+mod end;
+mod grace;
+mod homes;
+mod journal;
+mod leave;
+mod lot;
+mod ports;
+mod routes;
+mod terms;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use proxy_common::abi::packet::{Key, address_of, offer};
+use proxy_common::flow::End;
+use proxy_common::packet::eligible::{self, Obstacle, Policy};
+use proxy_common::plan::{Datapath, Fallback};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
+
+use super::copy::{self, Copied, Due};
+use super::{Carried, Carriers, Outcome, Pair, internal};
+use crate::hub::snapshot::{self, Snapshot};
+use crate::hub::{Active, Flow, Hub, Story};
+use crate::kernel::{Packet, Unavailable};
+use crate::sys;
+
+use self::clamp::Clamp;
+pub(crate) use self::clamp::Clamped;
+use self::grace::Grace;
+use self::homes::Homes;
+pub(crate) use self::homes::Returned;
+use self::lot::Lot;
+use self::ports::Ports;
+use self::routes::Routes;
+use self::terms::Terms;
+
+/// A flow that has carried so much does not wait for its age.
+const BULKY: u64 = 1 << 20;
+
+/// What the workers share.
+pub(crate) struct Road {
+    pub(crate) packet: Arc<Packet>,
+    lot: Lot,
+    grace: Grace,
+    ports: Ports,
+    routes: Routes,
+    policy: Policy,
+    pub(crate) clamp: Clamp,
+    homes: Homes,
+    /// The daemon ends, and no flow is to outlive it.
+    is_closing: AtomicBool,
+}
+
+/// A flow that has left its sockets.
+pub(crate) struct Departed {
+    road: Arc<Road>,
+    keys: [Key; 2],
+    terms: Terms,
+    active: Active,
+}
+
+/// How the sockets of a flow were left.
+enum Way {
+    /// They have nothing more to do.
+    Free([Key; 2], Terms),
+    /// The flow has to be reset.
+    Broken(End),
+    /// They are not: the flow has to keep them.
+    Kept,
+}
+
+impl Road {
+    /// Loads the programs, and finds the flows of an earlier daemon.
+    pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
+        let ports = Ports::new(config.ports.clone(), &config.sources)?;
+        let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
+        let packet = Arc::new(Packet::open(&config.pins, config.attach)?);
+        let policy = Policy { age: config.after, bytes: BULKY };
+        let road = Arc::new(Self {
+            packet,
+            lot: Lot::new(&config.journal),
+            grace,
+            ports,
+            routes: Routes::default(),
+            policy,
+            clamp: Clamp::default(),
+            homes: Homes::default(),
+            is_closing: AtomicBool::new(false),
+        });
+        road.begin_to_tend(hub)?;
+        adopt::adopt(&road, hub);
+        Ok(road)
+    }
+
+    /// Gives a socket that is about to connect to `server` what a flow needs that may leave its sockets, for `client`. None: no
+    /// port of the range is free. What is returned has to be kept until the socket is connected.
+    pub(crate) fn prepare(
+        &self,
+        socket: &TcpSocket,
+        server: SocketAddr,
+        client: &TcpStream,
+    ) -> io::Result<Option<Prepared<'_>>> {
+        let Some(source) = self.ports.bind(socket, server)? else { return Ok(None) };
+        let source = (!source.is_unspecified()).then_some(source);
+        let leg = sys::leg(client)?;
+        let client_is_ipv6 = client.peer_addr()?.ip().to_canonical().is_ipv6();
+        if client_is_ipv6 == server.is_ipv6() {
+            // So that the server sends nothing that is too large for the way to the client.
+            sys::limit_segments(socket, eligible::most_for(leg.path, client_is_ipv6))?;
+        }
+        let options = leg.options;
+        // `TCPI_OPT_TIMESTAMPS`, `TCPI_OPT_SACK`.
+        let missing =
+            [(1, offer::STAMPS), (2, offer::SACK)].into_iter().filter(|(bit, _)| options & bit == 0);
+        let offers = missing.fold(0, |all, (_, offer)| all | offer);
+        if offers == 0 {
+            return Ok(Some(Prepared { _withheld: None }));
+        }
+        // Where that fails the connection is made with all offers, and the flow keeps its sockets.
+        let attached =
+            sys::route(source, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
+        let withheld =
+            if attached { Some(self.packet.withhold(sys::cookie(socket)?, offers)?) } else { None };
+        Ok(Some(Prepared { _withheld: withheld }))
+    }
+}
+
+/// See [`Road::prepare`].
+pub(crate) struct Prepared<'a> {
+    _withheld: Option<crate::kernel::packet::Withheld<'a>>,
+}
+
+/// Whether an upstream's flows may leave their sockets.
+pub(crate) fn is_wanted(snapshot: &Snapshot) -> bool {
+    snapshot.upstreams.iter().any(|upstream| snapshot.may_leave(upstream.datapath))
+}
+
+impl Carriers {
+    /// Carries a flow whose upstream's datapath this is.
+    pub(super) async fn by_packet(&self, flow: &Flow, mut pair: Pair) -> Outcome {
+        let Some(road) = &self.road else {
+            self.fall_back(flow, Datapath::Packet, Fallback::Unavailable);
+            return self.copy_to_the_end(flow, &mut pair).await;
+        };
+        self.until_it_leaves(road, flow, pair, Datapath::Copy).await
+    }
+
+    /// The same where the daemon is to choose. None: the flow keeps its sockets, and another datapath may carry it.
+    pub(super) async fn by_packet_if_it_can(&self, flow: &Flow, pair: &mut Pair) -> Option<Outcome> {
+        let refused = match &self.road {
+            None => Fallback::Unavailable,
+            Some(_) if super::is_near(pair) => {
+                flow.facts().obstacle = Some(Obstacle::SameHost.text().into());
+                Fallback::Packet(Obstacle::SameHost)
+            }
+            Some(road) => {
+                let bell = Notify::new();
+                return self.copy_or_leave(road, flow, pair, Datapath::Copy, Some(&bell)).await;
+            }
+        };
+        self.fall_back(flow, Datapath::Packet, refused);
+        None
+    }
+
+    /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
+    async fn until_it_leaves(
+        &self,
+        road: &Arc<Road>,
+        flow: &Flow,
+        mut pair: Pair,
+        carried: Datapath,
+    ) -> Outcome {
+        let outcome = self.copy_or_leave(road, flow, &mut pair, carried, None).await;
+        outcome
+            .unwrap_or_else(|| Outcome::Ended(internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into())))
+    }
+
+    /// `bell`: to be rung if the flow has to keep its sockets. None, which is not without it: it has, and rests.
+    async fn copy_or_leave(
+        &self,
+        road: &Arc<Road>,
+        flow: &Flow,
+        pair: &mut Pair,
+        carried: Datapath,
+        bell: Option<&Notify>,
+    ) -> Option<Outcome> {
+        // Of the sockets, beside what copies: to ask them, and to close them in another way.
+        let sockets = match duplicates(pair) {
+            Ok(sockets) => sockets,
+            Err(error) => return Some(Outcome::Ended(internal(flow, [0; 2], &error))),
+        };
+        let way = {
+            let _active = self.begin(flow, carried);
+            let mut copying =
+                Box::pin(copy::carry(&self.hub, flow, pair, bell.map_or(Due::Never, Due::Rung)));
+            // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
+            let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets, bell));
+            tokio::select! {
+                biased;
+                way = &mut leaving => way,
+                copied = &mut copying => match copied {
+                    Copied::Ended(carried) => return Some(Outcome::Ended(carried)),
+                    Copied::Due => Way::Kept,
+                },
+            }
+        };
+        self.hub.meters.carried(flow, flow.copied());
+        Some(match way {
+            Way::Kept => return None,
+            Way::Free(keys, terms) => {
+                flow.facts().keys = Some(keys);
+                self.hub.meters.moved("left");
+                let active = self.begin(flow, Datapath::Packet);
+                Outcome::Left(Departed { road: Arc::clone(road), keys, terms, active })
+            }
+            // Closing resets both.
+            Way::Broken(end) => Outcome::Ended(Carried { end, bytes: flow.copied() }),
+        })
+    }
+
+    async fn copy_to_the_end(&self, flow: &Flow, pair: &mut Pair) -> Outcome {
+        Outcome::Ended(match self.copy(flow, pair, Due::Never).await {
+            Copied::Ended(carried) => carried,
+            Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
+        })
+    }
+}
+
+fn duplicates(pair: &Pair) -> io::Result<[OwnedFd; 2]> {
+    Ok([pair.client.as_fd().try_clone_to_owned()?, pair.upstream.as_fd().try_clone_to_owned()?])
+}
+
+impl Departed {
+    /// Leaves the flow to the lot. Its story is told when it ends.
+    pub(crate) fn park(self, entry: crate::hub::Entry<'_>, story: Story) {
+        let flow = entry.park();
+        self.road.park(lot::Parked::new(
+            flow,
+            story,
+            self.keys,
+            Some(self.terms),
+            self.active,
+            sys::now_ms(),
+        ));
+    }
+}
+
+/// What packets from `source` to `target` bear.
+fn key(source: SocketAddr, target: SocketAddr) -> Key {
+    Key {
+        source: address_of(source.ip()),
+        target: address_of(target.ip()),
+        source_port: source.port().to_be(),
+        target_port: target.port().to_be(),
+        padding: 0,
+    }
+}
+
+/// Whether packets of the flow go past its sockets: these are not told of its end any more.
+pub(super) fn is_leaving(flow: &Flow) -> bool {
+    flow.leaving.load(Ordering::Relaxed)
+}
+
+/// The longest that a hand-over tries before it lets the flow be for a while.
+const PATIENCE: Duration = Duration::from_secs(3);

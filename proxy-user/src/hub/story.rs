@@ -1,0 +1,59 @@
+//! The last that is heard of a connection: its bytes and reason in the meters, and one line in the log.
+
+use std::time::Duration;
+
+use proxy_common::flow::{End, Side};
+use proxy_common::plan::Datapath;
+
+use super::{Bytes, Claim, Closed, Established, Flow, HelloResult, Hub};
+
+/// What the access log tells of the way to a flow.
+#[derive(Default)]
+pub(crate) struct Story {
+    pub(crate) opening: Option<HelloResult>,
+    pub(crate) hello: Option<Duration>,
+    pub(crate) connect: Option<Duration>,
+    /// Why no server took it.
+    pub(crate) error: Option<String>,
+    /// For how long an earlier daemon had it.
+    pub(crate) before: Duration,
+    /// As long as it lives, the guard knows that its client has a flow.
+    pub(crate) established: Option<Established>,
+    /// Its place among the connections of its client.
+    pub(crate) claim: Option<Claim>,
+}
+
+impl Story {
+    /// Ends it.
+    pub(crate) fn settle(&mut self, hub: &Hub, flow: &Flow, end: End, bytes: Bytes) {
+        // Before the record: whoever reads that may count on the place.
+        drop(self.claim.take());
+        hub.meters.carried(flow, bytes);
+        let facts = flow.facts().clone();
+        let [bytes_in, bytes_out] = bytes;
+        hub.meters.closed(&Closed { route: &facts.route, reason: end.reason });
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            target: "access",
+            id = flow.id,
+            client = %flow.client,
+            listener = %flow.listener,
+            hello = self.opening.map(HelloResult::label),
+            sni = facts.sni,
+            route = %facts.route,
+            upstream = facts.upstream.as_deref(),
+            server = facts.server.map(tracing::field::display),
+            upstream_local = facts.upstream_local.map(tracing::field::display),
+            datapath = facts.datapath.map(Datapath::name),
+            bytes_in,
+            bytes_out,
+            duration_ms = millis(self.before + flow.accepted.elapsed()),
+            hello_ms = self.hello.map(millis),
+            connect_ms = self.connect.map(millis),
+            reason = end.reason.label(),
+            error = self.error,
+            side = end.side.map(Side::name),
+            "closed",
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! The programs at the interfaces: by links that are pinned (tcx, Linux 6.6), or by filters of a `clsact`, which older kernels
+//! have. Either way an earlier daemon's are exchanged for ours without a moment at which packets go to the stack, which would
+//! reset their flows.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError};
+use proxy_common::abi::packet::{EGRESS, INGRESS};
+use proxy_common::packet::attach::Attach;
+
+use super::{clsact, no_program, pins};
+use crate::kernel::Unavailable;
+use crate::sys;
+
+pub(super) const BOTH: [(&str, TcAttachType); 2] =
+    [(INGRESS, TcAttachType::Ingress), (EGRESS, TcAttachType::Egress)];
+
+/// The loaded programs, and where they are.
+pub(super) struct Devices {
+    ebpf: Ebpf,
+    how: Attach,
+    attached: HashSet<u32>,
+    /// Of all that ever were.
+    names: HashSet<String>,
+}
+
+impl Devices {
+    /// Loads the programs, and puts them in the place of those of an earlier daemon.
+    pub(super) fn take_over(mut ebpf: Ebpf, own: &Path, how: Attach) -> Result<Self, Unavailable> {
+        for (name, _) in BOTH {
+            let program = program(&mut ebpf, name)?;
+            program
+                .load()
+                .map_err(|error| Unavailable::explain("the kernel refuses a BPF program", &error))?;
+        }
+        let found =
+            own.read_dir().map_err(|error| Unavailable::explain("cannot list what is pinned", &error))?;
+        let devices: HashSet<u32> = found.filter_map(|entry| pins::device_of(&entry.ok()?.path())).collect();
+        let mut own_devices = Self { ebpf, how, attached: HashSet::new(), names: HashSet::new() };
+        for device in devices {
+            if let Err(reason) = own_devices.attach(device, own) {
+                // Its interface has gone.
+                tracing::debug!(device, %reason, "no program here any more");
+            }
+        }
+        Ok(own_devices)
+    }
+
+    /// These interfaces, or all, may have lost the programs.
+    pub(super) fn doubt(&mut self, gone: Option<&[u32]>) {
+        match gone {
+            Some(gone) => self.attached.retain(|device| !gone.contains(device)),
+            None => self.attached.clear(),
+        }
+    }
+
+    /// Those of `links` that have come back.
+    pub(super) fn attach_again(&mut self, links: &BTreeMap<String, u32>, own: &Path) {
+        let back = self.names.iter().filter_map(|name| links.get(name).copied());
+        let back: Vec<u32> = back.filter(|device| !self.attached.contains(device)).collect();
+        for device in back {
+            if let Err(reason) = self.attach(device, own) {
+                tracing::warn!(device, %reason, "an interface has come back, and does not take the programs");
+            }
+        }
+    }
+
+    pub(super) fn attach(&mut self, device: u32, own: &Path) -> Result<(), Unavailable> {
+        if self.attached.contains(&device) {
+            return Ok(());
+        }
+        let cannot = |error: &(dyn std::error::Error + 'static)| {
+            Unavailable::explain("a BPF program cannot be attached to an interface", error)
+        };
+        let found = sys::device(device).map_err(|error| cannot(&error))?;
+        if !found.is_ethernet {
+            return Err(Unavailable {
+                what: format!("{} is no Ethernet", found.name),
+                remedy: "such flows are copied".to_owned(),
+            });
+        }
+        for (name, kind) in BOTH {
+            let program = program(&mut self.ebpf, name)?;
+            let place = Place { interface: &found.name, kind, own, name, device };
+            self.how = attach(program, &place, self.how).map_err(|error| cannot(&error))?;
+        }
+        tracing::info!(interface = %found.name, by = self.how.name(), "packets are looked at");
+        self.attached.insert(device);
+        self.names.insert(found.name);
+        Ok(())
+    }
+}
+
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Unavailable> {
+    let program = ebpf.program_mut(name).ok_or_else(|| no_program(name))?;
+    program.try_into().map_err(|error| Unavailable::explain("the BPF program has another type", &error))
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Link(#[from] aya::programs::links::LinkError),
+    #[error(transparent)]
+    Pin(#[from] aya::pin::PinError),
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    #[error(transparent)]
+    Filter(#[from] aya::programs::tc::TcError),
+}
+
+/// Where a program is to be.
+pub(super) struct Place<'a> {
+    pub(super) interface: &'a str,
+    pub(super) kind: TcAttachType,
+    /// The folder of what is pinned.
+    pub(super) own: &'a Path,
+    pub(super) name: &'a str,
+    pub(super) device: u32,
+}
+
+/// Says how it was done. What was there in the other way goes afterwards: a packet that both see was translated and sent on by
+/// the first, or is left alone by both.
+fn attach(program: &mut SchedClassifier, place: &Place<'_>, how: Attach) -> Result<Attach, Failed> {
+    if how != Attach::Clsact {
+        match attach_link(program, place) {
+            Ok(()) => {
+                clsact::remove(place)?;
+                return Ok(Attach::Tcx);
+            }
+            Err(error) if how == Attach::Tcx || !is_unknown(&error) => return Err(error),
+            Err(error) => tracing::debug!(%error, "this kernel has no tcx links"),
+        }
+    }
+    clsact::attach(program, place)?;
+    match std::fs::remove_file(pins::link(place.own, place.name, place.device)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(Attach::Clsact),
+    }
+}
+
+/// What a kernel answers that does not know this kind of link: before 6.6, or built without it.
+fn is_unknown(error: &Failed) -> bool {
+    let Failed::Program(ProgramError::SyscallError(error)) = error else { return false };
+    matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+fn attach_link(program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Failed> {
+    let pin = pins::link(place.own, place.name, place.device);
+    if pin.exists() && replace(program, &pin).is_ok() {
+        return Ok(());
+    }
+    // A link whose interface has gone, perhaps with an index that another one has now.
+    let _ = std::fs::remove_file(&pin);
+    let last = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(place.interface, place.kind, last)?;
+    drop(FdLink::try_from(program.take_link(id)?)?.pin(&pin)?);
+    Ok(())
+}
+
+/// At once, so that no packet goes by in between.
+fn replace(program: &mut SchedClassifier, pin: &Path) -> Result<(), Failed> {
+    let link: FdLink = PinnedLink::from_pin(pin)?.into();
+    let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
+    drop(program.take_link(id)?);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Filters of a `clsact`, for kernels without tcx links (before Linux 6.6). They outlive whoever made them, with nothing pinned;
+//! what is pinned beside them are the programs, which says where there are filters.
+//!
+//! A filter of the same priority and handle takes the place of an older one by one write to a list that packets walk under
+//! RCU (`cls_bpf_change` in `net/sched/cls_bpf.c`): each packet meets one of the two.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::path::Path;
+
+use aya::programs::ProgramError;
+use aya::programs::tc::{
+    NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
+    qdisc_add_clsact,
+};
+
+use super::attach::{BOTH, Failed, Place};
+use super::pins;
+use crate::sys;
+
+/// Filters of others may come before ours and behind. The numbers are ours for ever: a later version has to find them.
+const PRIORITY: u16 = 0x5b11;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Puts the program in the place of an earlier one, or where there is none.
+pub(super) fn attach(program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Failed> {
+    match qdisc_add_clsact(place.interface) {
+        Ok(()) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Before there is a filter: whoever cleans up after a crash has to know of it.
+    let pin = pins::filter(place.own, place.name, place.device);
+    match std::fs::remove_file(&pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => program.pin(&pin)?,
+    }
+    let id = match program.attach_to_link(filter(place.interface, place.kind)?) {
+        Err(ProgramError::TcError(TcError::NetlinkError(error)))
+            if error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            program.attach_with_options(place.interface, place.kind, TcAttachOptions::Netlink(options))
+        }
+        replaced => replaced,
+    }?;
+    // Dropping it would take the filter away.
+    let _stays = ManuallyDrop::new(program.take_link(id)?);
+    Ok(())
+}
+
+/// Takes the filter away, if there is one of ours.
+pub(super) fn remove(place: &Place<'_>) -> Result<(), Failed> {
+    let pin = pins::filter(place.own, place.name, place.device);
+    if pin.exists() {
+        detach(place.interface, place.kind)?;
+        std::fs::remove_file(&pin)?;
+    }
+    Ok(())
+}
+
+/// Takes away the filter of which `pin` tells.
+pub(super) fn remove_pinned(pin: &Path) -> io::Result<()> {
+    let kind = BOTH.into_iter().find(|(name, _)| pins::is_filter_of(pin, name)).map(|(_, kind)| kind);
+    let (Some(kind), Some(device)) = (kind, pins::device_of(pin)) else { return Ok(()) };
+    match sys::device(device) {
+        Ok(found) => detach(&found.name, kind).map_err(io::Error::other),
+        // It went with its interface.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn filter(interface: &str, kind: TcAttachType) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(interface, kind, PRIORITY, HANDLE, None)
+}
+
+fn detach(interface: &str, kind: TcAttachType) -> Result<(), Failed> {
+    match aya::programs::links::Link::detach(filter(interface, kind)?) {
+        // The interface has another index's name now, or somebody has removed it.
+        Err(ProgramError::NetlinkError(error))
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) =>
+        {
+            Ok(())
+        }
+        result => Ok(result?),
+    }
+}

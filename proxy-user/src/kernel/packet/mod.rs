@@ -1,0 +1,288 @@
+//! The programs and maps of the packet datapath. They are pinned: flows that have left their sockets go on whatever becomes
+//! of the daemon, and the next one finds them.
+
+mod ageing;
+mod attach;
+mod clsact;
+mod handover;
+mod order;
+mod pins;
+mod ports;
+mod steer;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use proxy_common::abi::packet::{
+    AGEING, CONTROL, COUNTERS, Command, Counter, ENTRY_WORDS, EVENTS, Entry, FLOWS, HANDOVER_WORDS,
+    HANDOVERS, KEY_WORDS, Key, LAYOUT, OFFSETS, PORTS, Request, SERVERS, STATE, STATE_HANDOVERS,
+    STATE_LAYOUT, WATCH, WITHHELD,
+};
+
+use proxy_common::packet::attach::Attach;
+use proxy_common::packet::life;
+
+use self::ageing::Ageing;
+use self::attach::Devices;
+use self::ports::Ports;
+use super::Unavailable;
+use super::sockmap::{into_io, missing, offsets, take};
+use crate::sys;
+
+pub(crate) use handover::Armed;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_PACKET"));
+
+/// A hand-over behind its lock.
+type Locked = [u32; HANDOVER_WORDS + 1];
+
+/// The datapath as a whole, shared by the workers.
+pub(crate) struct Packet {
+    flows: Mutex<HashMap<MapData, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>>,
+    handovers: Mutex<HashMap<MapData, u32, Locked>>,
+    withheld: Mutex<HashMap<MapData, u64, u32>>,
+    counters: PerCpuArray<MapData, u64>,
+    ports: Mutex<Ports>,
+    ageing: Mutex<Ageing>,
+    /// Entries of connection tracking that were removed by this daemon.
+    pub(crate) untracked: AtomicU64,
+    busy: Mutex<Busy>,
+    control: OwnedFd,
+    devices: Mutex<Devices>,
+    events: Mutex<Option<RingBuf<MapData>>>,
+    pins: PathBuf,
+    /// Locked: nobody else uses the pins.
+    _only: std::fs::File,
+}
+
+/// How many hand-overs and connects are under way: packets that go out are looked at only while there are some.
+struct Busy {
+    state: Array<MapData, u32>,
+    count: u32,
+    next: u32,
+}
+
+/// What the programs have done since they were first loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct PacketCounters {
+    pub(crate) forwarded: u64,
+    pub(crate) forwarded_bytes: u64,
+    pub(crate) walked: u64,
+    pub(crate) untranslatable: u64,
+    pub(crate) expired: u64,
+    pub(crate) errors: u64,
+    pub(crate) copied: u64,
+    pub(crate) refreshed: u64,
+    pub(crate) disbelieved: u64,
+    pub(crate) held: u64,
+    pub(crate) lost_events: u64,
+    pub(crate) no_route: u64,
+    pub(crate) moved: u64,
+    pub(crate) aged: u64,
+    pub(crate) too_big: u64,
+    pub(crate) untracked: u64,
+}
+
+impl Packet {
+    /// Loads the programs, with the maps that are pinned below `pins` if there are any, and puts them in the place of those
+    /// that are attached.
+    pub(crate) fn open(pins: &Path, how: Attach) -> Result<Self, Unavailable> {
+        if let Some(denied) = Unavailable::missing_capabilities() {
+            return Err(denied);
+        }
+        let (pins, only) = pins::claim(pins)?;
+        pins::drop_other_layouts(&pins)?;
+        let offsets = offsets(OFFSETS.iter())?;
+        let mut loader = EbpfLoader::new();
+        for (constant, offset) in &offsets {
+            loader.override_global(constant, offset, true);
+        }
+        for map in [FLOWS, STATE, PORTS, COUNTERS, AGEING, WATCH, SERVERS] {
+            loader.map_pin_path(map, pins.join(map));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| Unavailable::explain("the BPF maps cannot be made", &error))?;
+        let mut state: Array<MapData, u32> = take(&mut ebpf, STATE)?;
+        let written = state.set(STATE_LAYOUT, LAYOUT, 0).and_then(|()| state.set(STATE_HANDOVERS, 0, 0));
+        written.map_err(|error| Unavailable::explain("a BPF map cannot be written", &error))?;
+        let flows = take(&mut ebpf, FLOWS)?;
+        let events = take(&mut ebpf, EVENTS)?;
+        let (handovers, withheld) = (take(&mut ebpf, HANDOVERS)?, take(&mut ebpf, WITHHELD)?);
+        let counters = take(&mut ebpf, COUNTERS)?;
+        let ageing = Mutex::new(Ageing::of(&mut ebpf)?);
+        let ports = Mutex::new(Ports::of(&mut ebpf)?);
+        let control = load_control(&mut ebpf)?;
+        let devices = Devices::take_over(ebpf, &pins, how)?;
+        Ok(Self {
+            flows: Mutex::new(flows),
+            handovers: Mutex::new(handovers),
+            withheld: Mutex::new(withheld),
+            counters,
+            ageing,
+            ports,
+            untracked: AtomicU64::new(0),
+            busy: Mutex::new(Busy { state, count: 0, next: 0 }),
+            control,
+            devices: Mutex::new(devices),
+            events: Mutex::new(Some(events)),
+            pins,
+            _only: only,
+        })
+    }
+
+    /// Keys of flows that have news. None: taken before.
+    pub(crate) fn take_events(&self) -> Option<RingBuf<MapData>> {
+        lock(&self.events).take()
+    }
+
+    /// Nothing of it outlives us: it ends with our descriptors, and with it what flows there still are.
+    pub(crate) fn withdraw(&self) -> io::Result<()> {
+        pins::remove(&self.pins)
+    }
+
+    /// Has the programs at the interface with this index, from now on.
+    pub(crate) fn attach(&self, device: u32) -> Result<(), Unavailable> {
+        lock(&self.devices).attach(device, &self.pins)
+    }
+
+    /// The entry of packets with this key.
+    pub(crate) fn entry(&self, key: &Key) -> io::Result<Option<Entry>> {
+        match lock(&self.flows).get(&key.to_words(), 0) {
+            Ok(words) => Ok(Some(Entry::from_words(&words))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(into_io(error)),
+        }
+    }
+
+    /// All entries. What changes meanwhile may be missing.
+    pub(crate) fn entries(&self) -> Vec<(Key, Entry)> {
+        let flows = lock(&self.flows);
+        let found = flows.iter().filter_map(Result::ok);
+        found.map(|(key, words)| (Key::from_words(key), Entry::from_words(&words))).collect()
+    }
+
+    /// Bytes of a flow, client to upstream first.
+    pub(crate) fn bytes(&self, [client, server]: &[Key; 2]) -> Option<[u64; 2]> {
+        let entry = |key| self.entry(key).ok().flatten();
+        Some([life::bytes(&entry(client)?), life::bytes(&entry(server)?)])
+    }
+
+    /// For how long no packet of it has come.
+    pub(crate) fn rested(&self, [client, server]: &[Key; 2]) -> Option<Duration> {
+        let entry = |key| self.entry(key).ok().flatten();
+        Some(life::rested([&entry(client)?, &entry(server)?], sys::now_ms()))
+    }
+
+    fn put(&self, key: &Key, entry: &Entry) -> io::Result<()> {
+        lock(&self.ports).mark(u16::from_be(key.target_port))?;
+        lock(&self.flows).insert(key.to_words(), entry.to_words(), 0).map_err(into_io)
+    }
+
+    /// Packets with these keys are the stack's again, which answers them with resets where there is no socket.
+    pub(crate) fn forget(&self, keys: &[Key; 2]) {
+        let mut flows = lock(&self.flows);
+        for key in keys {
+            let _ = flows.remove(&key.to_words());
+        }
+    }
+
+    /// What the programs have counted, on all CPUs.
+    pub(crate) fn counters(&self) -> PacketCounters {
+        let sum = |counter: Counter| {
+            self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().copied().sum())
+        };
+        PacketCounters {
+            forwarded: sum(Counter::Forwarded),
+            forwarded_bytes: sum(Counter::ForwardedBytes),
+            walked: sum(Counter::Walked),
+            untranslatable: sum(Counter::Untranslatable),
+            expired: sum(Counter::Expired),
+            errors: sum(Counter::Errors),
+            copied: sum(Counter::Copied),
+            refreshed: sum(Counter::Refreshed),
+            disbelieved: sum(Counter::Disbelieved),
+            held: sum(Counter::Held),
+            lost_events: sum(Counter::LostEvents),
+            no_route: sum(Counter::NoRoute),
+            moved: sum(Counter::Moved),
+            aged: sum(Counter::Aged),
+            too_big: sum(Counter::TooBig),
+            untracked: self.untracked.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Lets the SYN of the socket with this cookie not make some offers, until what is returned is dropped.
+    pub(crate) fn withhold(&self, cookie: u64, offers: u32) -> io::Result<Withheld<'_>> {
+        lock(&self.withheld).insert(cookie, offers, 0).map_err(into_io)?;
+        Ok(Withheld { packet: self, cookie, _busy: self.be_busy()? })
+    }
+
+    fn run(&self, command: Command, handover: u32) -> io::Result<u32> {
+        sys::run_program(&self.control, &Request::bytes(command, handover))
+    }
+
+    fn be_busy(&self) -> io::Result<BusyGuard<'_>> {
+        let mut busy = lock(&self.busy);
+        if busy.count == 0 {
+            busy.state.set(STATE_HANDOVERS, 1, 0).map_err(into_io)?;
+        }
+        busy.count += 1;
+        Ok(BusyGuard(self))
+    }
+}
+
+struct BusyGuard<'a>(&'a Packet);
+
+impl Drop for BusyGuard<'_> {
+    fn drop(&mut self) {
+        let mut busy = lock(&self.0.busy);
+        busy.count = busy.count.saturating_sub(1);
+        if busy.count == 0 {
+            let _ = busy.state.set(STATE_HANDOVERS, 0, 0);
+        }
+    }
+}
+
+/// See [`Packet::withhold`].
+pub(crate) struct Withheld<'a> {
+    packet: &'a Packet,
+    cookie: u64,
+    _busy: BusyGuard<'a>,
+}
+
+impl Drop for Withheld<'_> {
+    fn drop(&mut self) {
+        let _ = lock(&self.packet.withheld).remove(&self.cookie);
+    }
+}
+
+fn load_control(ebpf: &mut Ebpf) -> Result<OwnedFd, Unavailable> {
+    let refused = |error| Unavailable::explain("the kernel refuses a BPF program", &error);
+    let program = attach::program(ebpf, CONTROL)?;
+    program.load().map_err(refused)?;
+    let fd = SchedClassifier::fd(program).map_err(refused)?;
+    fd.as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Unavailable::explain("a descriptor cannot be duplicated", &error))
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn no_program(name: &str) -> Unavailable {
+    missing(name)
+}
+
+/// Removes all that is pinned below `pins`, and with it the flows. Says how many flows there were.
+pub(crate) fn clean(pins: &Path) -> io::Result<Option<usize>> {
+    pins::clean(pins)
+}

@@ -1,0 +1,65 @@
+//! A bad network: what comes in by an interface is lost, doubled and reordered by a BPF program.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::maps::PerCpuArray;
+use aya::programs::{SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader};
+
+use crate::netns::Namespace;
+
+/// How many packets of a million.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Badness {
+    /// Are lost,
+    pub lost: u32,
+    /// arrive twice,
+    pub doubled: u32,
+    /// arrive behind later ones.
+    pub late: u32,
+    /// Also what resets a connection, or begins it: with that, the network may say what is not so.
+    pub unsparing: bool,
+}
+
+/// In force as long as the value lives.
+#[derive(Debug)]
+pub struct Impaired(Ebpf);
+
+impl Impaired {
+    /// Makes what comes in by `interface` of `namespace` so bad.
+    ///
+    /// # Errors
+    /// When the program is not built, or the kernel refuses it.
+    pub fn at(namespace: &Namespace, interface: &str, badness: Badness) -> Result<Self> {
+        let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/impair.o");
+        let bytes = std::fs::read(&object)
+            .with_context(|| format!("no {}: run `cargo xtask build`", object.display()))?;
+        let mut loader = EbpfLoader::new();
+        let Badness { lost, doubled, late, unsparing } = badness;
+        loader.override_global("SPARING", if unsparing { &0_u32 } else { &1 }, true);
+        for (name, value) in [("LOST", &lost), ("DOUBLED", &doubled), ("LATE", &late)] {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(&bytes)?;
+        let program: &mut SchedClassifier =
+            ebpf.program_mut("impair").context("the object has no program")?.try_into()?;
+        program.load()?;
+        namespace.enter(|| {
+            program.attach(interface, TcAttachType::Ingress).map_err(|error| anyhow!("{error}"))?;
+            Ok(())
+        })?;
+        Ok(Self(ebpf))
+    }
+
+    /// What was done so far: lost, doubled, made to wait.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn done(&self) -> Result<[u64; 3]> {
+        let counters: PerCpuArray<_, u64> =
+            self.0.map("DONE").context("the object has no counters")?.try_into()?;
+        let sum = |what: u32| Ok::<u64, anyhow::Error>(counters.get(&what, 0)?.iter().sum());
+        Ok([sum(0)?, sum(1)?, sum(2)?])
+    }
+}

@@ -1,0 +1,120 @@
+//! Ends of every kind: what they offer, how they read, by what they are reached. Thousands of flows in all.
+
+use anyhow::{Result, ensure};
+use harness::carrier::CARRIERS;
+use harness::daemon::Launch;
+use harness::impair::Badness;
+use harness::netns::Topology;
+use harness::pins::Pins;
+use harness::script::run::{Totals, round, wave_of};
+use harness::script::{Arena, WAVE};
+
+use crate::churn::{Case, LITTLE, MUCH, Pace, Way, churn};
+use crate::set;
+
+/// The first of the scripts' seeds: the contract plays those from 0 on.
+const SEEDS: u64 = 10_000;
+
+#[test]
+fn flows_survive_loss_doubling_and_reordering() -> Result<()> {
+    churn(Case::default(), |_| Ok(()))
+}
+
+#[test]
+fn flows_survive_much_of_it() -> Result<()> {
+    churn(Case { badness: MUCH, ..Case::default() }, |_| Ok(()))
+}
+
+#[test]
+fn flows_of_some_age_leave_on_a_bad_network() -> Result<()> {
+    churn(Case { badness: MUCH, after: "7ms", ..Case::default() }, |_| Ok(()))
+}
+
+#[test]
+fn a_client_without_time_stamps_gets_a_server_connection_without() -> Result<()> {
+    churn(Case::default(), |net| set(&net.client, "tcp_timestamps", "0"))
+}
+
+#[test]
+fn a_client_without_selective_acknowledgements_too() -> Result<()> {
+    churn(Case::default(), |net| set(&net.client, "tcp_sack", "0"))
+}
+
+#[test]
+fn neither_end_has_time_stamps_or_selective_acknowledgements() -> Result<()> {
+    churn(Case { badness: MUCH, ..Case::default() }, |net| {
+        for end in [&net.client, &net.backend] {
+            set(end, "tcp_timestamps", "0")?;
+            set(end, "tcp_sack", "0")?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn servers_without_a_scale_understand_clients_with_one() -> Result<()> {
+    churn(Case::default(), |net| {
+        set(&net.client, "tcp_rmem", "4096 65536 131072")?;
+        set(&net.backend, "tcp_window_scaling", "0")
+    })
+}
+
+#[test]
+fn clients_without_a_scale_understand_servers_with_a_large_one() -> Result<()> {
+    churn(Case::default(), |net| {
+        set(&net.client, "tcp_window_scaling", "0")?;
+        set(&net.backend, "tcp_rmem", "4096 131072 67108864")
+    })
+}
+
+#[test]
+fn readers_that_stop_close_their_windows_while_their_flows_leave() -> Result<()> {
+    churn(Case { pace: Pace::Slow, after: "5ms", badness: Badness::default(), ..Case::default() }, shrink)
+}
+
+#[test]
+fn they_do_on_a_bad_network_too() -> Result<()> {
+    churn(Case { pace: Pace::Slow, after: "5ms", badness: LITTLE, ..Case::default() }, shrink)
+}
+
+/// Windows that are soon closed, and senders that do not hold much.
+fn shrink(net: &Topology) -> Result<()> {
+    for namespace in [&net.client, &net.edge, &net.backend] {
+        set(namespace, "tcp_rmem", "4096 65536 262144")?;
+        set(namespace, "tcp_wmem", "4096 65536 262144")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn flows_by_ipv6_survive_the_same() -> Result<()> {
+    churn(Case { way: Way::Ipv6, ..Case::default() }, |_| Ok(()))
+}
+
+#[test]
+fn so_do_those_by_one_interface() -> Result<()> {
+    churn(Case { way: Way::OneInterface, ..Case::default() }, |_| Ok(()))
+}
+
+#[test]
+fn scripts_are_seen_as_under_copy_whenever_their_flows_leave() -> Result<()> {
+    let launch = Launch::new()?.quiet();
+    let [copy, .., packet] = CARRIERS;
+    ensure!(packet.name == "packet", "{packet:?}");
+    let mut first = wave_of(SEEDS);
+    for after in ["1ms", "9ms", "40ms"] {
+        let pins = Pins::create()?;
+        let mut arenas = vec![
+            Arena::open(copy, &launch)?,
+            Arena::open_with(packet, &launch, |config| config.packet(&pins, after))?,
+        ];
+        let mut totals = [Totals::default(); 2];
+        round(&mut arenas, first, &mut totals)?;
+        first += WAVE;
+        let [_, Totals { flows, carried, .. }] = totals;
+        println!("{carried} of {flows} flows left their sockets, at the age of {after} or later");
+        ensure!(carried * 10 > flows, "only {carried} of {flows} flows left their sockets after {after}");
+        arenas.into_iter().try_for_each(Arena::close)?;
+    }
+    Ok(())
+}
