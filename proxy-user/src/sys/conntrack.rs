@@ -32,7 +32,11 @@ thread_local! {
 /// how many there were. An error where nothing is tracked at all.
 pub(crate) fn untrack<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) -> io::Result<u64> {
     let netlink = Domain::from(libc::AF_NETLINK);
-    let open = || Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)));
+    let open = || {
+        let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
+        // Answers are there when the questions are sent. Without the right to ask there is one for all of them.
+        socket.set_nonblocking(true).map(|()| socket)
+    };
     let socket = SOCKET.take().map_or_else(open, Ok)?;
     let questions = connections.map(|(source, target)| question(source, target));
     (&socket).write_all(&questions.into_iter().collect::<io::Result<Vec<_>>>()?.concat())?;

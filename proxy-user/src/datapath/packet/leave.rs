@@ -66,8 +66,8 @@ pub(super) async fn leave(
             tracing::debug!(flow = flow.id, reason = obstacle.text(), "the flow keeps its sockets");
         }
         if let Some(bell) = bell.filter(|_| !obstacle.may_pass() || tries >= TRIES) {
+            // It may be long until the flow rests, and can be had: until then it goes on trying.
             bell.notify_one();
-            break;
         }
         is_ordered = pause(flow, obstacle.may_pass().then(|| eligible::retry(tries))).await;
     }

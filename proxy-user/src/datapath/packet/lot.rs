@@ -177,8 +177,12 @@ impl Road {
         let mut lost = self.packet.counters().lost_events;
         // Of its own, since they are lost when there are many: a wait that begins anew with each would never be over.
         let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut missed: Vec<Key> = Vec::new();
         loop {
-            let next = self.look_at_due(&hub);
+            let rest = missed.len().saturating_sub(TURN);
+            missed.drain(rest..).for_each(|key| self.look_at(&hub, &key));
+            let next = if missed.is_empty() { self.look_at_due(&hub) } else { Some(Instant::now()) };
             tokio::select! {
                 ready = events.readable_mut() => {
                     let mut ready = ready?;
@@ -194,9 +198,8 @@ impl Road {
                 () = sleep_until(next) => {}
                 _ = round.tick() => {
                     let now = self.packet.counters().lost_events;
-                    if std::mem::replace(&mut lost, now) != now {
-                        let keys: Vec<_> = self.lot.inner().parked.keys().copied().collect();
-                        keys.iter().for_each(|key| self.look_at(&hub, key));
+                    if missed.is_empty() && std::mem::replace(&mut lost, now) != now {
+                        missed = self.lot.inner().parked.keys().copied().collect();
                     }
                 }
             }
