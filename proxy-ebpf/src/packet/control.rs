@@ -77,6 +77,17 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
     let (Some(client), Some(server)) = (look(ctx, client), look(ctx, server)) else {
         return Answer::NoSocket;
     };
+    if !flips {
+        // Each number is read as a whole, but not all at one moment: twice the same is true.
+        let (Some(client_again), Some(server_again)) =
+            (look(ctx, locked.handover.keys[0]), look(ctx, locked.handover.keys[1]))
+        else {
+            return Answer::NoSocket;
+        };
+        if client.first() != client_again.first() || server.first() != server_again.first() {
+            return Answer::Backlog;
+        }
+    }
     // SAFETY: `locked` is an element of a map. Until it is unlocked no helper is called.
     unsafe { bpf_spin_lock(&raw mut locked.lock) };
     locked.handover.sockets = [client, server];

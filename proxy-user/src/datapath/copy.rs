@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::ending::{Ending, Next};
+use super::packet::is_leaving;
 use super::pump::Pump;
 use super::{Carried, Pair, internal};
 use crate::hub::{Flow, Hub, Phase};
@@ -77,7 +78,7 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> io:
             // Time to look whether the peers are still there.
             () = flow.wake.notified() => {}
             () = is_due(due, due_again) => {
-                if !stopped && ended == [false; 2] && all_rest() {
+                if !stopped && ended == [false; 2] && !is_leaving(flow) && all_rest() {
                     return Ok(Copied::Due);
                 }
                 due_again = after(Some(LOOK));
@@ -88,9 +89,10 @@ async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> io:
                 continue;
             }
             () = until(limit) => {}
-            () = ending.idle(|| flow.rested()) => {}
+            // Once it is over it would be over again at once: only a turn ends it.
+            () = ending.idle(|| flow.rested()), if !is_leaving(flow) => {}
         }
-        if super::packet::is_leaving(flow) {
+        if is_leaving(flow) {
             // What hands it over keeps the time from here on.
             limit = None;
             continue;

@@ -86,6 +86,11 @@ impl Carriers {
         if lost { Host { packet: self.host.packet, ..Host::default() } } else { self.host }
     }
 
+    /// Whether there is something to hand a copied flow over to.
+    fn can_splice(&self) -> bool {
+        plan::plan(Choice::Auto, self.host(), false).len() > 1
+    }
+
     /// Carries `pair` to its end by the best datapath that takes it.
     pub(crate) async fn carry(&self, flow: &Flow, pair: Pair, choice: Choice) -> Outcome {
         flow.facts().stage = Stage::Carry;

@@ -134,7 +134,8 @@ async fn open(address: SocketAddr, call: Call<'_>) -> io::Result<TcpStream> {
     if let Some((road, client)) = call.road {
         for _ in 0..TRIES {
             let socket = fresh(address, call.follows)?;
-            let Some(_prepared) = road.prepare(&socket, address, client)? else { break };
+            // Whatever stands against that stands against no connection.
+            let Ok(Some(_prepared)) = road.prepare(&socket, address, client) else { break };
             match socket.connect(address).await {
                 // The kernel has not forgotten the last connection by this port yet.
                 Err(error) if is_taken(&error) => {}

@@ -1,5 +1,6 @@
 //! Entries of the kernel's table of tracked connections (ctnetlink, `include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,14 +23,37 @@ const IPV6: [u16; 2] = [3, 4];
 const PROTOCOL: u16 = 1;
 const PORTS: [u16; 2] = [2, 3];
 
-/// Removes the entry of a TCP connection. Says whether there was one. An error where nothing is tracked at all.
-pub(crate) fn untrack(source: SocketAddr, target: SocketAddr) -> io::Result<bool> {
+thread_local! {
+    /// To make a socket takes longer than to ask.
+    static SOCKET: Cell<Option<Socket>> = const { Cell::new(None) };
+}
+
+/// Removes the entries of TCP connections, each from a source to a target, in the network namespace of this thread's first question. Says
+/// how many there were. An error where nothing is tracked at all.
+pub(crate) fn untrack<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) -> io::Result<u64> {
     let netlink = Domain::from(libc::AF_NETLINK);
-    let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
-    (&socket).write_all(&question(source, target)?)?;
-    let mut answer = [0; 1024];
-    let size = (&socket).read(&mut answer)?;
-    let answer = answer.get(..size).unwrap_or_default();
+    let open = || {
+        let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
+        // Answers are there when the questions are sent. Without the right to ask there is one for all of them.
+        socket.set_nonblocking(true).map(|()| socket)
+    };
+    let socket = SOCKET.take().map_or_else(open, Ok)?;
+    let questions = connections.map(|(source, target)| question(source, target));
+    (&socket).write_all(&questions.into_iter().collect::<io::Result<Vec<_>>>()?.concat())?;
+    // All answers are read before an error is one: what is left of them would be taken for those to the next questions.
+    let mut answers = [const { None }; N];
+    for answer in &mut answers {
+        let mut bytes = [0; 1024];
+        let size = (&socket).read(&mut bytes)?;
+        *answer = Some(was_there(bytes.get(..size).unwrap_or_default()));
+    }
+    SOCKET.set(Some(socket));
+    let found = answers.into_iter().flatten().collect::<io::Result<Vec<_>>>()?;
+    Ok(found.into_iter().map(u64::from).sum())
+}
+
+/// Whether an answer says that there was an entry.
+fn was_there(answer: &[u8]) -> io::Result<bool> {
     let kind = answer.get(4..6).and_then(|kind| kind.first_chunk().copied()).map(u16::from_ne_bytes);
     let code = answer.get(HEADER..).and_then(|body| body.first_chunk().copied()).map(i32::from_ne_bytes);
     match (kind, code) {
@@ -92,6 +116,8 @@ mod tests {
     fn a_connection_that_nobody_made_has_no_entry() {
         let [one, other] = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
         // Without the right to ask, or without connection tracking, that is said.
-        assert!(!untrack(one, other).unwrap_or(false));
+        for _ in 0..2 {
+            assert_eq!(untrack([(one, other), (other, one)]).unwrap_or(0), 0);
+        }
     }
 }

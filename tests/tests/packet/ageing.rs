@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use harness::daemon::{Daemon, Datapath, Launch};
-use harness::deadline::{PATIENCE, wait_for};
+use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::netns::{BACKEND_IPV4, CLIENT_IPV4, EDGE_IPV4, WordMap};
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::pins::Pins;
@@ -29,6 +29,28 @@ fn kill(daemon: &mut Daemon) -> Result<()> {
 
 fn flows(pins: &Pins) -> Result<WordMap> {
     Ok(WordMap::open(&pins.pinned(FLOWS)?, KEY_WORDS, ENTRY_WORDS)?)
+}
+
+/// Idle for too long in the very moments in which they leave their sockets.
+#[test]
+fn flows_that_have_rested_for_too_long_while_they_leave_end_all_the_same() -> Result<()> {
+    let pins = Pins::create()?;
+    let site =
+        RawSite::start(&config().datapath(Datapath::Packet).packet(&pins, "1s").timeout("idle", "1s"))?;
+    let mut pairs = Vec::new();
+    for number in 0..64 {
+        let (mut client, mut server) = site.flow()?;
+        // Each a little longer after it was accepted.
+        dawdle(Duration::from_millis(number));
+        transfer(&mut client, &mut server, number, 100)?;
+        pairs.push((client, server));
+    }
+    site.daemon.wait_for_idle()?;
+    for (client, _) in &pairs {
+        let access = site.daemon.wait_for_access(client.local_addr()?)?;
+        ensure!(access.reason == "idle_timeout", "{access:?}");
+    }
+    site.daemon.stop()
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_common::abi::packet::{Entry, Key, state};
-use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life;
 use proxy_common::packet::seq::later;
 use proxy_common::plan::Datapath;
@@ -17,7 +16,7 @@ use crate::hub::{Hub, Stage, Story};
 use crate::sys;
 
 /// A daemon that is killed between a flow's entries and the close of its sockets leaves both: the kernel resets its ends, which say
-/// nothing any more. So the ends of flows that were in use so lately are asked at once.
+/// nothing any more. So the ends of flows that were in use so lately are asked when each is first looked at.
 const RECENT: Duration = Duration::from_secs(60);
 
 /// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was in the middle of a hand-over
@@ -37,10 +36,8 @@ pub(super) fn adopt(road: &Road, hub: &Hub) {
         if entry.leg == 0 {
             let keys = [*key, other];
             let back = entries.get(&other);
-            let parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
-            if back.is_some_and(|back| life::rested([entry, back], sys::now_ms()) < RECENT) {
-                road.send(&parked, &[Some(*entry), back.copied()], [true; 2], Purpose::Probe);
-            }
+            let mut parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
+            parked.is_to_ask = back.is_some_and(|back| life::rested([entry, back], sys::now_ms()) < RECENT);
             road.park(parked);
             adopted += 1;
         }

@@ -13,12 +13,9 @@ impl Road {
     /// Removes what connection tracking knows of a flow, if there is any.
     pub(super) fn untrack(&self, [client, server]: &[Key; 2]) {
         // As the connections were made: by the client, and by us.
-        for (from, to) in [(source(client), target(client)), (target(server), source(server))] {
-            match sys::untrack(from, to) {
-                Ok(true) => drop(self.packet.untracked.fetch_add(1, Ordering::Relaxed)),
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "connection tracking is not here, or does not answer"),
-            }
+        match sys::untrack([(source(client), target(client)), (target(server), source(server))]) {
+            Ok(entries) => drop(self.packet.untracked.fetch_add(entries, Ordering::Relaxed)),
+            Err(error) => tracing::debug!(%error, "connection tracking is not here, or does not answer"),
         }
     }
 }

@@ -66,8 +66,8 @@ pub(super) async fn leave(
             tracing::debug!(flow = flow.id, reason = obstacle.text(), "the flow keeps its sockets");
         }
         if let Some(bell) = bell.filter(|_| !obstacle.may_pass() || tries >= TRIES) {
+            // It may be long until the flow rests, and can be had: until then it goes on trying.
             bell.notify_one();
-            break;
         }
         is_ordered = pause(flow, obstacle.may_pass().then(|| eligible::retry(tries))).await;
     }
@@ -125,11 +125,11 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) ->
     };
     let plan = Plan::make(road, flow, sockets)?;
     let mut armed = road.packet.begin(plan.keys).map_err(refused)?;
-    plan.arm(flow, &mut armed).map_err(refused)??;
+    let is_stamped = plan.arm(flow, &mut armed).map_err(refused)??;
     road.routes.entered(plan.changes);
     // Packets that went by before it was armed have come to their sockets afterwards.
     road.grace.wait().await.map_err(refused)?;
-    flip(flow, &armed, &plan, sockets).await.map_err(refused)??;
+    flip(flow, &armed, &plan, sockets, is_stamped).await.map_err(refused)??;
     // No way back from here on.
     let drained = match drain(road, hub, flow, &armed, &plan.keys, sockets).await {
         Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| broken(Reason::KernelLost))),
@@ -201,15 +201,13 @@ impl Plan {
         Ok(Self { legs: [one, other], devices: [near, far], changes, keys })
     }
 
-    /// Has the flow's packets watched.
-    fn arm(&self, flow: &Flow, armed: &mut Armed<'_>) -> io::Result<Result<(), Obstacle>> {
-        // Each number is read as a whole, but not all at one moment: twice the same is true.
-        let (first, second) = (armed.look()?, armed.look()?);
-        let (Ok(first), Ok(sockets)) = (first, second) else { return Ok(Err(Obstacle::Unseen)) };
-        let starts = |sockets: &[Socket; 2]| sockets.each_ref().map(Socket::first);
-        if starts(&first) != starts(&sockets) {
-            return Ok(Err(Obstacle::Backlog));
-        }
+    /// Has the flow's packets watched. Says whether the sockets know their peers' time stamps.
+    fn arm(&self, flow: &Flow, armed: &mut Armed<'_>) -> io::Result<Result<bool, Obstacle>> {
+        let sockets = match armed.look()? {
+            Ok(sockets) => sockets,
+            Err(Answer::Backlog) => return Ok(Err(Obstacle::Backlog)),
+            Err(_) => return Ok(Err(Obstacle::Unseen)),
+        };
         let [one, other] = &self.legs;
         let [client, server] = &sockets;
         if !eligible::can_tell(client.snd_wnd, one.peer_scale, other.own_scale)
@@ -220,16 +218,13 @@ impl Plan {
         let delta = self.delta(flow, &sockets);
         let entry = |leg| self.entry(leg, delta, &sockets, flow);
         armed.arm(delta, [entry(0), entry(1)])?;
-        Ok(Ok(()))
+        Ok(Ok(self.are_stamped(&sockets)))
     }
 
     /// Whether both sockets know their peers' time stamps, if there are any: one that was made for a connection that existed
     /// already has to see a packet first.
-    fn know_stamps(&self, armed: &Armed<'_>) -> io::Result<bool> {
-        if !terms::have_stamps(&self.legs) {
-            return Ok(true);
-        }
-        Ok(armed.look()?.is_ok_and(|sockets| sockets.iter().all(|socket| socket.ts_recent != 0)))
+    fn are_stamped(&self, sockets: &[Socket; 2]) -> bool {
+        !terms::have_stamps(&self.legs) || sockets.iter().all(|socket| socket.ts_recent != 0)
     }
 
     /// The first byte that a socket sent is the first one that the other one received: what userspace holds is not sent yet.
@@ -303,6 +298,7 @@ async fn flip(
     armed: &Armed<'_>,
     plan: &Plan,
     sockets: &[OwnedFd; 2],
+    mut is_stamped: bool,
 ) -> io::Result<Result<(), Obstacle>> {
     let begun = Instant::now();
     let mut asked: Option<Instant> = None;
@@ -312,7 +308,10 @@ async fn flip(
             sockets.iter().try_for_each(sys::provoke_answer)?;
             asked = Some(Instant::now());
         }
-        let answer = if plan.know_stamps(armed)? { armed.flip()? } else { Answer::Unseen };
+        if !is_stamped {
+            is_stamped = armed.look()?.is_ok_and(|sockets| plan.are_stamped(&sockets));
+        }
+        let answer = if is_stamped { armed.flip()? } else { Answer::Unseen };
         let obstacle = match answer {
             Answer::Done => {
                 // In the same breath: what copies must not take the silence of the sockets for an end.

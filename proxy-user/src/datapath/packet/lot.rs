@@ -26,6 +26,9 @@ use crate::sys;
 /// Pause between two looks when an event was lost.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// Flows that are looked at before it is the turn of others again.
+const TURN: usize = 256;
+
 /// Flows are looked at in step, so that one wake-up is for many of them: one for each that comes, and leaves again for its next
 /// look, took a quarter of what a hand-over costs.
 const BEAT: Duration = Duration::from_millis(50);
@@ -44,6 +47,8 @@ pub(crate) struct Parked {
     /// When to look at it next. At first at once, almost: it may have ended before it came here.
     due: Instant,
     bytes: Bytes,
+    /// Whether its ends are to be asked for a sign of life at the next look.
+    pub(super) is_to_ask: bool,
     /// Whether its ends had ended their streams,
     ended: [bool; 2],
     /// and when that or its bytes were last seen to change, by the entries' clock.
@@ -61,7 +66,19 @@ impl Parked {
     ) -> Self {
         let (bytes, due, ended) = (flow.copied(), Instant::now(), [false; 2]);
         flow.moved_to(bytes, since(moved_ms));
-        Self { flow, story, keys, terms, active: Some(active), telling: None, due, bytes, ended, moved_ms }
+        Self {
+            flow,
+            story,
+            keys,
+            terms,
+            active: Some(active),
+            telling: None,
+            due,
+            bytes,
+            is_to_ask: false,
+            ended,
+            moved_ms,
+        }
     }
 }
 
@@ -160,8 +177,12 @@ impl Road {
         let mut lost = self.packet.counters().lost_events;
         // Of its own, since they are lost when there are many: a wait that begins anew with each would never be over.
         let mut round = tokio::time::interval(ROUND);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut missed: Vec<Key> = Vec::new();
         loop {
-            let next = self.look_at_due(&hub);
+            let rest = missed.len().saturating_sub(TURN);
+            missed.drain(rest..).for_each(|key| self.look_at(&hub, &key));
+            let next = if missed.is_empty() { self.look_at_due(&hub) } else { Some(Instant::now()) };
             tokio::select! {
                 ready = events.readable_mut() => {
                     let mut ready = ready?;
@@ -177,22 +198,23 @@ impl Road {
                 () = sleep_until(next) => {}
                 _ = round.tick() => {
                     let now = self.packet.counters().lost_events;
-                    if std::mem::replace(&mut lost, now) != now {
-                        let keys: Vec<_> = self.lot.inner().parked.keys().copied().collect();
-                        keys.iter().for_each(|key| self.look_at(&hub, key));
+                    if missed.is_empty() && std::mem::replace(&mut lost, now) != now {
+                        missed = self.lot.inner().parked.keys().copied().collect();
                     }
                 }
             }
         }
     }
 
+    /// When to go on.
     fn look_at_due(self: &Arc<Self>, hub: &Arc<Hub>) -> Option<Instant> {
-        loop {
+        for _ in 0..TURN {
             match self.lot.next(Instant::now()) {
                 Ok(key) => self.look_at(hub, &key),
                 Err(next) => return next,
             }
         }
+        Some(Instant::now())
     }
 
     fn look_at(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) {
@@ -216,6 +238,10 @@ impl Road {
         }
         let entries = self.entries(&parked.keys);
         note_progress(parked, &entries);
+        hub.meters.carried(&parked.flow, parked.bytes);
+        if std::mem::take(&mut parked.is_to_ask) {
+            self.send(parked, &entries, [true; 2], Purpose::Probe);
+        }
         let found = entries.each_ref().map(Option::as_ref);
         match life::step(found, parked.moved_ms, sys::now_ms(), &bounds(hub)) {
             Step::Wait(after) => Some(after),

@@ -116,6 +116,10 @@ impl Road {
         server: SocketAddr,
         client: &TcpStream,
     ) -> io::Result<Option<Prepared<'_>>> {
+        if sys::route(None, server.ip()).is_ok_and(|route| route.is_here) {
+            // Its flows never leave: they take no port of those that do.
+            return Ok(None);
+        }
         let Some(source) = self.ports.bind(socket, server)? else { return Ok(None) };
         let source = (!source.is_unspecified()).then_some(source);
         let leg = sys::leg(client)?;
@@ -164,6 +168,9 @@ impl Carriers {
     /// The same where the daemon is to choose. None: the flow keeps its sockets, and another datapath may carry it.
     pub(super) async fn by_packet_if_it_can(&self, flow: &Flow, pair: &mut Pair) -> Option<Outcome> {
         let refused = match &self.road {
+            Some(road) if !self.can_splice() => {
+                return self.copy_or_leave(road, flow, pair, Datapath::Copy, None).await;
+            }
             None => Fallback::Unavailable,
             Some(_) if super::is_near(pair) => {
                 flow.facts().obstacle = Some(Obstacle::SameHost.text().into());
@@ -224,7 +231,10 @@ impl Carriers {
         Some(match way {
             Way::Kept => return None,
             Way::Free(keys, terms) => {
-                flow.facts().keys = Some(keys);
+                {
+                    let mut facts = flow.facts();
+                    (facts.keys, facts.obstacle) = (Some(keys), None);
+                }
                 self.hub.meters.moved("left");
                 let active = self.begin(flow, Datapath::Packet);
                 Outcome::Left(Departed { road: Arc::clone(road), keys, terms, active })

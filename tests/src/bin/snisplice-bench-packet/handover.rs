@@ -26,17 +26,22 @@ pub(crate) fn measure(launch: &Launch, flows: usize, figures: &mut Figures) -> R
     let pins = Pins::create()?;
     let launch = launch.clone().release();
     let site = crate::site(&launch, &pins, &format!("{}s", AFTER.as_secs()))?;
+    // What the daemon does anyway is no part of it.
+    let before = rested(&site.daemon)?;
+    dawdle(AFTER);
+    let idle = computed(&site.daemon)? - before;
     let all = open(&site, flows)?;
     let flows = all.len();
     ensure!(left(&site.daemon)? == 0, "flows have left while the last ones were opened: fewer of them");
     let before = rested(&site.daemon)?;
     // Until the youngest is old enough. To be asked would cost the daemon time, too.
     dawdle(AFTER);
-    let spent = rested(&site.daemon)? - before;
+    let spent = computed(&site.daemon)?.saturating_sub(before + idle);
     wait_for("all flows to leave their sockets", PATIENCE, || {
         left(&site.daemon).is_ok_and(|left| left == flows).then_some(())
     })
     .with_context(|| format!("{:?} of {flows} have", left(&site.daemon)))?;
+    figures.add("daemon with no flow: µs for each second", idle.as_secs_f64() * 1e6 / AFTER.as_secs_f64());
     figures.add("hand-over: µs of the daemon for a flow", spent.as_secs_f64() * 1e6 / flows as f64);
     drop(all);
     site.daemon.wait_for_idle()?;

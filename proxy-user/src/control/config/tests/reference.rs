@@ -61,7 +61,8 @@ fn the_documented_defaults_are_those_of_the_code() {
         Ok(loaded) => format!("{:?}", loaded.snapshot),
         Err(errors) => panic!("{errors}\nin:\n{text}"),
     };
-    assert_eq!(snapshot(&full), snapshot(&bare));
+    // That the section is there says something by itself.
+    assert_eq!(snapshot(&full), snapshot(&format!("{bare}[packet]\n")));
 }
 
 /// The example of every section, put together, is a valid file.
