@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use proxy_common::flow::{Leg, Seen};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 use tokio::sync::Notify;
 
 use super::ending::{Ending, Next};
 use super::packet::is_leaving;
 use super::pump::Pump;
-use super::{Carried, Pair, internal};
+use super::{Carried, internal};
 use crate::hub::{Flow, Hub, Phase};
 use crate::sys;
 
@@ -38,18 +39,28 @@ pub(super) enum Copied {
     Due,
 }
 
-/// Carries `pair` to its end, or until another datapath may go on and it rests for a moment.
-pub(super) async fn carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> Copied {
-    match try_carry(hub, flow, pair, due).await {
+/// Carries a pair to its end, or until another datapath may go on and it rests for a moment: what is read of its connections,
+/// and their sockets, the client's first.
+pub(super) async fn carry(
+    hub: &Hub,
+    flow: &Flow,
+    readers: [ReadHalf<'_>; 2],
+    sockets: [&TcpStream; 2],
+    due: Due<'_>,
+) -> Copied {
+    match try_carry(hub, flow, readers, sockets, due).await {
         Ok(copied) => copied,
         Err(error) => Copied::Ended(internal(flow, flow.copied(), &error)),
     }
 }
 
-async fn try_carry(hub: &Hub, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> io::Result<Copied> {
-    let (mut client, client_socket) = pair.client.split();
-    let (mut upstream, upstream_socket) = pair.upstream.split();
-    let sockets: [&TcpStream; 2] = [client_socket.as_ref(), upstream_socket.as_ref()];
+async fn try_carry(
+    hub: &Hub,
+    flow: &Flow,
+    [mut client, mut upstream]: [ReadHalf<'_>; 2],
+    sockets: [&TcpStream; 2],
+    due: Due<'_>,
+) -> io::Result<Copied> {
     // A flow that the kernel was to take, and did not, has been copied before.
     let [up, down] = flow.copied_here();
     let mut ending = Ending::new(hub, [leg(sockets[0], down)?, leg(sockets[1], up)?], false);

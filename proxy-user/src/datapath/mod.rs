@@ -27,6 +27,7 @@ use local::Bypass;
 use proxy_common::flow::{End, Reason};
 use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Local, Skip};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use self::copy::{Copied, Due};
 use self::packet::{Departed, Road};
@@ -41,6 +42,20 @@ use crate::sys;
 pub(crate) struct Pair {
     pub(crate) client: TcpStream,
     pub(crate) upstream: TcpStream,
+}
+
+/// A pair whose connections are each read by one, while others look at them.
+struct Split<'a> {
+    readers: [ReadHalf<'a>; 2],
+    writers: [WriteHalf<'a>; 2],
+}
+
+impl Pair {
+    fn split(&mut self) -> Split<'_> {
+        let (from_client, to_client) = self.client.split();
+        let (from_upstream, to_upstream) = self.upstream.split();
+        Split { readers: [from_client, from_upstream], writers: [to_client, to_upstream] }
+    }
 }
 
 /// A pair that no datapath of the kernel's takes, and what the kernel still knows of it: to be dropped after it is closed.
@@ -148,7 +163,9 @@ impl Carriers {
 
     async fn copy(&self, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> Copied {
         let _active = self.begin(flow, Datapath::Copy);
-        Box::pin(copy::carry(&self.hub, flow, pair, due)).await
+        let Split { readers, writers } = pair.split();
+        let sockets = writers.each_ref().map(AsRef::as_ref);
+        Box::pin(copy::carry(&self.hub, flow, readers, sockets, due)).await
     }
 
     /// Hands `pair` to the first datapath of `plan` that takes it. Err: none does.

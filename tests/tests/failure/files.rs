@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 
-use anyhow::Result;
-use harness::daemon::{Daemon, Launch};
+use anyhow::{Result, ensure};
+use harness::daemon::{Daemon, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::peers::raw::transfer;
+use harness::pins::Pins;
 use harness::site::{RawSite, config, polling_hello};
 
 /// Enough for the daemon itself and a handful of flows.
@@ -67,6 +68,25 @@ fn without_descriptors_connections_wait_and_the_admin_endpoint_answers() -> Resu
     assert_eq!(gauge(&site.daemon, "snisplice_accept_errors_total")?, 0);
     let complaints = site.daemon.log().iter().filter(|line| line.contains("no room for more")).count();
     assert_eq!(complaints, 1, "one line in ten seconds");
+    site.daemon.stop()
+}
+
+/// What hands a flow over works with the sockets that copy it.
+#[test]
+fn flows_that_may_leave_their_sockets_take_no_more_descriptors() -> Result<()> {
+    let pins = Pins::create()?;
+    let config = config().datapath(Datapath::Packet).packet(&pins, "1h");
+    let site = RawSite::launch(&config, &Launch::new()?.under(&["prlimit", "--nofile=400:400"]))?;
+    ensure!(site.daemon.status()?.datapaths.packet.available, "{:?}", site.daemon.status()?.datapaths);
+    let limit = gauge(&site.daemon, "snisplice_connections_limit")?;
+    assert!((30..150).contains(&limit), "{limit}");
+    let mut flows: Vec<_> = (0..limit).map(|_| site.flow()).collect::<Result<_>>()?;
+    for (client, server) in &mut flows {
+        transfer(client, server, 1, 10_000)?;
+    }
+    assert_eq!(site.daemon.get("/livez")?.status, 200);
+    assert_eq!(gauge(&site.daemon, "snisplice_accept_errors_total")?, 0);
+    drop(flows);
     site.daemon.stop()
 }
 

@@ -49,11 +49,7 @@ pub(crate) fn install(packages: &[String]) -> Result<()> {
 /// # Errors
 /// Without root and sudo, or if apt or dpkg-deb fails.
 pub(crate) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
-    let list = packages.join(" ");
-    let owned: Vec<String> = packages.iter().map(|&package| package.to_owned()).collect();
-    if !offers(&owned) {
-        bail!("no package {list} can be had here: install it by other means");
-    }
+    let list = known(packages)?;
     privilege::unlock(&format!("fetch {list}"))?;
     let archives = root.join("archives");
     fs::create_dir_all(archives.join("partial"))
@@ -69,7 +65,45 @@ pub(crate) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
             .args(packages),
         &format!("see what apt says above, or install {list} by other means"),
     )?;
-    let files = fs::read_dir(&archives).with_context(|| format!("cannot read {}", archives.display()))?;
+    extract(&archives, root)
+}
+
+/// The same for `packages` alone, without what they need.
+///
+/// # Errors
+/// If apt or dpkg-deb fails.
+pub(crate) fn unpack_alone(packages: &[&str], root: &Path) -> Result<()> {
+    let list = known(packages)?;
+    let archives = root.join("archives");
+    fs::create_dir_all(&archives).with_context(|| format!("cannot create {}", archives.display()))?;
+    process::step(
+        &format!("apt-get download {list}"),
+        root_apt().arg("download").args(packages).current_dir(&archives),
+        "see what apt says above",
+    )?;
+    extract(&archives, root)
+}
+
+/// What a package that has no files of its own, but needs others, stands for: the first that it needs.
+pub(crate) fn stands_for(package: &str) -> Option<String> {
+    known(&[package]).ok()?;
+    let needs = process::answer(Command::new("apt-cache").args(["depends", "--important", package]))?;
+    needs.lines().find_map(|line| Some(line.trim().strip_prefix("Depends: ")?.to_owned()))
+}
+
+/// The names of packages that apt knows, as it shows them to people.
+fn known(packages: &[&str]) -> Result<String> {
+    let owned: Vec<String> = packages.iter().map(|&package| package.to_owned()).collect();
+    let list = owned.join(" ");
+    if !offers(&owned) {
+        bail!("no package {list} can be had here: install it by other means");
+    }
+    Ok(list)
+}
+
+/// Unpacks all packages in a folder, and removes it.
+fn extract(archives: &Path, root: &Path) -> Result<()> {
+    let files = fs::read_dir(archives).with_context(|| format!("cannot read {}", archives.display()))?;
     for file in files {
         let file = file?.path();
         if file.extension().is_some_and(|extension| extension == "deb") {
@@ -81,7 +115,7 @@ pub(crate) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
         }
     }
     // apt's own user may own what it left there.
-    let removed = privilege::as_root("rm").arg("-r").arg(&archives).status();
+    let removed = privilege::as_root("rm").arg("-r").arg(archives).status();
     match removed {
         Ok(status) if status.success() => Ok(()),
         _ => bail!("cannot remove {}", archives.display()),

@@ -2,6 +2,7 @@
 
 mod apt;
 mod bpf;
+mod guest;
 mod linker;
 mod llvm;
 mod rivals;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub(crate) use self::bpf::Bpf;
+pub(crate) use self::guest::Guest;
 pub(crate) use self::toolchain::TARGET;
 use crate::console::{Tone, paint};
 
@@ -45,6 +47,11 @@ pub(crate) fn for_build() -> Result<Bpf> {
 /// What the end-to-end tests and the demo need besides a build.
 pub(crate) fn for_tests() -> Result<()> {
     tools::ensure()
+}
+
+/// What the tests on another kernel need besides that.
+pub(crate) fn for_guest() -> Result<Guest> {
+    guest::ensure()
 }
 
 /// What `bench` needs besides that: the folder of those other proxies that are not installed.

@@ -1,5 +1,6 @@
 //! `test`: everything that says whether this tree is good, in stages.
 
+mod guest;
 mod libtest;
 mod soak;
 mod summary;
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// copy, those of the contract over local, packet and auto too, and what packet alone has]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
+    /// Only on another kernel, in a virtual machine
+    #[arg(long, conflicts_with_all = ["datapath", "soak"])]
+    guest: bool,
     /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
     soak: Option<f64>,
@@ -61,12 +65,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     privilege::unlock("run the end-to-end tests")?;
     let mut stages = vec![one("setup", || set_up(options)), one("build", build::all)];
-    if stages.last().is_some_and(|build| build.failed.is_empty()) {
-        stages.push(lint_stage(options));
-        stages.extend(test_stages(options));
-    } else {
+    if stages.last().is_some_and(|build| !build.failed.is_empty()) {
         let skipped = vec!["lint, unit and end-to-end tests, since there is no build to test".to_owned()];
         stages.push(Stage { name: "the rest".to_owned(), skipped, ..Stage::default() });
+    } else if options.guest {
+        stages.push(guest_stage(options));
+    } else {
+        stages.push(lint_stage(options));
+        stages.extend(test_stages(options));
     }
     println!("{}", summary::render(&stages));
     Ok(summary::is_good(&stages))
@@ -108,6 +114,9 @@ fn test_stages(options: &Options) -> Vec<Stage> {
         for datapath in [Datapath::Local, Datapath::Packet, Datapath::Auto] {
             add("contract", &["contract".to_owned()], datapath);
         }
+    }
+    if options.datapath.is_empty() && options.only.is_none() {
+        stages.push(guest_stage(options));
     }
     // With `--only` a stage may be empty, but not all of them.
     if options.only.is_some() && stages.iter().all(|stage| stage.ran() == 0) {
@@ -154,6 +163,40 @@ fn lint_stage(options: &Options) -> Stage {
     }
     stage.took = began.elapsed();
     stage
+}
+
+/// What can differ on another kernel: how it takes the programs, and interfaces that this one may not have.
+fn guest_stage(options: &Options) -> Stage {
+    let began = Instant::now();
+    let prepared = setup::for_guest().and_then(|found| {
+        let name = format!("guest (Linux {})", found.release);
+        Ok((name, guest::play(&found, &guest_parts(options)?)?))
+    });
+    match prepared {
+        Ok((name, command)) => Stage { took: began.elapsed(), ..tests(&name, vec![command], options) },
+        Err(error) => {
+            let skipped = vec![format!("no virtual machine with another kernel: {error:#}")];
+            Stage { name: "guest".to_owned(), skipped, took: began.elapsed(), ..Stage::default() }
+        }
+    }
+}
+
+fn guest_parts(options: &Options) -> Result<Vec<guest::Part>> {
+    let part = |program: &str, tests: &[&str], datapath| guest::Part {
+        program: program.to_owned(),
+        tests: tests.iter().map(|&name| name.to_owned()).collect(),
+        datapath,
+    };
+    let Some(only) = &options.only else {
+        return Ok(vec![
+            part(PACKET, &["links::", "filters::", "conntrack::"], Datapath::Packet),
+            part("guard", &["attach::", "verdicts::"], Datapath::Sockmap),
+            part("contract", &["ends::law_3", "ends::law_2_after"], Datapath::Sockmap),
+            part("kernel", &["by_sockmap", "the_daemon_counts"], Datapath::Sockmap),
+        ]);
+    };
+    let others = programs()?.into_iter().map(|program| part(&program, &[only], Datapath::Sockmap));
+    Ok(others.chain([part(PACKET, &[only], Datapath::Packet)]).collect())
 }
 
 /// Unit and property tests of the host's crates, and those of the harness itself.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use proxy_common::packet::eligible::{self, Leg, Obstacle, Policy};
 use proxy_common::packet::life::{self, Step};
 use proxy_common::packet::seq::later;
 use proxy_common::plan::{Datapath, Fallback};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::lot::bounds;
@@ -46,7 +46,7 @@ pub(super) async fn leave(
     road: &Road,
     carriers: &Carriers,
     flow: &Flow,
-    sockets: &[OwnedFd; 2],
+    sockets: &[&TcpStream; 2],
     bell: Option<&Notify>,
 ) -> Way {
     let mut told: Vec<Obstacle> = Vec::new();
@@ -115,7 +115,7 @@ async fn due(policy: &Policy, flow: &Flow) {
     .await;
 }
 
-async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[OwnedFd; 2]) -> Result<Way, Obstacle> {
+async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[&TcpStream; 2]) -> Result<Way, Obstacle> {
     let refused = |error: io::Error| {
         tracing::debug!(flow = flow.id, %error, "no hand-over: the system refused something");
         match error.raw_os_error() {
@@ -170,7 +170,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(road: &Road, flow: &Flow, sockets: &[OwnedFd; 2]) -> Result<Self, Obstacle> {
+    fn make(road: &Road, flow: &Flow, sockets: &[&TcpStream; 2]) -> Result<Self, Obstacle> {
         let changes = road.routes.changes();
         let [client, server] = sockets;
         let (client, server) = (Ends::of(client), Ends::of(server));
@@ -282,7 +282,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn of(socket: &OwnedFd) -> io::Result<Self> {
+    fn of(socket: &TcpStream) -> io::Result<Self> {
         let socket = socket2::SockRef::from(socket);
         let address = |address: socket2::SockAddr| {
             let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -297,7 +297,7 @@ async fn flip(
     flow: &Flow,
     armed: &Armed<'_>,
     plan: &Plan,
-    sockets: &[OwnedFd; 2],
+    sockets: &[&TcpStream; 2],
     mut is_stamped: bool,
 ) -> io::Result<Result<(), Obstacle>> {
     let begun = Instant::now();
@@ -340,7 +340,7 @@ async fn drain(
     flow: &Flow,
     armed: &Armed<'_>,
     keys: &[Key; 2],
-    sockets: &[OwnedFd; 2],
+    sockets: &[&TcpStream; 2],
 ) -> io::Result<Option<End>> {
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     let mut reset_since: Option<Instant> = None;

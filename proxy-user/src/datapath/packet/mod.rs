@@ -21,7 +21,6 @@ mod terms;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,7 +33,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
 use super::copy::{self, Copied, Due};
-use super::{Carried, Carriers, Outcome, Pair, internal};
+use super::{Carried, Carriers, Outcome, Pair, Split, internal};
 use crate::hub::snapshot::{self, Snapshot};
 use crate::hub::{Active, Flow, Hub, Story};
 use crate::kernel::{Packet, Unavailable};
@@ -207,15 +206,13 @@ impl Carriers {
         carried: Datapath,
         bell: Option<&Notify>,
     ) -> Option<Outcome> {
-        // Of the sockets, beside what copies: to ask them, and to close them in another way.
-        let sockets = match duplicates(pair) {
-            Ok(sockets) => sockets,
-            Err(error) => return Some(Outcome::Ended(internal(flow, [0; 2], &error))),
-        };
         let way = {
             let _active = self.begin(flow, carried);
-            let mut copying =
-                Box::pin(copy::carry(&self.hub, flow, pair, bell.map_or(Due::Never, Due::Rung)));
+            let Split { readers, writers } = pair.split();
+            // Beside what copies: to ask them, and to close them in another way.
+            let sockets = writers.each_ref().map(AsRef::as_ref);
+            let due = bell.map_or(Due::Never, Due::Rung);
+            let mut copying = Box::pin(copy::carry(&self.hub, flow, readers, sockets, due));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
             let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets, bell));
             tokio::select! {
@@ -250,10 +247,6 @@ impl Carriers {
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         })
     }
-}
-
-fn duplicates(pair: &Pair) -> io::Result<[OwnedFd; 2]> {
-    Ok([pair.client.as_fd().try_clone_to_owned()?, pair.upstream.as_fd().try_clone_to_owned()?])
 }
 
 impl Departed {

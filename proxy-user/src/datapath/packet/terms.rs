@@ -1,10 +1,9 @@
 //! What the ends of a flow have agreed on when they connected, and its entries do not say: new sockets have to know.
 
-use std::os::fd::OwnedFd;
-
 use proxy_common::abi::packet::Entry;
 use proxy_common::packet::eligible::Leg;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 
 use crate::sys;
 
@@ -26,7 +25,7 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// Of sockets in repair mode.
-    pub(super) fn of(legs: &[Leg; 2], sockets: &[OwnedFd; 2]) -> Self {
+    pub(super) fn of(legs: &[Leg; 2], sockets: &[&TcpStream; 2]) -> Self {
         let [client, server] = legs;
         let [to_client, to_server] = sockets.each_ref().map(|socket| {
             // It is asked once; a flow whose sizes are not known takes small ones.
