@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use super::belief::is_over;
-use crate::abi::packet::{Entry, flag, state};
+use super::belief::{has_ended, is_over};
+use crate::abi::packet::{Entry, state};
 
 /// For how long a flow may rest without a daemon, where there is no bound to rest: an end that has gone without a word is found
 /// by the other one's keepalive, which is sent every 2 hours if nobody has set it otherwise, and then there is a reset. So a
@@ -51,7 +51,7 @@ pub const fn is_due(one: &Entry, other: &Entry, now_ms: u32, limits: &Limits) ->
     let is_dead = one.state == state::DEAD || other.state == state::DEAD;
     let limit = if is_dead || is_over(one, other) {
         limits.linger
-    } else if (one.flags | other.flags) & flag::FIN != 0 {
+    } else if has_ended(one, other) || has_ended(other, one) {
         limits.half_close
     } else {
         limits.idle
@@ -69,6 +69,7 @@ const fn since(then_ms: u32, now_ms: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::packet::flag;
 
     const LIMITS: Limits = Limits { idle: 1000, half_close: 100, linger: 10 };
 
@@ -89,8 +90,10 @@ mod tests {
     #[test]
     fn one_that_has_ended_is_forgotten_sooner() {
         let ended = Entry { flags: flag::FIN, fin: 7, ..entry(0) };
-        let open = entry(0);
-        assert!(!is_due(&ended, &open, 99, &LIMITS) && is_due(&open, &ended, 100, &LIMITS));
+        let open = Entry { acked: 7, ..entry(0) };
+        assert!(!is_due(&ended, &open, 100, &LIMITS), "a word that nobody has acknowledged");
+        let knows = Entry { acked: 8, ..open };
+        assert!(!is_due(&ended, &knows, 99, &LIMITS) && is_due(&knows, &ended, 100, &LIMITS));
         let reset = Entry { flags: flag::RST, ..entry(0) };
         assert!(!is_due(&reset, &open, 9, &LIMITS) && is_due(&open, &reset, 10, &LIMITS));
         let dead = Entry { state: state::DEAD, ..entry(0) };

@@ -18,19 +18,11 @@ pub struct Belief {
 /// acknowledged and what window is open.
 #[must_use]
 #[inline(always)]
-pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief {
+pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Trust) -> Belief {
     let mut belief = Belief { flags: 0, doubted: false };
-    // In the packet's own numbers.
-    let expected = other.acked.wrapping_sub(entry.seq);
-    let ended = (entry.flags & flag::FIN) as u32;
-    // What was sent and is not acknowledged, as far as is known here.
-    let known = low(entry.sent).wrapping_add(entry.start).wrapping_add(ended).wrapping_sub(expected);
     if segment.has(tcp::FIN) {
-        // Segments before it may have been lost on their way here, as many as the window takes. The window may be an old one, since
-        // packets overtake each other. A false end is never acknowledged.
-        let window = (other.window as u32) << (other.scale_in & 15);
-        let reach = if window < SLACK { SLACK } else { window };
-        if known <= MAX_WINDOW && is_within(segment.seq, expected, known.wrapping_add(reach)) {
+        // Segments before it may have been lost on their way here, so that it need not come next. A false end is never acknowledged.
+        if !matches!(trust, Trust::Nothing) && !before(segment.seq, expected(entry, other)) {
             belief.flags |= flag::FIN;
             if other.flags & flag::FIN == 0 {
                 belief.flags |= flag::FIRST;
@@ -40,9 +32,7 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
         }
     }
     if segment.has(tcp::RST) {
-        // A receiver takes the number that it expects (RFC 5961). It is one of those between what it has acknowledged, as far as
-        // is known here, and what its peer has sent.
-        if is_within(segment.seq, expected, known) && known <= MAX_WINDOW {
+        if is_reset(entry, other, segment) {
             belief.flags |= flag::RST;
         } else {
             belief.doubted = true;
@@ -51,34 +41,90 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment) -> Belief 
     belief
 }
 
-/// Whether a packet begins with the very byte that is to come next. Nobody guesses that.
+/// Whether a reset has a number that a receiver takes (RFC 5961, section 3.2): the one that comes next, or the one that it asked for last.
+/// Its end answers any other near it with a question, and the answer to that has such a number.
 #[must_use]
 #[inline(always)]
-pub const fn is_next(entry: &Entry, segment: &Segment) -> bool {
-    segment.seq == low(entry.sent).wrapping_add(entry.start)
+pub const fn is_reset(entry: &Entry, other: &Entry, segment: &Segment) -> bool {
+    let behind_end = (entry.flags & flag::FIN) as u32;
+    let next = sent(entry);
+    segment.has(tcp::RST)
+        && (segment.seq == next
+            || segment.seq == next.wrapping_add(behind_end)
+            || segment.seq == expected(entry, other))
 }
 
-/// Whether a packet that is not the next one may be its sender's all the same: something was lost or overtaken on its way here, or
-/// comes again. What others send under its name must not be learnt: by it strangers would decide what is believed later, what
-/// probes look like, and how many bytes were carried. Its ends look at it themselves.
+/// What is to be learnt of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Trust {
+    /// It may be anybody's.
+    Nothing,
+    /// It is its sender's, but says of more bytes than the other end has room for: those are not taken for sent.
+    Heard,
+    /// All that it says.
+    All,
+}
+
+/// Whether a packet may be that of the end that it says it is from. What others send under its name must not be learnt: by it strangers
+/// would decide what is believed later, what probes look like, and how many bytes were carried. Its ends look at it themselves.
+///
+/// Who does not see the packets has to guess two numbers: that of the sequence must be within what the other end has room for, at least
+/// `room` bytes, and that of the acknowledgement near what has gone by here (RFC 5961, section 5). However many packets are
+/// sent, what is learnt of one does not make the next ones more likely.
 #[must_use]
 #[inline(always)]
-pub const fn is_likely(entry: &Entry, other: &Entry, segment: &Segment) -> bool {
-    if segment.has(tcp::SYN) {
-        return false;
+pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32, room: u32) -> Trust {
+    if segment.has(tcp::SYN) || !segment.has(tcp::ACK) {
+        return Trust::Nothing;
     }
     // In the packet's own numbers.
-    let expected = other.acked.wrapping_sub(entry.seq);
-    let known = low(entry.sent).wrapping_add(entry.start).wrapping_sub(expected);
+    let first = expected(entry, other).wrapping_sub(SLACK);
+    let known = sent(entry).wrapping_sub(expected(entry, other));
+    // A receiver may have shut its window before bytes that are on their way.
     let known = if known <= MAX_WINDOW { known } else { 0 };
-    let window = (other.window as u32) << (other.scale_in & 15);
-    let reach = known.wrapping_add(window).wrapping_add(2 * SLACK);
-    if !is_within(segment.seq, expected.wrapping_sub(SLACK), reach) {
-        return false;
+    let open = larger(window(other), room);
+    if !is_within(segment.seq, first, larger(known, open).wrapping_add(2 * SLACK)) {
+        return Trust::Nothing;
     }
-    // What it acknowledges has gone by here.
-    let sent = low(other.sent).wrapping_add(other.start).wrapping_add((other.flags & flag::FIN) as u32);
-    !segment.has(tcp::ACK) || !before(sent.wrapping_add(other.seq), segment.ack)
+    // As far back as the other end may have sent since, and no further than it has, as far as is known here.
+    let back = larger(window(entry), room).wrapping_add(2 * SLACK);
+    let ended = (other.flags & flag::FIN) as u32;
+    let gone_by = sent(other).wrapping_add(ended).wrapping_add(other.seq).wrapping_sub(entry.acked);
+    let gone_by = if gone_by <= MAX_WINDOW { gone_by } else { 0 };
+    // Two CPUs may have muddled what the other end has sent: what comes next may acknowledge all that there was room for.
+    let ahead = if segment.seq == sent(entry) { larger(gone_by, back) } else { gone_by };
+    if !is_within(segment.ack, entry.acked.wrapping_sub(back), back.wrapping_add(ahead)) {
+        return Trust::Nothing;
+    }
+    if is_within(segment.seq.wrapping_add(payload), first, open.wrapping_add(3 * SLACK)) {
+        Trust::All
+    } else {
+        Trust::Heard
+    }
+}
+
+/// The next byte that the other end waits for, as far as is known here, in the numbers of the packets of `entry`.
+#[inline(always)]
+const fn expected(entry: &Entry, other: &Entry) -> u32 {
+    other.acked.wrapping_sub(entry.seq)
+}
+
+/// The number behind the last byte that was sent.
+#[inline(always)]
+const fn sent(entry: &Entry) -> u32 {
+    low(entry.sent).wrapping_add(entry.start)
+}
+
+/// In bytes.
+#[inline(always)]
+const fn window(entry: &Entry) -> u32 {
+    (entry.window as u32) << (entry.scale_in & 15)
+}
+
+#[inline(always)]
+const fn larger(a: u32, b: u32) -> u32 {
+    if a < b { b } else { a }
 }
 
 /// Of TCP (RFC 7323).
@@ -100,6 +146,15 @@ pub const fn is_over(one: &Entry, other: &Entry) -> bool {
 pub const fn is_acknowledged(entry: &Entry, other: &Entry) -> bool {
     let expected = other.acked.wrapping_sub(entry.seq);
     entry.flags & flag::FIN != 0 && expected == entry.fin.wrapping_add(1)
+}
+
+/// Whether the stream that comes in by `entry` has ended, as far as can be told. An end of which the other side has acknowledged all
+/// but the end itself was a stranger's word, or was lost and comes again; so was one behind which the stream goes on.
+#[must_use]
+#[inline(always)]
+pub const fn has_ended(entry: &Entry, other: &Entry) -> bool {
+    let expected = expected(entry, other);
+    entry.flags & flag::FIN != 0 && (expected == entry.fin.wrapping_add(1) || before(expected, entry.fin))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
@@ -126,57 +181,100 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_believed_in_the_window() {
+    fn an_end_is_believed_of_a_packet_that_may_be_its_senders() {
         let [entry, other] = entries();
-        for (seq, believed) in
-            [(1059, false), (1060, true), (1100, true), (66_635, true), (66_636, false), (7, false)]
-        {
-            let belief = believe(&entry, &other, &with(tcp::FIN | tcp::ACK, seq));
+        for (seq, believed) in [(1059, false), (1060, true), (1100, true), (1200, true)] {
+            let belief = believe(&entry, &other, &with(tcp::FIN | tcp::ACK, seq), Trust::Heard);
             let first = flag::FIN | flag::FIRST;
             assert_eq!((belief.flags == first, belief.doubted), (believed, !believed), "{seq}");
         }
         let after = Entry { flags: flag::FIN, ..other };
-        assert_eq!(believe(&entry, &after, &with(tcp::FIN | tcp::ACK, 1060)).flags, flag::FIN);
+        let end = with(tcp::FIN | tcp::ACK, 1060);
+        assert_eq!(believe(&entry, &after, &end, Trust::All).flags, flag::FIN);
+        assert_eq!(believe(&entry, &other, &end, Trust::Nothing), Belief { flags: 0, doubted: true });
     }
 
     #[test]
-    fn a_reset_is_believed_between_what_was_acknowledged_and_what_was_sent() {
+    fn a_reset_is_believed_with_the_number_that_comes_next_or_was_asked_for() {
         let [entry, other] = entries();
-        for (seq, believed) in [(1059, false), (1060, true), (1100, true), (1101, false), (0, false)] {
-            let belief = believe(&entry, &other, &with(tcp::RST, seq));
+        for (seq, believed) in
+            [(1059, false), (1060, true), (1099, false), (1100, true), (1101, false), (0, false)]
+        {
+            let belief = believe(&entry, &other, &with(tcp::RST, seq), Trust::Nothing);
             assert_eq!((belief.flags == flag::RST, belief.doubted), (believed, !believed), "{seq}");
         }
         let ended = Entry { flags: flag::FIN, fin: 1100, ..entry };
         let knows = Entry { acked: 1601, ..other };
-        assert_eq!(believe(&ended, &knows, &with(tcp::RST, 1101)).flags, flag::RST, "behind its own end");
-        assert_eq!(believe(&entry, &other, &with(tcp::ACK, 1)), Belief { flags: 0, doubted: false });
+        let behind = with(tcp::RST, 1101);
+        assert_eq!(believe(&ended, &knows, &behind, Trust::Nothing).flags, flag::RST, "behind its own end");
+        let data = with(tcp::ACK, 1);
+        assert_eq!(believe(&entry, &other, &data, Trust::Nothing), Belief { flags: 0, doubted: false });
+    }
+
+    /// The same, and the other end has sent up to 7900, which is 7400 on this leg.
+    fn both_ways() -> [Entry; 2] {
+        let [entry, other] = entries();
+        [entry, Entry { start: 7800, sent: 100, seq: 0_u32.wrapping_sub(500), ..other }]
     }
 
     #[test]
-    fn what_is_learnt_of_comes_next_or_is_near() {
-        let [entry, other] = entries();
-        assert!(is_next(&entry, &with(tcp::ACK, 1100)) && !is_next(&entry, &with(tcp::ACK, 1101)));
+    fn what_is_learnt_of_is_near_with_both_its_numbers() {
+        let [entry, other] = both_ways();
+        let judge = |segment: Segment| trust(&entry, &other, &segment, 0, 0);
         let slack = SLACK;
         // 60 of 100 bytes are acknowledged, and the window is 64.
         for (seq, likely) in [
             (1060_u32.wrapping_sub(slack), true),
             (1060_u32.wrapping_sub(slack + 1), false),
             (1059, true),
-            (1100 + 64 + slack, true),
-            (1100 + 65 + slack, false),
+            (1060 + 64 + slack, true),
+            (1060 + 65 + slack, false),
             (0x8000_0000, false),
         ] {
             let segment = Segment { ack: 7000, ..with(tcp::ACK, seq) };
-            assert_eq!(is_likely(&entry, &Entry { start: 7500, ..other }, &segment), likely, "{seq}");
+            assert_eq!(judge(segment) != Trust::Nothing, likely, "{seq}");
+            assert_eq!(judge(Segment { flags: tcp::PSH, ..segment }), Trust::Nothing, "no acknowledgement");
         }
-        assert!(!is_likely(&entry, &other, &with(tcp::SYN, 1060)));
-        // The other end has sent up to 7900, which is 7400 on this leg.
-        let other = Entry { start: 7800, sent: 100, seq: 0_u32.wrapping_sub(500), ..other };
-        for (ack, likely) in [(7400, true), (7401, false), (7000, true)] {
-            assert_eq!(is_likely(&entry, &other, &Segment { ack, ..with(tcp::ACK, 1060) }), likely, "{ack}");
+        assert_eq!(judge(Segment { ack: 7000, ..with(tcp::SYN | tcp::ACK, 1060) }), Trust::Nothing);
+        for (ack, likely) in [
+            (7400, true),
+            (7401, false),
+            (7000_u32.wrapping_sub(2 * slack), true),
+            (7000_u32.wrapping_sub(2 * slack + 1), false),
+            (7000 + (1 << 31), false),
+        ] {
+            assert_eq!(judge(Segment { ack, ..with(tcp::ACK, 1060) }) != Trust::Nothing, likely, "{ack}");
         }
         let ended = Entry { flags: flag::FIN, ..other };
-        assert!(is_likely(&entry, &ended, &Segment { ack: 7401, ..with(tcp::ACK, 1060) }));
+        let segment = Segment { ack: 7401, ..with(tcp::ACK, 1060) };
+        assert_eq!(trust(&entry, &ended, &segment, 0, 0), Trust::All);
+        // What comes next may acknowledge more than is known here to have been sent.
+        let next = |ack| Segment { ack, ..with(tcp::ACK, 1100) };
+        assert_eq!(judge(next(7000 + 2 * slack)), Trust::All);
+        assert_eq!(judge(next(7001 + 2 * slack)), Trust::Nothing);
+    }
+
+    #[test]
+    fn a_window_that_was_shut_does_not_make_strangers_of_those_who_have_sent() {
+        let [entry, other] = both_ways();
+        let (entry, other) = (Entry { sent: 1_000_060, ..entry }, Entry { window: 0, ..other });
+        let segment = Segment { ack: 7000, ..with(tcp::ACK, 1_001_060) };
+        assert_eq!(trust(&entry, &other, &segment, 0, 0), Trust::Heard);
+    }
+
+    #[test]
+    fn a_sweep_of_forged_packets_is_stopped_by_the_window() {
+        let [mut entry, other] = both_ways();
+        let mut seq = 0_u32;
+        // The whole space of sequence numbers, each packet right behind the one before it, with an acknowledgement that fits.
+        for _ in 0..=u32::MAX / 65_000 {
+            let segment = Segment { ack: 7000, end: seq.wrapping_add(65_000), ..with(tcp::ACK, seq) };
+            if trust(&entry, &other, &segment, 65_000, 0) == Trust::All {
+                crate::packet::header::note(&mut entry, &segment, 65_000, 1);
+            }
+            seq = seq.wrapping_add(65_000);
+        }
+        assert!(entry.sent <= 60 + 64 + 2 * u64::from(SLACK), "{}", entry.sent);
     }
 
     #[test]
@@ -189,8 +287,10 @@ mod tests {
         assert!(!is_acknowledged(&entry, &beyond), "a false end: the stream went on");
         other.acked = 1600;
         assert!(!is_acknowledged(&entry, &other), "the bytes are, the end is not");
+        assert!(!has_ended(&entry, &other) && !has_ended(&entry, &beyond));
+        assert!(has_ended(&entry, &Entry { acked: 1599, ..other }), "bytes before it wait for a reader");
         other.acked = 1601;
-        assert!(is_acknowledged(&entry, &other) && !is_over(&entry, &other));
+        assert!(is_acknowledged(&entry, &other) && has_ended(&entry, &other) && !is_over(&entry, &other));
         (other.flags, other.seq, other.fin) = (flag::FIN, 0_u32.wrapping_sub(7), 7006);
         entry.acked = 7000;
         assert!(is_over(&entry, &other));

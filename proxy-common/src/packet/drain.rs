@@ -6,8 +6,8 @@
 //! have acknowledged what was owed to them, nothing needs the sockets any more.
 
 use super::header::{Segment, tcp};
-use super::seq::{before, later};
-use crate::abi::packet::{Answer, Handover, Socket, phase};
+use super::seq::{before, later, place};
+use crate::abi::packet::{Answer, Entry, Handover, Socket, phase};
 
 /// TCP states (`include/net/tcp_states.h`).
 const ESTABLISHED: u32 = 1;
@@ -30,14 +30,31 @@ pub enum Way {
     Both,
 }
 
-/// What was known of a leg's packet, and of what comes of it.
+/// While sockets drain, an end may send as far as our socket had room for: more than the other end, and not known here.
+pub const ROOM: u32 = 1 << 25;
+
+/// What is known of a leg's packet, and what comes of it. `trusted`: it may be that of its end; so may a reset, by its number
+/// ([`super::belief`]).
 #[inline(always)]
-pub const fn decide(handover: &mut Handover, second: bool, segment: &Segment) -> Way {
+pub const fn decide(handover: &mut Handover, second: bool, segment: &Segment, trusted: bool) -> Way {
     let leg = second as usize & 1;
     if handover.phase != phase::DRAIN {
         return watch(handover, leg, segment);
     }
-    drain(handover, leg, segment)
+    drain(handover, leg, segment, trusted)
+}
+
+/// An entry learns where its socket stands, at the flip: of the packets before, it did not.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "not above what it is compared with")]
+pub const fn refresh(entry: &mut Entry, socket: &Socket) {
+    let sent = place(entry.sent, entry.start, socket.rcv_nxt);
+    if sent > entry.sent {
+        entry.sent = sent;
+    }
+    entry.acked = later(entry.acked, socket.snd_una);
+    let window = socket.snd_wnd >> (entry.scale_in & 15);
+    entry.window = if window > 0xffff { 0xffff } else { window as u16 };
 }
 
 /// Before the flip: all goes to the socket, and what the socket is to have by then is noted.
@@ -59,9 +76,9 @@ const fn watch(handover: &mut Handover, leg: usize, segment: &Segment) -> Way {
 
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "a leg is 0 or 1")]
-const fn drain(handover: &mut Handover, leg: usize, segment: &Segment) -> Way {
+const fn drain(handover: &mut Handover, leg: usize, segment: &Segment, trusted: bool) -> Way {
     let (received, owed) = (handover.received[leg], handover.owed[leg]);
-    let acknowledges_all = segment.has(tcp::ACK) && !before(segment.ack, owed);
+    let acknowledges_all = trusted && segment.has(tcp::ACK) && !before(segment.ack, owed);
     if acknowledges_all {
         handover.drained[leg] = 1;
         // What the other end is told of this one's acknowledgement.
@@ -73,9 +90,15 @@ const fn drain(handover: &mut Handover, leg: usize, segment: &Segment) -> Way {
         return Way::Socket;
     }
     if segment.has(tcp::RST | tcp::SYN) {
-        if segment.has(tcp::RST) {
+        if segment.has(tcp::RST)
+            && (trusted || segment.seq == received || segment.seq == handover.last_ack[leg])
+        {
             handover.reset[leg] = 1;
         }
+        return Way::Forward;
+    }
+    if !trusted {
+        // Our socket would take its acknowledgement for good. The other end looks at it itself.
         return Way::Forward;
     }
     if segment.end == segment.seq && !acknowledges_all {
@@ -103,7 +126,9 @@ pub const fn flip(handover: &mut Handover) -> Answer {
     }
     let [client_reset, server_reset] = handover.reset;
     if client_reset | server_reset != 0 {
-        return Answer::NotEstablished;
+        // If the socket takes it, that shows in its state the next time.
+        handover.reset = [0; 2];
+        return Answer::Between;
     }
     if client.out_of_order | server.out_of_order != 0 {
         return Answer::OutOfOrder;

@@ -44,7 +44,7 @@ fn a_flow_at_rest_is_drained_at_once() {
     let mut handover = flipped(|_| ());
     assert_eq!((handover.drained, handover.told), ([1, 1], [1, 1]));
     assert_eq!(handover.owed, [200_u32.wrapping_add(DOWN), 100 + UP]);
-    assert_eq!(decide(&mut handover, false, &data(100, 5, 200_u32.wrapping_add(DOWN))), Way::Forward);
+    assert_eq!(decide(&mut handover, false, &data(100, 5, 200_u32.wrapping_add(DOWN)), true), Way::Forward);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn what_stands_against_a_flip_is_named() {
     type Change = fn(&mut Handover);
     let cases: [(Change, Answer); 10] = [
         (|one| one.sockets[1].state = 8, Answer::NotEstablished),
-        (|one| one.reset[0] = 1, Answer::NotEstablished),
+        (|one| one.reset[0] = 1, Answer::Between),
         (|one| one.sockets[0].out_of_order = 1, Answer::OutOfOrder),
         (|one| one.seen[1] = 0, Answer::Unseen),
         (|one| (one.sockets[1].bytes_received, one.sockets[1].snd_una) = (0, UP), Answer::Unseen),
@@ -79,7 +79,7 @@ fn what_stands_against_a_flip_is_named() {
 fn until_the_flip_all_goes_to_the_socket_and_is_noted() {
     let mut handover = Handover { seen: [0, 0], ..armed() };
     for segment in [data(50, 20, 0), data(60, 0, 0), data(40, 5, 0)] {
-        assert_eq!(decide(&mut handover, true, &segment), Way::Socket);
+        assert_eq!(decide(&mut handover, true, &segment, true), Way::Socket);
     }
     assert_eq!((handover.seen, handover.passed[1], handover.has_passed), ([0, 3], 70, [0, 1]));
 }
@@ -97,15 +97,15 @@ fn old_segments_and_early_acknowledgements_go_to_the_socket() {
     let mut handover = busy();
     let owed = handover.owed[1];
     assert_eq!(handover.drained, [0, 0]);
-    assert_eq!(decide(&mut handover, true, &data(220, 10, owed)), Way::Socket, "repeated");
+    assert_eq!(decide(&mut handover, true, &data(220, 10, owed), true), Way::Socket, "repeated");
     assert_eq!(handover.drained, [0, 1], "but it says that all has arrived");
     let mut handover = busy();
-    assert_eq!(decide(&mut handover, true, &data(230, 0, owed - 1)), Way::Socket);
-    assert_eq!(decide(&mut handover, true, &data(300, 0, owed - 1)), Way::SocketAtEdge);
-    assert_eq!(decide(&mut handover, true, &data(230, 8, owed - 1)), Way::Both);
-    assert_eq!(decide(&mut handover, true, &data(238, 8, owed)), Way::Both);
-    assert_eq!(decide(&mut handover, true, &data(246, 8, owed)), Way::Forward, "told");
-    assert_eq!(decide(&mut handover, true, &data(246, 0, owed + 5)), Way::Forward);
+    assert_eq!(decide(&mut handover, true, &data(230, 0, owed - 1), true), Way::Socket);
+    assert_eq!(decide(&mut handover, true, &data(300, 0, owed - 1), true), Way::SocketAtEdge);
+    assert_eq!(decide(&mut handover, true, &data(230, 8, owed - 1), true), Way::Both);
+    assert_eq!(decide(&mut handover, true, &data(238, 8, owed), true), Way::Both);
+    assert_eq!(decide(&mut handover, true, &data(246, 8, owed), true), Way::Forward, "told");
+    assert_eq!(decide(&mut handover, true, &data(246, 0, owed + 5), true), Way::Forward);
     assert_eq!(handover.last_ack[0], 105, "as the client knows it");
     assert_eq!(handover.last_ack[1], 230, "the client has acknowledged nothing new");
 }
@@ -114,15 +114,44 @@ fn old_segments_and_early_acknowledgements_go_to_the_socket() {
 fn a_segment_across_the_edge_goes_both_ways() {
     let mut handover = busy();
     let segment = data(225, 10, handover.owed[1] - 1);
-    assert_eq!(decide(&mut handover, true, &segment), Way::Both);
+    assert_eq!(decide(&mut handover, true, &segment, true), Way::Both);
 }
 
 #[test]
 fn a_reset_is_forwarded_and_noted() {
     let mut handover = busy();
     let segment = Segment { flags: tcp::RST, ..data(230, 0, 0) };
-    assert_eq!(decide(&mut handover, true, &segment), Way::Forward);
+    assert_eq!(decide(&mut handover, true, &segment, true), Way::Forward);
     assert_eq!(handover.reset, [0, 1]);
+}
+
+#[test]
+fn what_may_be_a_strangers_goes_to_the_other_end_alone_and_is_not_noted() {
+    let mut handover = busy();
+    let before = handover;
+    let owed = handover.owed[1];
+    for segment in [data(300, 0, owed - 1), data(300, 0, owed), data(230, 8, owed.wrapping_add(1 << 30))] {
+        assert_eq!(decide(&mut handover, true, &segment, false), Way::Forward);
+    }
+    let reset = |seq| Segment { flags: tcp::RST, ..data(seq, 0, 0) };
+    assert_eq!(decide(&mut handover, true, &reset(300), false), Way::Forward);
+    assert_eq!(
+        decide(&mut handover, true, &data(220, 10, owed), false),
+        Way::Socket,
+        "which looks at it itself"
+    );
+    assert_eq!(handover, before);
+    assert_eq!(decide(&mut handover, true, &reset(230), false), Way::Forward);
+    assert_eq!(handover.reset, [0, 1], "what our socket has told its end to send next");
+}
+
+#[test]
+fn at_the_flip_an_entry_learns_where_its_socket_stands() {
+    let mut entry = Entry { start: 90, sent: 5, acked: 7, scale_in: 2, ..Entry::default() };
+    refresh(&mut entry, &Socket { rcv_nxt: 100, snd_una: 9, snd_wnd: 1 << 20, ..Socket::default() });
+    assert_eq!((entry.sent, entry.acked, entry.window), (10, 9, 0xffff));
+    refresh(&mut entry, &Socket { rcv_nxt: 95, snd_una: 8, snd_wnd: 400, ..Socket::default() });
+    assert_eq!((entry.sent, entry.acked, entry.window), (10, 9, 100));
 }
 
 #[test]

@@ -205,8 +205,9 @@ pub const fn hear(entry: &mut Entry, segment: &Segment, now_ms: u32) {
     if entry.active_ms != now_ms {
         entry.active_ms = now_ms;
     }
-    if segment.has(tcp::ACK) {
-        if before(entry.acked, segment.ack) {
+    // One that was overtaken by a later one announces a window of before.
+    if segment.has(tcp::ACK) && !before(segment.ack, entry.acked) {
+        if entry.acked != segment.ack {
             entry.acked = segment.ack;
         }
         if entry.window != segment.window {
@@ -270,9 +271,9 @@ mod tests {
         let mut entry = Entry { start: u32::MAX - 9, acked: 5, ..Entry::default() };
         let segment = Segment { seq: u32::MAX, end: 20, ack: 4, flags: tcp::ACK, window: 3 };
         note(&mut entry, &segment, 20, 8);
-        assert_eq!((entry.sent, entry.acked, entry.window, entry.active_ms), (29, 5, 3, 8));
+        assert_eq!((entry.sent, entry.acked, entry.window, entry.active_ms), (29, 5, 0, 8), "an old window");
         let old = Segment { seq: u32::MAX - 9, end: 0, ack: 6, ..segment };
         note(&mut entry, &old, 9, 9);
-        assert_eq!((entry.sent, entry.acked), (29, 6));
+        assert_eq!((entry.sent, entry.acked, entry.window), (29, 6, 3));
     }
 }

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::belief::is_acknowledged;
+use super::belief::{has_ended, is_acknowledged};
 use crate::abi::packet::{Entry, flag, state};
 use crate::flow::{End, Reason, Side};
 
@@ -50,8 +50,8 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
             return Step::Over(End { reason: Reason::Reset(side), side: Some(side) });
         }
     }
-    let ended = [client, server].map(|entry| entry.flags & flag::FIN != 0);
-    if is_acknowledged(client, server) && is_acknowledged(server, client) {
+    let ended = [is_acknowledged(client, server), is_acknowledged(server, client)];
+    if ended == [true; 2] {
         let first =
             Side::BOTH.into_iter().zip([client, server]).find(|(_, entry)| entry.flags & flag::FIRST != 0);
         return Step::Over(End { reason: Reason::Eof, side: first.map(|(side, _)| side) });
@@ -61,8 +61,9 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
     }
     let silent = [client, server].map(|entry| since(entry.active_ms, now_ms));
     let rested = since(moved_ms, now_ms);
-    let mut wait = if ended == [true; 2] { SOON } else { LONGEST };
-    if ended != [false; 2] {
+    let is_said = client.flags & server.flags & flag::FIN != 0;
+    let mut wait = if is_said { SOON } else { LONGEST };
+    if has_ended(client, server) || has_ended(server, client) {
         if rested >= bounds.half_close {
             return Step::Cut(end(Reason::HalfCloseTimeout));
         }
@@ -116,11 +117,12 @@ pub fn rested(entries: [&Entry; 2], now_ms: u32) -> Duration {
 /// Bytes of the stream that comes in by `entry`.
 #[must_use]
 pub fn bytes(entry: &Entry) -> u64 {
-    if entry.flags & flag::FIN != 0 {
-        super::seq::place(entry.sent, entry.start, entry.fin)
-    } else {
-        entry.sent
+    if entry.flags & flag::FIN == 0 {
+        return entry.sent;
     }
+    // Packets from behind the end count it as a byte. What goes on beyond that has not ended: a stranger said so.
+    let end = super::seq::place(entry.sent, entry.start, entry.fin);
+    if entry.sent > end.saturating_add(1) { entry.sent } else { entry.sent.min(end) }
 }
 
 #[cfg(test)]
@@ -190,6 +192,8 @@ mod tests {
         assert_eq!(at(&flow, 100_004, &patient), Step::Wait(Duration::from_millis(1)));
         assert_eq!(at(&flow, 100_005, &patient), Step::Cut(end(Reason::IdleTimeout)));
         (flow[0].flags, flow[0].fin) = (flag::FIN, 100);
+        assert!(matches!(at(&flow, 60_005, &patient), Step::Wait(_)), "nobody has acknowledged that");
+        flow[1].acked = 101;
         assert_eq!(at(&flow, 60_005, &patient), Step::Cut(end(Reason::HalfCloseTimeout)));
         (flow[0].active_ms, flow[1].active_ms) = (60_000, 60_000);
         assert_eq!(

@@ -10,7 +10,7 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::abi::packet::{
     Answer, Command, Counter, Entry, Handover, KEY_BYTES, Key, REQUEST_KEY, Socket, state,
 };
-use proxy_common::packet::drain::flip;
+use proxy_common::packet::drain::{flip, refresh};
 use proxy_common::packet::seq::{later, place};
 
 use crate::ageing;
@@ -88,9 +88,18 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
             return Answer::Backlog;
         }
     }
+    let [client_key, server_key] = locked.handover.keys;
+    let entries = [FLOWS.get_ptr_mut(client_key), FLOWS.get_ptr_mut(server_key)];
     // SAFETY: `locked` is an element of a map. Until it is unlocked no helper is called.
     unsafe { bpf_spin_lock(&raw mut locked.lock) };
     locked.handover.sockets = [client, server];
+    if flips && let [Some(one), Some(other)] = entries {
+        // SAFETY: elements of a map, which the programs change by whole words.
+        unsafe {
+            refresh(&mut *one, &client);
+            refresh(&mut *other, &server);
+        }
+    }
     let answer = if flips { flip(&mut locked.handover) } else { Answer::Done };
     // SAFETY: as above.
     unsafe { bpf_spin_unlock(&raw mut locked.lock) };

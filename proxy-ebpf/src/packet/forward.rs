@@ -6,7 +6,7 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, flag, state};
 use proxy_common::packet::back::{brings_more, is_held};
-use proxy_common::packet::belief::{believe, is_likely, is_next, is_over};
+use proxy_common::packet::belief::{Trust, believe, is_acknowledged, is_over, is_reset, trust};
 use proxy_common::packet::header::{Segment, Shift, hear, note, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
 use proxy_common::packet::sum::Difference;
@@ -35,7 +35,8 @@ pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 
         return PASS;
     }
     let shift = Shift::of(entry);
-    onward(ctx, frame, entry, &segment, &shift)
+    let (trust, _) = judge(entry, &segment, frame.payload, 0);
+    onward(ctx, frame, entry, &segment, &shift, trust)
 }
 
 /// Whether a packet of a flow that is about to get sockets again is kept from the other end: if it brings bytes that were not
@@ -46,7 +47,10 @@ pub(crate) fn holds(frame: &Frame, entry: &mut Entry) -> bool {
     if !is_held(entry, now_ms) || !brings_more(entry, &segment, frame.payload) {
         return false;
     }
-    hear(entry, &segment, now_ms);
+    let (trust, _) = judge(entry, &segment, frame.payload, 0);
+    if trust != Trust::Nothing {
+        hear(entry, &segment, now_ms);
+    }
     count(Counter::Held, 1);
     true
 }
@@ -56,7 +60,10 @@ pub(crate) fn holds(frame: &Frame, entry: &mut Entry) -> bool {
 #[inline(always)]
 pub(crate) fn ended(frame: &Frame, entry: &mut Entry) -> i32 {
     match frame.header.flags & (tcp::RST | tcp::SYN | tcp::ACK) {
-        tcp::SYN => entry.state = state::DEAD,
+        tcp::SYN => {
+            entry.state = state::DEAD;
+            tell(&frame.key, entry);
+        }
         flags if flags & tcp::RST != 0 => entry.flags |= flag::RST,
         _ => {}
     }
@@ -82,6 +89,7 @@ pub(crate) fn onward(
     entry: &mut Entry,
     segment: &Segment,
     shift: &Shift,
+    trust: Trust,
 ) -> i32 {
     if frame.hops <= 1 {
         count(Counter::Expired, 1);
@@ -91,22 +99,21 @@ pub(crate) fn onward(
         count(Counter::NoRoute, 1);
         return DROP;
     }
-    let is_credible = is_credible(entry, segment);
-    if !is_credible {
+    if segment.has(tcp::FIN | tcp::RST) {
+        if heed(entry, segment, trust) {
+            tell(&frame.key, entry);
+        }
+    } else if trust == Trust::Nothing {
         count(Counter::Disbelieved, 1);
-    } else if segment.has(tcp::FIN | tcp::RST) && heed(entry, segment) {
-        tell(&frame.key, entry);
     }
     let Some(stamp) = translate(ctx, frame, entry, shift) else {
         count(Counter::Untranslatable, 1);
         return DROP;
     };
-    if is_credible {
-        if let Some(stamp) = stamp {
-            entry.stamped = stamp;
-        }
-        note(entry, segment, frame.payload, now_ms());
+    if let (Some(stamp), Trust::All | Trust::Heard) = (stamp, trust) {
+        entry.stamped = stamp;
     }
+    learn(entry, segment, frame.payload, trust);
     count(Counter::Forwarded, 1);
     count(Counter::ForwardedBytes, frame.payload.into());
     // The kernel looks up the next hop itself: it may change at any time, without anyone to tell us.
@@ -115,28 +122,56 @@ pub(crate) fn onward(
     i32::try_from(verdict).unwrap_or(DROP)
 }
 
-/// Whether something is to be learnt of a packet. During a hand-over the entries do not know all that is needed to tell.
+/// What is to be learnt of a packet, and whether it resets the connection.
 #[inline(always)]
-fn is_credible(entry: &Entry, segment: &Segment) -> bool {
-    entry.state == state::ARMED || is_next(entry, segment) || is_likely_of(entry, segment)
+pub(crate) fn judge(entry: &Entry, segment: &Segment, payload: u32, room: u32) -> (Trust, bool) {
+    match weigh(entry, segment, payload, room) {
+        ALL => (Trust::All, false),
+        HEARD => (Trust::Heard, false),
+        RESET => (Trust::Nothing, true),
+        _ => (Trust::Nothing, false),
+    }
 }
 
+const ALL: u32 = 1;
+const HEARD: u32 = 2;
+const RESET: u32 = 3;
+
+/// See above, as a number: of a pair or an `Option` the compiler leaves undefined what is not there.
 #[inline(never)]
-fn is_likely_of(entry: &Entry, segment: &Segment) -> bool {
+fn weigh(entry: &Entry, segment: &Segment, payload: u32, room: u32) -> u32 {
     // SAFETY: an element of a map, of which words are read.
-    unsafe { FLOWS.get(entry.other()) }.is_some_and(|other| is_likely(entry, other, segment))
+    let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return 0 };
+    if segment.has(tcp::RST) {
+        return if is_reset(entry, other, segment) { RESET } else { 0 };
+    }
+    match trust(entry, other, segment, payload, room) {
+        Trust::All => ALL,
+        Trust::Heard => HEARD,
+        Trust::Nothing => 0,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trust: Trust) {
+    match trust {
+        Trust::All => note(entry, segment, payload, now_ms()),
+        Trust::Heard => hear(entry, segment, now_ms()),
+        Trust::Nothing => {}
+    }
 }
 
 /// Notes an end. Whether that is news.
 #[inline(never)]
-fn heed(entry: &mut Entry, segment: &Segment) -> bool {
+fn heed(entry: &mut Entry, segment: &Segment, trust: Trust) -> bool {
     // SAFETY: an element of a map, of which words are read.
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return false };
-    let belief = believe(entry, other, segment);
+    let belief = believe(entry, other, segment, trust);
     if belief.doubted {
         count(Counter::Disbelieved, 1);
     }
-    if belief.flags & flag::FIN != 0 && entry.flags & flag::FIN == 0 {
+    // What nobody has acknowledged may have been a stranger's.
+    if belief.flags & flag::FIN != 0 && !is_acknowledged(entry, other) {
         entry.fin = segment.end.wrapping_sub(1);
     }
     // A repeated FIN comes after the other end's, perhaps, and is not the first for that.

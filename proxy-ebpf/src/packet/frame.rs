@@ -155,7 +155,7 @@ fn read_ipv4(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
     let headers = IPV4_SIZE + header.size();
     *frame =
         Frame { key, header, payload: total.wrapping_sub(headers), ipv4, hops: ipv4.hops, is_ipv4: true };
-    header.size() >= TCP_SIZE && total >= headers
+    header.size() >= TCP_SIZE && total >= headers && total <= length.wrapping_sub(NETWORK)
 }
 
 #[inline(always)]
@@ -165,7 +165,8 @@ fn read_ipv6(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
         return false;
     }
     let Packet { network: ipv6, transport: header } = packet;
-    if ipv6.protocol != TCP {
+    // An address that stands for one of IPv4 is in no packet of IPv6, and would be taken for that.
+    if ipv6.protocol != TCP || is_mapped(&ipv6.source) || is_mapped(&ipv6.target) {
         return false;
     }
     let [source_port, target_port] = header.ports;
@@ -183,7 +184,12 @@ fn read_ipv6(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
         hops: ipv6.hops,
         is_ipv4: false,
     };
-    header.size() >= TCP_SIZE && total >= headers
+    header.size() >= TCP_SIZE && total >= headers && total <= length.wrapping_sub(NETWORK)
+}
+
+#[inline(always)]
+fn is_mapped([a, b, c, _]: &Address) -> bool {
+    [*a, *b, *c] == MAPPED
 }
 
 /// What changes of a packet that goes on to another host.

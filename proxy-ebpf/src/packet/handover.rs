@@ -7,12 +7,13 @@ use aya_ebpf::helpers::{
 use aya_ebpf::programs::TcContext;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, phase, state};
-use proxy_common::packet::drain::{Way, decide};
-use proxy_common::packet::header::{Header, Segment, Shift, note, tcp};
+use proxy_common::packet::belief::Trust;
+use proxy_common::packet::drain::{ROOM, Way, decide};
+use proxy_common::packet::header::{Header, Shift, tcp};
 use proxy_common::packet::seq::before;
 use proxy_common::packet::sum::{Difference, Sum};
 
-use crate::forward::{load_options, now_ms, onward, sum_words};
+use crate::forward::{judge, learn, load_options, onward, sum_words};
 use crate::frame::{Frame, NETWORK, TCP_SIZE, mend_sum, skb, store};
 use crate::{COPY_MARK, DROP, FLOWS, HANDOVERS, PASS, WALKS, count};
 
@@ -32,10 +33,15 @@ pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32
     let second = entry.leg != 0;
     // SAFETY: the context is the one that the kernel called this program with.
     let is_copy = unsafe { (*skb(ctx)).mark } == COPY_MARK;
+    let (trust, is_reset) = judge(entry, &segment, frame.payload, ROOM);
     // SAFETY: `locked` is an element of a map. Until it is unlocked no helper is called.
     unsafe { bpf_spin_lock(&raw mut locked.lock) };
     let handover = &mut locked.handover;
-    let way = if is_copy { Way::SocketAtEdge } else { decide(handover, second, &segment) };
+    let way = if is_copy {
+        Way::SocketAtEdge
+    } else {
+        decide(handover, second, &segment, trust != Trust::Nothing || is_reset)
+    };
     let drains = handover.phase == phase::DRAIN;
     let shift = Shift::draining(entry, handover, second);
     let [first, other] = handover.received;
@@ -47,22 +53,15 @@ pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32
         return at_edge(ctx, frame, &Edge { received, owed });
     }
     if drains {
-        note(entry, &segment, frame.payload, now_ms());
+        learn(entry, &segment, frame.payload, trust);
     }
     match way {
-        Way::Socket => PASS,
-        Way::SocketAtEdge => at_edge(ctx, frame, &Edge { received, owed }),
-        Way::Forward => forward(ctx, frame, entry, &segment, &shift),
-        Way::Both => {
-            copy(ctx);
-            forward(ctx, frame, entry, &segment, &shift)
-        }
+        Way::Socket => return PASS,
+        Way::SocketAtEdge => return at_edge(ctx, frame, &Edge { received, owed }),
+        Way::Forward => {}
+        Way::Both => copy(ctx),
     }
-}
-
-#[inline(always)]
-fn forward(ctx: &TcContext, frame: &Frame, entry: &mut Entry, segment: &Segment, shift: &Shift) -> i32 {
-    onward(ctx, frame, entry, segment, shift)
+    onward(ctx, frame, entry, &segment, &shift, trust)
 }
 
 /// Lets a copy of the packet come in again, with a mark.
