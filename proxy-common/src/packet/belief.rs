@@ -36,27 +36,25 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Tru
             belief.flags |= flag::RST;
         } else {
             belief.doubted = true;
+            if is_near(entry, other, segment.seq) {
+                belief.flags |= flag::DOUBT;
+            }
         }
     }
     belief
 }
 
-/// Whether a reset has a number that a receiver takes (RFC 5961, section 3.2): the one that comes next, or the one that it asked for last.
-/// Its end answers any other near it with a question, and the answer to that has such a number.
+/// Whether a reset has the number that its receiver has asked for last. An end that has none any more answers with it whatever it is
+/// sent, be it a question of its peer's (RFC 5961, section 3.2) or of ours. No stranger can lead us to believe in another one: it is
+/// what the other end has acknowledged, which goes by in the numbers of the other connection.
 #[must_use]
 #[inline(always)]
 pub const fn is_reset(entry: &Entry, other: &Entry, segment: &Segment) -> bool {
-    let behind_end = (entry.flags & flag::FIN) as u32;
-    let next = sent(entry);
-    segment.has(tcp::RST)
-        && (segment.seq == next
-            || segment.seq == next.wrapping_add(behind_end)
-            || segment.seq == expected(entry, other))
+    segment.has(tcp::RST) && segment.seq == expected(entry, other)
 }
 
 /// What is to be learnt of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
 pub enum Trust {
     /// It may be anybody's.
     Nothing,
@@ -66,47 +64,53 @@ pub enum Trust {
     All,
 }
 
+/// So far from what is known may be what an end says: more than any window is. It has to be as far, since an end of which once nothing
+/// was learnt moves on, and then the other one would seem to say what cannot be.
+pub const ROOM: u32 = 1 << 26;
+
 /// Whether a packet may be that of the end that it says it is from. What others send under its name must not be learnt: by it strangers
 /// would decide what is believed later, what probes look like, and how many bytes were carried. Its ends look at it themselves.
 ///
-/// Who does not see the packets has to guess two numbers: that of the sequence must be within what the other end has room for, at least
-/// `room` bytes, and that of the acknowledgement near what has gone by here (RFC 5961, section 5). However many packets are
-/// sent, what is learnt of one does not make the next ones more likely.
+/// Both its numbers have to be near (RFC 5961, section 5), and what is learnt of one does not make more of the next ones near: the sequence
+/// is compared with what the other end has acknowledged. Still, of some thousand guesses one is near. So nothing that ends a flow is
+/// believed for that.
 #[must_use]
 #[inline(always)]
-pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32, room: u32) -> Trust {
-    if segment.has(tcp::SYN) || !segment.has(tcp::ACK) {
+pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32) -> Trust {
+    if segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK) || !is_near(entry, other, segment.seq) {
         return Trust::Nothing;
     }
-    // In the packet's own numbers.
-    let first = expected(entry, other).wrapping_sub(SLACK);
-    let known = sent(entry).wrapping_sub(expected(entry, other));
-    // A receiver may have shut its window before bytes that are on their way.
-    let known = if known <= MAX_WINDOW { known } else { 0 };
-    let open = larger(window(other), room);
-    if !is_within(segment.seq, first, larger(known, open).wrapping_add(2 * SLACK)) {
-        return Trust::Nothing;
-    }
-    // As far back as the other end may have sent since, and no further than it has, as far as is known here.
-    let back = larger(window(entry), room).wrapping_add(2 * SLACK);
     let ended = (other.flags & flag::FIN) as u32;
     let gone_by = sent(other).wrapping_add(ended).wrapping_add(other.seq).wrapping_sub(entry.acked);
     let gone_by = if gone_by <= MAX_WINDOW { gone_by } else { 0 };
-    // Two CPUs may have muddled what the other end has sent: what comes next may acknowledge all that there was room for.
-    let ahead = if segment.seq == sent(entry) { larger(gone_by, back) } else { gone_by };
-    if !is_within(segment.ack, entry.acked.wrapping_sub(back), back.wrapping_add(ahead)) {
+    // Two CPUs may have muddled what the other end has sent: what comes next may acknowledge more than that.
+    let ahead = if segment.seq == sent(entry) { larger(gone_by, ROOM) } else { gone_by };
+    if !is_within(segment.ack, entry.acked.wrapping_sub(ROOM), ROOM.wrapping_add(ahead)) {
         return Trust::Nothing;
     }
-    if is_within(segment.seq.wrapping_add(payload), first, open.wrapping_add(3 * SLACK)) {
+    let first = expected(entry, other).wrapping_sub(ROOM);
+    let end = segment.seq.wrapping_add(payload);
+    if is_within(end, first, ROOM.wrapping_add(larger(window(other), ROOM))) {
         Trust::All
     } else {
         Trust::Heard
     }
 }
 
+/// Whether the other end may have room for a byte with this number.
+#[inline(always)]
+const fn is_near(entry: &Entry, other: &Entry, seq: u32) -> bool {
+    let expected = expected(entry, other);
+    let known = sent(entry).wrapping_sub(expected);
+    // A receiver may have shut its window before bytes that are on their way.
+    let known = if known <= MAX_WINDOW { known } else { 0 };
+    let open = larger(known, larger(window(other), ROOM));
+    is_within(seq, expected.wrapping_sub(ROOM), ROOM.wrapping_add(open))
+}
+
 /// The next byte that the other end waits for, as far as is known here, in the numbers of the packets of `entry`.
 #[inline(always)]
-const fn expected(entry: &Entry, other: &Entry) -> u32 {
+pub(super) const fn expected(entry: &Entry, other: &Entry) -> u32 {
     other.acked.wrapping_sub(entry.seq)
 }
 
@@ -129,9 +133,6 @@ const fn larger(a: u32, b: u32) -> u32 {
 
 /// Of TCP (RFC 7323).
 const MAX_WINDOW: u32 = 1 << 30;
-
-/// The largest window without a shift.
-const SLACK: u32 = 0xffff;
 
 /// Whether a connection is over as far as both entries know, so that a SYN for the same addresses begins another one.
 #[must_use]
@@ -195,13 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_believed_with_the_number_that_comes_next_or_was_asked_for() {
+    fn a_reset_is_believed_with_the_number_that_was_asked_for() {
         let [entry, other] = entries();
-        for (seq, believed) in
-            [(1059, false), (1060, true), (1099, false), (1100, true), (1101, false), (0, false)]
-        {
+        for (seq, flags) in [(1059, flag::DOUBT), (1060, flag::RST), (1100, flag::DOUBT), (0x8000_0000, 0)] {
             let belief = believe(&entry, &other, &with(tcp::RST, seq), Trust::Nothing);
-            assert_eq!((belief.flags == flag::RST, belief.doubted), (believed, !believed), "{seq}");
+            assert_eq!((belief.flags, belief.doubted), (flags, flags != flag::RST), "{seq}");
         }
         let ended = Entry { flags: flag::FIN, fin: 1100, ..entry };
         let knows = Entry { acked: 1601, ..other };
@@ -220,61 +219,63 @@ mod tests {
     #[test]
     fn what_is_learnt_of_is_near_with_both_its_numbers() {
         let [entry, other] = both_ways();
-        let judge = |segment: Segment| trust(&entry, &other, &segment, 0, 0);
-        let slack = SLACK;
-        // 60 of 100 bytes are acknowledged, and the window is 64.
+        let judge = |segment: Segment| trust(&entry, &other, &segment, 0);
         for (seq, likely) in [
-            (1060_u32.wrapping_sub(slack), true),
-            (1060_u32.wrapping_sub(slack + 1), false),
-            (1059, true),
-            (1060 + 64 + slack, true),
-            (1060 + 65 + slack, false),
+            (1060_u32.wrapping_sub(ROOM), true),
+            (1060_u32.wrapping_sub(ROOM + 1), false),
+            (1060 + ROOM, true),
+            (1061 + ROOM, false),
             (0x8000_0000, false),
         ] {
             let segment = Segment { ack: 7000, ..with(tcp::ACK, seq) };
             assert_eq!(judge(segment) != Trust::Nothing, likely, "{seq}");
-            assert_eq!(judge(Segment { flags: tcp::PSH, ..segment }), Trust::Nothing, "no acknowledgement");
+            for flags in [tcp::PSH, tcp::SYN | tcp::ACK, tcp::RST | tcp::ACK] {
+                assert_eq!(judge(Segment { flags, ..segment }), Trust::Nothing);
+            }
         }
-        assert_eq!(judge(Segment { ack: 7000, ..with(tcp::SYN | tcp::ACK, 1060) }), Trust::Nothing);
+        let old = 7000_u32.wrapping_sub(ROOM);
         for (ack, likely) in [
             (7400, true),
             (7401, false),
-            (7000_u32.wrapping_sub(2 * slack), true),
-            (7000_u32.wrapping_sub(2 * slack + 1), false),
+            (old, true),
+            (old.wrapping_sub(1), false),
             (7000 + (1 << 31), false),
         ] {
             assert_eq!(judge(Segment { ack, ..with(tcp::ACK, 1060) }) != Trust::Nothing, likely, "{ack}");
         }
         let ended = Entry { flags: flag::FIN, ..other };
         let segment = Segment { ack: 7401, ..with(tcp::ACK, 1060) };
-        assert_eq!(trust(&entry, &ended, &segment, 0, 0), Trust::All);
+        assert_eq!(trust(&entry, &ended, &segment, 0), Trust::All);
         // What comes next may acknowledge more than is known here to have been sent.
         let next = |ack| Segment { ack, ..with(tcp::ACK, 1100) };
-        assert_eq!(judge(next(7000 + 2 * slack)), Trust::All);
-        assert_eq!(judge(next(7001 + 2 * slack)), Trust::Nothing);
+        assert_eq!(judge(next(7000 + ROOM)), Trust::All);
+        assert_eq!(judge(next(7001 + ROOM)), Trust::Nothing);
     }
 
     #[test]
     fn a_window_that_was_shut_does_not_make_strangers_of_those_who_have_sent() {
         let [entry, other] = both_ways();
-        let (entry, other) = (Entry { sent: 1_000_060, ..entry }, Entry { window: 0, ..other });
-        let segment = Segment { ack: 7000, ..with(tcp::ACK, 1_001_060) };
-        assert_eq!(trust(&entry, &other, &segment, 0, 0), Trust::Heard);
+        let far = 2 * ROOM;
+        let (entry, other) = (Entry { sent: far.into(), ..entry }, Entry { window: 0, ..other });
+        let segment = Segment { ack: 7000, ..with(tcp::ACK, 1000 + far) };
+        assert_eq!(trust(&entry, &other, &segment, 0), Trust::Heard);
     }
 
     #[test]
-    fn a_sweep_of_forged_packets_is_stopped_by_the_window() {
+    fn a_sweep_of_forged_packets_moves_little_and_ends_nothing() {
         let [mut entry, other] = both_ways();
         let mut seq = 0_u32;
         // The whole space of sequence numbers, each packet right behind the one before it, with an acknowledgement that fits.
         for _ in 0..=u32::MAX / 65_000 {
             let segment = Segment { ack: 7000, end: seq.wrapping_add(65_000), ..with(tcp::ACK, seq) };
-            if trust(&entry, &other, &segment, 65_000, 0) == Trust::All {
+            if trust(&entry, &other, &segment, 65_000) == Trust::All {
                 crate::packet::header::note(&mut entry, &segment, 65_000, 1);
             }
             seq = seq.wrapping_add(65_000);
+            let reset = with(tcp::RST, seq);
+            assert_eq!(believe(&entry, &other, &reset, Trust::Nothing).flags & flag::RST, 0, "{seq}");
         }
-        assert!(entry.sent <= 60 + 64 + 2 * u64::from(SLACK), "{}", entry.sent);
+        assert!(entry.sent <= 60 + u64::from(ROOM), "{}", entry.sent);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Segments that the daemon itself sends to an end of a flow without sockets: a probe, or a reset.
 
+use super::belief::expected;
 use super::header::{Header, tcp};
 use super::options::USUAL;
 use super::sum::Sum;
-use crate::abi::packet::{Address, Entry, Key, flag};
+use crate::abi::packet::{Address, Entry, Key};
 
 /// What a segment is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +34,8 @@ const AHEAD_MS: u32 = 1000;
 /// clock that the entries know.
 #[must_use]
 pub fn craft(purpose: Purpose, key: &Key, own: &Entry, other: &Entry, now_ms: u32) -> Crafted {
-    #[expect(clippy::cast_possible_truncation, reason = "sequence numbers wrap round")]
-    let sent = (own.sent as u32).wrapping_add(own.start);
-    let ack = if own.flags & flag::FIN != 0 { own.fin.wrapping_add(1) } else { sent };
+    // What the other end has acknowledged, so that a reset in answer to it is believed.
+    let ack = expected(own, other);
     let (seq, flags) = match purpose {
         // One that was acknowledged before: nothing else makes an end answer that has nothing to say.
         Purpose::Probe => (own.acked.wrapping_sub(1), tcp::ACK),
@@ -102,7 +102,7 @@ mod tests {
     fn check(text: [&str; 2], purpose: Purpose, own: &Entry) -> Crafted {
         let [source, target] = text.map(|text| address_of(text.parse().unwrap()));
         let key = Key { source, target, source_port: 1, target_port: 2, padding: 0 };
-        let other = Entry { window: 5, stamped: 50, stamp: 4, ..Entry::default() };
+        let other = Entry { window: 5, stamped: 50, stamp: 4, acked: 3520, ..Entry::default() };
         let made = craft(purpose, &key, own, &other, 6);
         // As a receiver checks it: the sum over all of it, with its checksum, is 0.
         let sum = pseudo(&target, &source, made.len);
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_probe_asks_for_what_was_acknowledged() {
-        let own = Entry { acked: 1000, start: 500, sent: 20, stamped: 7, ..Entry::default() };
+        let own = Entry { acked: 1000, seq: 3000, stamped: 7, ..Entry::default() };
         for ends in [["10.0.0.1", "10.0.0.2"], ["fd00::1", "fd00::2"]] {
             let probe = check(ends, Purpose::Probe, &own);
             assert_eq!(probe.len, 32);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_reset_is_at_what_its_receiver_expects() {
-        let own = Entry { acked: 1000, start: 500, sent: 20, flags: flag::FIN, fin: 520, ..Entry::default() };
+        let own = Entry { acked: 1000, seq: 2999, ..Entry::default() };
         let reset = check(["10.0.0.1", "10.0.0.2"], Purpose::Reset, &own);
         assert_eq!((reset.len, reset.bytes[13]), (20, tcp::RST | tcp::ACK));
         assert_eq!(reset.bytes[4..8], 1000_u32.to_be_bytes());

@@ -30,9 +30,6 @@ pub enum Way {
     Both,
 }
 
-/// While sockets drain, an end may send as far as our socket had room for: more than the other end, and not known here.
-pub const ROOM: u32 = 1 << 25;
-
 /// What is known of a leg's packet, and what comes of it. `trusted`: it may be that of its end; so may a reset, by its number
 /// ([`super::belief`]).
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::seq::{before, later, place};
 use super::sum::Difference;
-use crate::abi::packet::{Entry, Handover};
+use crate::abi::packet::{Entry, Handover, flag};
 
 /// Flags of a TCP header.
 pub mod tcp {
@@ -189,6 +189,9 @@ pub const fn window(window: u16, [scale_in, scale_out]: [u8; 2]) -> u16 {
     }
 }
 
+/// Packets of an end that are this close to each other may have overtaken each other.
+const TOGETHER_MS: u32 = 200;
+
 /// What an entry learns of a packet that goes by it.
 #[inline(always)]
 pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u32) {
@@ -202,6 +205,10 @@ pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u3
 /// What an entry learns of a packet that is not passed on: not that its bytes were sent.
 #[inline(always)]
 pub const fn hear(entry: &mut Entry, segment: &Segment, now_ms: u32) {
+    // Packets that had been under way together with a reset are no answer to the question whether it was one.
+    if entry.flags & flag::DOUBT != 0 && now_ms.wrapping_sub(entry.active_ms) > TOGETHER_MS {
+        entry.flags &= !flag::DOUBT;
+    }
     if entry.active_ms != now_ms {
         entry.active_ms = now_ms;
     }
@@ -264,6 +271,16 @@ mod tests {
         let mut header = Header { flags: tcp::RST, ..Header::default() };
         shift.translate(&mut header, [0, 0]);
         assert_eq!(header.ack, 0);
+    }
+
+    #[test]
+    fn an_end_that_answers_is_not_doubted_any_more() {
+        let mut entry = Entry { flags: flag::DOUBT | flag::FIN, active_ms: 5, ..Entry::default() };
+        let segment = Segment { flags: tcp::ACK, ..Segment::default() };
+        hear(&mut entry, &segment, 205);
+        assert_eq!(entry.flags, flag::DOUBT | flag::FIN, "it came with the one before");
+        hear(&mut entry, &segment, 406);
+        assert_eq!(entry.flags, flag::FIN);
     }
 
     #[test]

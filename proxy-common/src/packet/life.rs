@@ -38,6 +38,10 @@ const SILENT_PARTS: u32 = 3;
 /// Between two looks at a flow whose last acknowledgements are under way.
 const SOON: Duration = Duration::from_millis(50);
 
+/// Between two questions to an end that may have reset the connection: Linux answers twice a second at most
+/// (`net.ipv4.tcp_invalid_ratelimit`).
+const ASK_AGAIN: Duration = Duration::from_millis(600);
+
 /// Longest time between two looks.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -75,7 +79,16 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
         }
         wait = wait.min(bounds.idle - rested);
     }
-    probe(silent, ended, wait, bounds.keepalive)
+    match probe(silent, ended, wait, bounds.keepalive) {
+        Step::Wait(wait) => doubt([client, server], wait),
+        other => other,
+    }
+}
+
+/// Asks an end of which somebody says that it has reset the connection. One that has none answers with a reset that is believed.
+fn doubt(entries: [&Entry; 2], wait: Duration) -> Step {
+    let doubted = entries.map(|entry| entry.flags & flag::DOUBT != 0);
+    if doubted == [false; 2] { Step::Wait(wait) } else { Step::Probe(doubted, wait.min(ASK_AGAIN)) }
 }
 
 fn probe(silent: [Duration; 2], ended: [bool; 2], mut wait: Duration, keepalive: Duration) -> Step {
@@ -183,6 +196,13 @@ mod tests {
             matches!(at(&flow, 0, &BOUNDS), Step::Wait(_)),
             "a clock that was read before the packet came"
         );
+    }
+
+    #[test]
+    fn an_end_that_is_said_to_have_reset_is_asked() {
+        let mut flow = entries();
+        flow[1].flags = flag::DOUBT;
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Probe([false, true], ASK_AGAIN));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 
         return PASS;
     }
     let shift = Shift::of(entry);
-    let (trust, _) = judge(entry, &segment, frame.payload, 0);
+    let (trust, _) = judge(entry, &segment, frame.payload);
     onward(ctx, frame, entry, &segment, &shift, trust)
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn holds(frame: &Frame, entry: &mut Entry) -> bool {
     if !is_held(entry, now_ms) || !brings_more(entry, &segment, frame.payload) {
         return false;
     }
-    let (trust, _) = judge(entry, &segment, frame.payload, 0);
+    let (trust, _) = judge(entry, &segment, frame.payload);
     if trust != Trust::Nothing {
         hear(entry, &segment, now_ms);
     }
@@ -124,8 +124,8 @@ pub(crate) fn onward(
 
 /// What is to be learnt of a packet, and whether it resets the connection.
 #[inline(always)]
-pub(crate) fn judge(entry: &Entry, segment: &Segment, payload: u32, room: u32) -> (Trust, bool) {
-    match weigh(entry, segment, payload, room) {
+pub(crate) fn judge(entry: &Entry, segment: &Segment, payload: u32) -> (Trust, bool) {
+    match weigh(entry, segment, payload) {
         ALL => (Trust::All, false),
         HEARD => (Trust::Heard, false),
         RESET => (Trust::Nothing, true),
@@ -139,13 +139,13 @@ const RESET: u32 = 3;
 
 /// See above, as a number: of a pair or an `Option` the compiler leaves undefined what is not there.
 #[inline(never)]
-fn weigh(entry: &Entry, segment: &Segment, payload: u32, room: u32) -> u32 {
+fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
     // SAFETY: an element of a map, of which words are read.
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return 0 };
     if segment.has(tcp::RST) {
         return if is_reset(entry, other, segment) { RESET } else { 0 };
     }
-    match trust(entry, other, segment, payload, room) {
+    match trust(entry, other, segment, payload) {
         Trust::All => ALL,
         Trust::Heard => HEARD,
         Trust::Nothing => 0,

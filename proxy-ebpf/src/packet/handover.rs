@@ -8,7 +8,7 @@ use aya_ebpf::programs::TcContext;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, phase, state};
 use proxy_common::packet::belief::Trust;
-use proxy_common::packet::drain::{ROOM, Way, decide};
+use proxy_common::packet::drain::{Way, decide};
 use proxy_common::packet::header::{Header, Shift, tcp};
 use proxy_common::packet::seq::before;
 use proxy_common::packet::sum::{Difference, Sum};
@@ -33,7 +33,7 @@ pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32
     let second = entry.leg != 0;
     // SAFETY: the context is the one that the kernel called this program with.
     let is_copy = unsafe { (*skb(ctx)).mark } == COPY_MARK;
-    let (trust, is_reset) = judge(entry, &segment, frame.payload, ROOM);
+    let (trust, is_reset) = judge(entry, &segment, frame.payload);
     // SAFETY: `locked` is an element of a map. Until it is unlocked no helper is called.
     unsafe { bpf_spin_lock(&raw mut locked.lock) };
     let handover = &mut locked.handover;

@@ -110,6 +110,8 @@ pub mod flag {
     pub const RST: u16 = 2;
     /// With FIN: before the other one did.
     pub const FIRST: u16 = 4;
+    /// Somebody says that this end has reset the connection: it is to be asked.
+    pub const DOUBT: u16 = 8;
 }
 
 impl Key {
