@@ -22,9 +22,14 @@ const RECENT: Duration = Duration::from_secs(60);
 /// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was in the middle of a hand-over
 /// has no sockets any more: the stack resets it.
 pub(super) fn adopt(road: &Road, hub: &Hub) {
+    // The kernel must not take the daemon for dead meanwhile: with many flows this takes a while.
+    road.tend_during(|| find(road, hub));
+}
+
+fn find(road: &Road, hub: &Hub) {
     let entries: HashMap<Key, Entry> = road.packet.entries().into_iter().collect();
     let notes = road.lot.journal.load();
-    let mut adopted = 0_usize;
+    let mut adopted = Vec::new();
     for (key, entry) in &entries {
         let other = entry.other();
         let whole = entry.state == state::FORWARD
@@ -38,13 +43,14 @@ pub(super) fn adopt(road: &Road, hub: &Hub) {
             let back = entries.get(&other);
             let mut parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
             parked.is_to_ask = back.is_some_and(|back| life::rested([entry, back], sys::now_ms()) < RECENT);
-            road.park(parked);
-            adopted += 1;
+            adopted.push(Note::of(&parked));
+            road.settle_in(parked);
         }
     }
-    road.lot.journal.forget_all_but(&entries.keys().map(Key::to_words).collect());
-    if adopted > 0 {
-        tracing::info!(flows = adopted, "flows without sockets have outlived the last daemon");
+    let flows = adopted.len();
+    road.lot.journal.begin_with(adopted);
+    if flows > 0 {
+        tracing::info!(flows, "flows without sockets have outlived the last daemon");
     }
 }
 

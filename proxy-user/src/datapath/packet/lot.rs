@@ -107,7 +107,7 @@ impl Lot {
     }
 
     pub(super) fn enter(&self, parked: Parked) {
-        self.journal.add(&note(&parked));
+        self.journal.add(&Note::of(&parked));
         if self.put(parked) {
             self.news.notify_one();
         }
@@ -335,6 +335,12 @@ impl Road {
         self.take_port(&parked.keys);
         self.lot.enter(parked);
     }
+
+    /// Enters a flow of an earlier daemon, but for the journal. It is looked at when all are.
+    pub(super) fn settle_in(&self, parked: Parked) {
+        self.take_port(&parked.keys);
+        self.lot.put(parked);
+    }
 }
 
 pub(super) fn bounds(hub: &Hub) -> Bounds {
@@ -379,22 +385,5 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-fn note(parked: &Parked) -> Note {
-    let facts = parked.flow.facts().clone();
-    Note {
-        keys: parked.keys.each_ref().map(Key::to_words),
-        terms: parked.terms,
-        listener: parked.flow.listener.to_string(),
-        sni: facts.sni,
-        route: facts.route.to_string(),
-        upstream: facts.upstream.map(|name| name.to_string()),
-        age_ms: u64::try_from((parked.story.before + parked.flow.accepted.elapsed()).as_millis())
-            .unwrap_or(0),
-        clock_ms: sys::uptime_ms(),
-        hello_ms: parked.story.hello.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
-        connect_ms: parked.story.connect.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
     }
 }
