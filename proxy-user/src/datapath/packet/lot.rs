@@ -324,21 +324,16 @@ impl Road {
         all.iter().filter(|parked| parked.active.is_some()).count()
     }
 
-    /// The port of a flow that leaves its sockets is not for others.
-    fn take_port(&self, [_, server]: &[Key; 2]) {
-        let _ = self.packet.cover(server);
-        self.ports.take(source(server), target(server));
-    }
-
-    /// Enters a flow.
+    /// Enters a flow, whose port is taken already.
     pub(super) fn park(&self, parked: Parked) {
-        self.take_port(&parked.keys);
         self.lot.enter(parked);
     }
 
     /// Enters a flow of an earlier daemon, but for the journal. It is looked at when all are.
     pub(super) fn settle_in(&self, parked: Parked) {
-        self.take_port(&parked.keys);
+        let [_, server] = &parked.keys;
+        let _ = self.packet.cover(server);
+        self.ports.take(source(server), target(server));
         self.lot.put(parked);
     }
 }

@@ -17,6 +17,7 @@ mod leave;
 mod lot;
 mod ports;
 mod routes;
+mod taken;
 mod terms;
 
 use std::io;
@@ -45,7 +46,7 @@ use self::grace::Grace;
 use self::homes::Homes;
 pub(crate) use self::homes::Returned;
 use self::lot::Lot;
-use self::ports::Ports;
+use self::ports::{Ports, Reserved};
 use self::routes::Routes;
 use self::terms::Terms;
 
@@ -119,8 +120,8 @@ impl Road {
             // Its flows never leave: they take no port of those that do.
             return Ok(None);
         }
-        let Some(source) = self.ports.bind(socket, server)? else { return Ok(None) };
-        let source = (!source.is_unspecified()).then_some(source);
+        let Some(reserved) = self.ports.bind(socket, server)? else { return Ok(None) };
+        let source = reserved.source();
         let leg = sys::leg(client)?;
         let client_is_ipv6 = client.peer_addr()?.ip().to_canonical().is_ipv6();
         if client_is_ipv6 == server.is_ipv6() {
@@ -133,20 +134,21 @@ impl Road {
             [(1, offer::STAMPS), (2, offer::SACK)].into_iter().filter(|(bit, _)| options & bit == 0);
         let offers = missing.fold(0, |all, (_, offer)| all | offer);
         if offers == 0 {
-            return Ok(Some(Prepared { _withheld: None }));
+            return Ok(Some(Prepared { _withheld: None, _reserved: reserved }));
         }
         // Where that fails the connection is made with all offers, and the flow keeps its sockets.
         let attached =
             sys::route(source, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
         let withheld =
             if attached { Some(self.packet.withhold(sys::cookie(socket)?, offers)?) } else { None };
-        Ok(Some(Prepared { _withheld: withheld }))
+        Ok(Some(Prepared { _withheld: withheld, _reserved: reserved }))
     }
 }
 
 /// See [`Road::prepare`].
 pub(crate) struct Prepared<'a> {
     _withheld: Option<crate::kernel::packet::Withheld<'a>>,
+    _reserved: Reserved<'a>,
 }
 
 /// Whether an upstream's flows may leave their sockets.
