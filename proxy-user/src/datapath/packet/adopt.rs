@@ -70,7 +70,7 @@ fn find(road: &Road, hub: &Hub) {
             let mut parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
             parked.is_to_ask = back.is_some_and(|back| life::rested([entry, back], sys::now_ms()) < RECENT);
             adopted.push(Note::of(&parked));
-            road.settle_in(parked);
+            road.settle_in(hub, parked);
         }
     }
     let flows = adopted.len();

@@ -123,7 +123,7 @@ impl Road {
                 tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
                 hub.meters.moved("return_failed");
                 flow.facts().obstacle = Some(failed.to_string().into());
-                self.lot.put(parked);
+                self.put(hub, parked);
                 self.lot.look_after(&client, Some(Duration::ZERO));
                 if let Some(reason) = closing {
                     self.end_now(hub, &client, reason);

@@ -123,10 +123,12 @@ impl Journal {
         });
     }
 
-    pub(super) fn remove(&self, [client, _]: &[Key; 2]) {
-        let key = client.to_words();
+    /// Unless its client has another flow by now.
+    pub(super) fn remove(&self, keys: &[Key; 2]) {
+        let [key, server] = keys.each_ref().map(Key::to_words);
         self.with(|inner| {
-            if inner.live.remove(&key).is_some() {
+            if inner.live.get(&key).is_some_and(|note| note.keys == [key, server]) {
+                inner.live.remove(&key);
                 self.write(inner, &Line::Went(key));
             }
         });

@@ -17,6 +17,7 @@ mod leave;
 mod lot;
 mod ports;
 mod routes;
+mod stop;
 mod taken;
 mod terms;
 
@@ -253,16 +254,10 @@ impl Carriers {
 
 impl Departed {
     /// Leaves the flow to the lot. Its story is told when it ends.
-    pub(crate) fn park(self, entry: crate::hub::Entry<'_>, story: Story) {
+    pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, story: Story) {
         let flow = entry.park();
-        self.road.park(lot::Parked::new(
-            flow,
-            story,
-            self.keys,
-            Some(self.terms),
-            self.active,
-            sys::now_ms(),
-        ));
+        let Self { road, keys, terms, active } = self;
+        road.park(hub, lot::Parked::new(flow, story, keys, Some(terms), active, sys::now_ms()));
     }
 }
 
