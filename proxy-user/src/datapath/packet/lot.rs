@@ -52,7 +52,7 @@ pub(crate) struct Parked {
     /// Whether its ends had ended their streams,
     ended: [bool; 2],
     /// and when that or its bytes were last seen to change, by the entries' clock.
-    moved_ms: u32,
+    pub(super) moved_ms: u32,
 }
 
 impl Parked {
@@ -260,7 +260,7 @@ impl Road {
             }
             Step::Cut(end) if end.reason == Reason::IdleTimeout => {
                 let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
-                tokio::spawn(async move { road.take_back(&hub, key, Some(end.reason)).await });
+                tokio::spawn(async move { road.end_idle(&hub, key).await });
                 None
             }
             Step::Cut(end) => self.cut_here(hub, inner, key, &entries, end),

@@ -32,7 +32,7 @@ use proxy_common::flow::End;
 use proxy_common::packet::eligible::{self, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, Split, internal};
@@ -64,6 +64,8 @@ pub(crate) struct Road {
     policy: Policy,
     pub(crate) clamp: Clamp,
     homes: Homes,
+    /// Turns of flows that are idle, to get sockets for their end.
+    returning: Semaphore,
     /// The daemon ends, and no flow is to outlive it.
     is_closing: AtomicBool,
 }
@@ -102,6 +104,7 @@ impl Road {
             policy,
             clamp: Clamp::default(),
             homes: Homes::default(),
+            returning: Semaphore::new(back::AT_A_TIME),
             is_closing: AtomicBool::new(false),
         });
         road.begin_to_tend(hub)?;
