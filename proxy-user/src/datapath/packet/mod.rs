@@ -260,7 +260,10 @@ impl Departed {
     pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, story: Story) {
         let flow = entry.park();
         let Self { road, keys, terms, active } = self;
-        road.park(hub, lot::Parked::new(flow, story, keys, Some(terms), active, sys::now_ms()));
+        let parked = lot::Parked::new(Arc::clone(&flow), story, keys, Some(terms), active, sys::now_ms());
+        road.park(hub, parked);
+        // Who was told of an order before this has not found the flow in the lot.
+        hub.flows.remind(&flow);
     }
 }
 
