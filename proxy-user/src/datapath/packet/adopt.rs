@@ -98,6 +98,7 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
         let _ = meter.advance(entry.map_or(0, life::bytes));
     }
     let route = Arc::clone(&facts.route);
+    let protected = hub.snapshot.protects(facts.upstream.as_deref());
     drop(facts);
     let millis = Duration::from_millis;
     let story = Story {
@@ -106,6 +107,8 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
         }),
         hello: known.and_then(|note| note.hello_ms).map(millis),
         connect: known.and_then(|note| note.connect_ms).map(millis),
+        established: hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected)),
+        claim: hub.caps.as_ref().map(|caps| caps.keep(flow.client.ip())),
         ..Story::default()
     };
     let terms = known.and_then(|note| note.terms);
