@@ -191,7 +191,7 @@ impl Default for Packet {
 pub(crate) struct Timeouts {
     /// From accept to a verdict on the hello.
     pub(crate) hello: Duration,
-    /// One attempt at one server.
+    /// One attempt at one address of a server.
     pub(crate) connect: Duration,
     /// Without a byte either way, once one side has ended.
     pub(crate) half_close: Duration,
