@@ -40,10 +40,11 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
     })?;
     let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
+    // Before flows of an earlier daemon are found: it is to know where they come from.
+    let guard = guard::start(&hub)?;
     let road = open_road(&hub);
     let kernel = Arc::new(probe(&hub, road.as_ref()));
     let road = road.and_then(Result::ok);
-    let guard = guard::start(&hub)?;
     let workers = start(&hub, sockets, &kernel, road.as_ref())
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));

@@ -27,6 +27,6 @@ async fn go_on(Returned { flow, mut story, sockets }: Returned, carriers: &Carri
     let entry = hub.flows.enter_again(flow);
     match carriers.go_on(&entry.flow, sockets).await {
         Outcome::Ended(carried) => story.settle(hub, &entry.flow, carried.end, carried.bytes),
-        Outcome::Left(departed) => departed.park(entry, story),
+        Outcome::Left(departed) => departed.park(hub, entry, story),
     }
 }

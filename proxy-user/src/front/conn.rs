@@ -33,7 +33,7 @@ pub(super) async fn serve(
     let mut way = Story { claim, ..Story::default() };
     let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
         Ok(Outcome::Ended(carried)) => carried,
-        Ok(Outcome::Left(departed)) => return departed.park(entry, way),
+        Ok(Outcome::Left(departed)) => return departed.park(hub, entry, way),
         Err(reason) => Carried { end: End { reason, side: reason.side() }, bytes: [0; 2] },
     };
     way.settle(hub, &entry.flow, carried.end, carried.bytes);

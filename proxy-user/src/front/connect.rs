@@ -82,7 +82,7 @@ async fn pass(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Fail
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
     for server in &upstream.servers {
         let attempt = Instant::now();
-        match one(server, call, hub.snapshot.timeouts.connect).await {
+        match one(server, call, hub.snapshot.timeouts.connect, upstream.hold).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
                 return Ok(stream);
@@ -111,21 +111,37 @@ async fn one(
     server: &Server,
     call: Call<'_>,
     limit: Duration,
+    hold: Duration,
 ) -> Result<TcpStream, (ConnectFailure, io::Error)> {
-    let attempt = async {
-        let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
-        for address in resolve(server).await.map_err(|error| (ConnectFailure::Resolve, error))? {
-            match open(address, call).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = (classify(&error), error),
-            }
+    let addresses = within(limit, resolve(server)).await.map_err(|error| (ConnectFailure::Resolve, error))?;
+    let limit = share(limit, hold, addresses.len());
+    any_of(&addresses, call, limit).await
+}
+
+async fn any_of(
+    addresses: &[SocketAddr],
+    call: Call<'_>,
+    limit: Duration,
+) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+    let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
+    for address in addresses {
+        match within(limit, open(*address, call)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = (classify(&error), error),
         }
-        Err(last)
-    };
-    match tokio::time::timeout(limit, attempt).await {
-        Ok(result) => result,
-        Err(_) => Err((ConnectFailure::Timeout, io::ErrorKind::TimedOut.into())),
     }
+    Err(last)
+}
+
+/// How long each address of a name has: one that does not answer must not hide the others, and all together must not take longer
+/// than the client is held, or than one attempt.
+fn share(limit: Duration, hold: Duration, addresses: usize) -> Duration {
+    let addresses = u32::try_from(addresses).unwrap_or(u32::MAX).max(1);
+    limit.min(hold.max(limit) / addresses)
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
@@ -179,5 +195,44 @@ fn classify(error: &io::Error) -> ConnectFailure {
         io::ErrorKind::TimedOut => ConnectFailure::Timeout,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ConnectFailure::Unreachable,
         _ => ConnectFailure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_of_a_name_have_their_time_within_that_of_the_client() {
+        let seconds = Duration::from_secs;
+        assert_eq!(share(seconds(5), seconds(15), 1), seconds(5));
+        assert_eq!(share(seconds(5), seconds(1), 1), seconds(5));
+        assert_eq!(share(seconds(5), seconds(15), 2), seconds(5));
+        assert_eq!(share(seconds(5), seconds(15), 5), seconds(3));
+        assert_eq!(share(seconds(5), seconds(0), 2), seconds(5) / 2);
+    }
+
+    /// It answers no more connections once its queue is full.
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_does_not_hide_the_next_one() {
+        let listener = |backlog| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket.listen(backlog).unwrap()
+        };
+        let (silent, answering) = (listener(0), listener(8));
+        let addresses = [&silent, &answering].map(|listener| listener.local_addr().unwrap());
+        let call = Call { follows: false, road: None };
+        let limit = Duration::from_millis(200);
+        let mut waiting = Vec::new();
+        let failure = loop {
+            match any_of(&addresses[..1], call, limit).await {
+                Ok(stream) => waiting.push(stream),
+                Err((failure, _)) => break failure,
+            }
+        };
+        assert_eq!(failure, ConnectFailure::Timeout);
+        let stream = any_of(&addresses, call, limit).await.map_err(|(_, error)| error).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
     }
 }

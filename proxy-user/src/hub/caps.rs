@@ -42,6 +42,13 @@ impl Caps {
         Ok(Claim { caps: Arc::clone(self), source })
     }
 
+    /// The same for a connection that is there already, whatever the limit is now.
+    pub(crate) fn keep(self: &Arc<Self>, client: IpAddr) -> Claim {
+        let source = source_of(self.bits, client);
+        *self.open().entry(source).or_default() += 1;
+        Claim { caps: Arc::clone(self), source }
+    }
+
     fn open(&self) -> MutexGuard<'_, HashMap<IpNet, u32>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,7 +87,12 @@ mod tests {
         drop(first);
         let third = claim("192.0.2.3").unwrap();
         assert!(claim("192.0.2.1").is_err());
-        drop((second, third, other));
+        let kept = caps.keep("192.0.2.1".parse().unwrap());
+        drop((second, third));
+        assert!(claim("192.0.2.1").is_ok(), "one of two places is left");
+        let last = claim("192.0.2.1").unwrap();
+        assert!(claim("192.0.2.1").is_err());
+        drop((kept, last, other));
         assert!(caps.open().is_empty());
     }
 }

@@ -299,6 +299,13 @@ impl Flows {
         }
     }
 
+    /// Has somebody look at what was ordered of a flow that was parked. Once more does no harm.
+    pub(crate) fn remind(&self, flow: &Arc<Flow>) {
+        if flow.orders.left() {
+            self.errands.add(flow);
+        }
+    }
+
     /// A flow that was parked has sockets again, until the returned value is dropped. Its carrier looks at once at what was
     /// ordered meanwhile.
     pub(crate) fn enter_again(&self, flow: Arc<Flow>) -> Entry<'_> {
@@ -353,5 +360,23 @@ impl Entry<'_> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.flows.leave(&self.flow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever takes errands may do so before the flow can be found where those are that have no sockets.
+    #[tokio::test]
+    async fn an_order_that_comes_while_a_flow_is_parked_is_told_until_it_is_there() {
+        let flows = Flows::default();
+        let entry = flows.enter("10.0.0.1:5000".parse().unwrap(), &Arc::from("tls"));
+        let flow = entry.park();
+        flows.remind(&flow);
+        let ordered = flows.order(flow.id, Order::Kill).unwrap();
+        assert_eq!(flows.errands.next().await.len(), 1, "none before there is an order");
+        flows.remind(&ordered);
+        assert_eq!(flows.errands.next().await[0].id, flow.id);
     }
 }

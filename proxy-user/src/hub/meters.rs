@@ -127,7 +127,7 @@ pub(crate) struct Meters {
 
 impl Meters {
     /// Series of the listeners exist from the start: an alert on a rate needs its zero.
-    pub(super) fn new(listeners: &[Arc<ListenerConfig>]) -> Self {
+    pub(crate) fn new(listeners: &[Arc<ListenerConfig>]) -> Self {
         let buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
         let meters = Self {
             accepted: Family::default(),

@@ -37,6 +37,13 @@ impl Snapshot {
         self.guard.as_ref().map_or([32, 64], |guard| guard.source_bits)
     }
 
+    /// Whether a client is not banned while it has a flow to the upstream with this name. One that is not known any more, or never
+    /// was, may have been such a one.
+    pub(crate) fn protects(&self, upstream: Option<&str>) -> bool {
+        let number = self.upstreams.iter().position(|one| Some(&*one.name) == upstream);
+        self.guard.as_ref().is_some_and(|guard| number.is_none_or(|number| guard.protects(number)))
+    }
+
     /// Whether flows of an upstream with this datapath may leave their sockets.
     pub(crate) fn may_leave(&self, choice: Choice) -> bool {
         match choice {
@@ -184,7 +191,7 @@ impl Default for Packet {
 pub(crate) struct Timeouts {
     /// From accept to a verdict on the hello.
     pub(crate) hello: Duration,
-    /// One attempt at one server.
+    /// One attempt at one address of a server.
     pub(crate) connect: Duration,
     /// Without a byte either way, once one side has ended.
     pub(crate) half_close: Duration,

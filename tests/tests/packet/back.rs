@@ -1,11 +1,13 @@
 //! Flows that get sockets again, and leave them again, by order.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::daemon::{Config, Daemon, Datapath, Launch};
-use harness::deadline::PATIENCE;
+use harness::deadline::{PATIENCE, wait_for};
+use harness::impair::{Badness, Impaired};
 use harness::netns::{BACKEND_IPV6, EDGE_IPV6, Topology};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, reset, transfer};
 use harness::pins::Pins;
@@ -149,11 +151,11 @@ fn who_orders_what_cannot_be_is_told_why() -> Result<()> {
     site.daemon.stop()
 }
 
-/// The programs forward what is held when the daemon that held it does not come back: it is killed at many moments, and every
-/// flow goes on or is reset.
+/// The programs forward what is held when the daemon that held it does not come back, and so does the next one: it is killed at
+/// many moments, and every flow that had no sockets yet goes on.
 #[test]
 fn a_daemon_that_is_killed_while_it_takes_flows_back_leaves_none_hanging() -> Result<()> {
-    for moment in 0..8_u64 {
+    for (moment, is_followed) in (0..8_u64).flat_map(|moment| [(moment, false), (moment, true)]) {
         let pins = Pins::create()?;
         let config = config().datapath(Datapath::Packet).packet(&pins, "0s");
         let mut site = RawSite::start(&config)?;
@@ -169,16 +171,61 @@ fn a_daemon_that_is_killed_while_it_takes_flows_back_leaves_none_hanging() -> Re
             site.daemon.signal(libc::SIGKILL)
         })?;
         site.daemon.wait_for_exit(PATIENCE)?;
+        let mut found = None;
+        if is_followed {
+            site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+            found = Some(site.daemon.flows()?);
+        }
         for (client, server) in &mut flows {
+            let address = client.local_addr()?;
             if transfer(client, server, 2, 3000).is_ok() {
                 transfer(server, client, 3, 3000)?;
                 continue;
             }
-            drop(std::io::Write::write_all(server, b"x"));
+            let is_found = found.iter().flatten().any(|flow| flow.client == address.to_string());
+            ensure!(!is_found, "a flow that was found again does not go on");
+            drop(server.write_all(b"x"));
             for end in [client, server] {
                 harness::peers::raw::read_to_ending(end).context("an end hangs")?;
             }
         }
     }
     Ok(())
+}
+
+/// Nothing reaches the server, so that the daemon waits with what it holds, and is killed meanwhile.
+#[test]
+fn a_flow_that_was_held_when_its_daemon_was_killed_goes_on_with_the_next() -> Result<()> {
+    let pins = Pins::create()?;
+    let config = config().datapath(Datapath::Packet).packet(&pins, "0s");
+    let mut site = RawSite::start(&config)?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    wait_for_packets(&site.daemon, 1)?;
+    let id = site.daemon.id_of(client.local_addr()?)?;
+    let bad = Badness { lost: 1_000_000, ..Badness::default() };
+    let impaired = Impaired::at(&site.net.backend, "edge", bad)?;
+    client.write_all(b"x")?;
+    let mut lost = 1;
+    thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| drop(site.daemon.order("demote", &[id])));
+        wait_for("packets that are held", PATIENCE, || {
+            lost += client.write(b"x").ok()?;
+            (counted(&site.daemon).ok()?.held > 0).then_some(())
+        })?;
+        site.daemon.signal(libc::SIGKILL)
+    })?;
+    site.daemon.wait_for_exit(PATIENCE)?;
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    drop(impaired);
+    server.read_exact(&mut vec![0; lost])?;
+    transfer(&mut client, &mut server, 2, MIB)?;
+    transfer(&mut server, &mut client, 3, MIB)?;
+    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.order("demote", &[site.daemon.id_of(client.local_addr()?)?])?;
+    transfer(&mut client, &mut server, 4, 1000)?;
+    reset(client)?;
+    expect_ending(&mut server, Ending::Reset)?;
+    site.daemon.wait_for_idle()?;
+    site.daemon.stop()
 }

@@ -6,9 +6,10 @@ use anyhow::{Result, ensure};
 use harness::command::run;
 use harness::daemon::{Config, Daemon, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
-use harness::peers::raw::{Ending, expect_ending, finish, read_to_ending, transfer};
+use harness::peers::raw::{Ending, expect_ending, finish, read_to_ending, reset, transfer};
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
+use harness::wire::Guard;
 
 use crate::wait_for_packets;
 
@@ -146,4 +147,27 @@ fn what_is_in_the_middle_of_leaving_when_the_daemon_is_killed_never_hangs() -> R
         }
     }
     Ok(())
+}
+
+/// Of the next daemon: it does not ban where they come from, and they take their places among a source's connections.
+#[test]
+fn flows_of_an_earlier_daemon_count_for_their_source() -> Result<()> {
+    let pins = Pins::create()?;
+    let config = config_with(&pins).source_connections(2).guard("client", "");
+    let mut site = RawSite::start(&config)?;
+    let mut flows = begin(&site, 2)?;
+    kill(&mut site.daemon)?;
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    wait_for_packets(&site.daemon, 2)?;
+    let banned = Guard::command(&site.daemon, &["ban", "10.1.0.2"])?;
+    ensure!(banned.code == Some(69) && banned.stderr.contains("established connections"), "{banned:?}");
+    drop(site.connect());
+    site.daemon.wait_for_metric("snisplice_connections_turned_away_total", &[("listener", "tls")], 1.0)?;
+    let (client, mut server) = flows.remove(0);
+    reset(client)?;
+    expect_ending(&mut server, Ending::Reset)?;
+    wait_for_packets(&site.daemon, 1)?;
+    flows.push(site.flow()?);
+    drop(flows);
+    site.daemon.stop()
 }

@@ -73,6 +73,9 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Fault> {
 pub(super) fn server(text: &str) -> Result<Server, Fault> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         port(text, address.port())?;
+        // By IPv4 it is connected to, and its packets say so.
+        let ip = address.ip().to_canonical();
+        let address = if ip == address.ip() { address } else { SocketAddr::new(ip, address.port()) };
         return Ok(Server::Address(address));
     }
     let not_a_server = |way_out: &str| {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_common::abi::packet::{Entry, Key, state};
+use proxy_common::abi::packet::{Answer, Entry, Key, state};
 use proxy_common::packet::life;
 use proxy_common::packet::seq::later;
 use proxy_common::plan::Datapath;
@@ -19,32 +19,64 @@ use crate::sys;
 /// nothing any more. So the ends of flows that were in use so lately are asked when each is first looked at.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was in the middle of a hand-over
-/// has no sockets any more: the stack resets it.
+/// What a daemon has left of a flow, as one of its entries and the other one tell.
+#[derive(Debug, PartialEq, Eq)]
+enum Remains {
+    Whole,
+    /// It was on its way back into sockets, which it did not get.
+    Held,
+    /// It was on its way out of its sockets.
+    Broken,
+}
+
+impl Remains {
+    fn of(entry: &Entry, back: Option<&Entry>) -> Self {
+        match back.map(|back| (entry.state, back.state)) {
+            Some((state::FORWARD, state::FORWARD)) => Self::Whole,
+            Some((state::HELD, state::HELD)) => Self::Held,
+            _ => Self::Broken,
+        }
+    }
+}
+
+/// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was on its way out of its sockets
+/// has none any more: the stack resets it. What was on its way back goes on.
 pub(super) fn adopt(road: &Road, hub: &Hub) {
+    // The kernel must not take the daemon for dead meanwhile: with many flows this takes a while.
+    road.tend_during(|| find(road, hub));
+}
+
+fn find(road: &Road, hub: &Hub) {
     let entries: HashMap<Key, Entry> = road.packet.entries().into_iter().collect();
     let notes = road.lot.journal.load();
-    let mut adopted = 0_usize;
+    let mut adopted = Vec::new();
     for (key, entry) in &entries {
         let other = entry.other();
-        let whole = entry.state == state::FORWARD
-            && entries.get(&other).is_some_and(|back| back.state == state::FORWARD && back.other() == *key);
-        if !whole {
+        let back = entries.get(&other).filter(|back| back.other() == *key);
+        let is_whole = match Remains::of(entry, back) {
+            Remains::Whole => true,
+            // Both halves at once, by that of the client.
+            Remains::Held => {
+                entry.leg != 0 || road.packet.resume(key).is_ok_and(|answer| answer == Answer::Done)
+            }
+            Remains::Broken => false,
+        };
+        if !is_whole {
             road.packet.forget(&[*key, other]);
             continue;
         }
         if entry.leg == 0 {
             let keys = [*key, other];
-            let back = entries.get(&other);
             let mut parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
             parked.is_to_ask = back.is_some_and(|back| life::rested([entry, back], sys::now_ms()) < RECENT);
-            road.park(parked);
-            adopted += 1;
+            adopted.push(Note::of(&parked));
+            road.settle_in(hub, parked);
         }
     }
-    road.lot.journal.forget_all_but(&entries.keys().map(Key::to_words).collect());
-    if adopted > 0 {
-        tracing::info!(flows = adopted, "flows without sockets have outlived the last daemon");
+    let flows = adopted.len();
+    road.lot.journal.begin_with(adopted);
+    if flows > 0 {
+        tracing::info!(flows, "flows without sockets have outlived the last daemon");
     }
 }
 
@@ -66,6 +98,7 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
         let _ = meter.advance(entry.map_or(0, life::bytes));
     }
     let route = Arc::clone(&facts.route);
+    let protected = hub.snapshot.protects(facts.upstream.as_deref());
     drop(facts);
     let millis = Duration::from_millis;
     let story = Story {
@@ -74,9 +107,30 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
         }),
         hello: known.and_then(|note| note.hello_ms).map(millis),
         connect: known.and_then(|note| note.connect_ms).map(millis),
+        established: hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected)),
+        claim: hub.caps.as_ref().map(|caps| caps.keep(flow.client.ip())),
         ..Story::default()
     };
     let terms = known.and_then(|note| note.terms);
     let moved_ms = back.map_or(entry.active_ms, |back| later(entry.active_ms, back.active_ms));
     Parked::new(flow, story, keys, terms, hub.meters.active(&route, Datapath::Packet), moved_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_held_goes_on_and_what_is_not_whole_does_not() {
+        let entry = |state| Entry { state, ..Entry::default() };
+        let remains = |one, other| Remains::of(&entry(one), Some(&entry(other)));
+        assert_eq!(remains(state::FORWARD, state::FORWARD), Remains::Whole);
+        assert_eq!(remains(state::HELD, state::HELD), Remains::Held);
+        for (one, other) in
+            [(state::FORWARD, state::HELD), (state::DEAD, state::DEAD), (state::ARMED, state::ARMED)]
+        {
+            assert_eq!(remains(one, other), Remains::Broken);
+        }
+        assert_eq!(Remains::of(&entry(state::FORWARD), None), Remains::Broken);
+    }
 }

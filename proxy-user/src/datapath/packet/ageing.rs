@@ -2,7 +2,8 @@
 //! kernel does so, by rest alone.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use proxy_common::packet::ageing::Limits;
@@ -30,5 +31,21 @@ impl Road {
             self.packet.beat()?;
             tokio::time::sleep(BEAT).await;
         }
+    }
+
+    /// The same while something takes long that nothing else runs beside.
+    pub(super) fn tend_during(&self, work: impl FnOnce()) {
+        let (busy, over) = mpsc::channel::<()>();
+        let beat = move || {
+            while over.recv_timeout(BEAT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = self.packet.beat();
+            }
+        };
+        thread::scope(|scope| {
+            // Without it there is the beat of the start.
+            let _ = thread::Builder::new().name("beat".to_owned()).spawn_scoped(scope, beat);
+            work();
+            drop(busy);
+        });
     }
 }

@@ -13,10 +13,11 @@ use proxy_common::abi::packet::{Answer, Entry, Key};
 use proxy_common::flow::{End, Reason};
 use proxy_common::packet::back::{self, Start, Starts};
 use proxy_common::packet::craft::Purpose;
+use proxy_common::packet::life::{self, Step};
 use socket2::Socket;
 use tokio::task::JoinSet;
 
-use super::lot::{Lot, Parked, source, target};
+use super::lot::{Lot, Parked, bounds, note_progress, source, target};
 use super::terms::Terms;
 use super::{Returned, Road};
 use crate::hub::Hub;
@@ -36,9 +37,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(550);
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// A stop takes flows back for so long, so many at a time.
+/// A stop takes flows back for so long, so many at a time; and so many are taken back because they are idle.
 const RELEASE: Duration = Duration::from_secs(3);
-const AT_A_TIME: usize = 64;
+pub(super) const AT_A_TIME: usize = 64;
 
 /// Why a flow stays without sockets.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +124,7 @@ impl Road {
                 tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
                 hub.meters.moved("return_failed");
                 flow.facts().obstacle = Some(failed.to_string().into());
-                self.lot.put(parked);
+                self.put(hub, parked);
                 self.lot.look_after(&client, Some(Duration::ZERO));
                 if let Some(reason) = closing {
                     self.end_now(hub, &client, reason);
@@ -133,6 +134,30 @@ impl Road {
                 }
             }
         }
+    }
+
+    /// Takes a flow back that is idle, to end it in order. Many may be so at once: each has its turn before it is held, since what is
+    /// held for too long is reset.
+    pub(super) async fn end_idle(&self, hub: &Hub, client: Key) {
+        let Ok(_turn) = self.returning.acquire().await else { return };
+        if self.is_idle(hub, &client) {
+            self.take_back(hub, client, Some(Reason::IdleTimeout)).await;
+        } else {
+            self.lot.look_after(&client, Some(Duration::ZERO));
+        }
+    }
+
+    /// Whether it still is.
+    fn is_idle(&self, hub: &Hub, client: &Key) -> bool {
+        let mut inner = self.lot.inner();
+        let Some(parked) = inner.parked.get_mut(client).filter(|parked| parked.active.is_some()) else {
+            return false;
+        };
+        let entries = self.entries(&parked.keys);
+        note_progress(parked, &entries);
+        let step =
+            life::step(entries.each_ref().map(Option::as_ref), parked.moved_ms, sys::now_ms(), &bounds(hub));
+        matches!(step, Step::Cut(end) if end.reason == Reason::IdleTimeout)
     }
 
     async fn restore(&self, parked: &Parked) -> Result<([Socket; 2], Starts), Failed> {

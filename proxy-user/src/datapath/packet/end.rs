@@ -52,7 +52,9 @@ impl Road {
     ) -> Option<Duration> {
         note_progress(parked, entries);
         let [client, _] = &parked.keys;
-        let answer = self.packet.end(client);
+        // What is not the flow's any more may be another one's.
+        let is_whole = entries.iter().all(Option::is_some);
+        let answer = if is_whole { self.packet.end(client) } else { Ok(Answer::Unknown) };
         tell(hub, parked, end);
         hub.flows.leave_parked(&parked.flow);
         self.lot.forget(&parked.keys);

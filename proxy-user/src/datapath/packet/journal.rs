@@ -1,21 +1,28 @@
 //! A file that tells the next daemon what the maps do not know of flows without sockets: names. One line of JSON for each
 //! flow that comes or goes; without it a flow goes on all the same, and is listed without names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::{KEY_WORDS, Key};
 use serde::{Deserialize, Serialize};
 
+use super::lot::Parked;
 use super::terms::Terms;
+use crate::sys;
 
 type Words = [u32; KEY_WORDS];
 
-/// Lines beyond those of live flows, above which the file is written anew.
+/// Lines beyond those of live flows, above which the file is written anew: as many as there are flows, and so many at least.
+/// Then a line costs the same however many flows there are.
 const SLACK: usize = 10_000;
+
+/// A file that cannot be written is not tried again for so long: it would be tried as a whole.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// One flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +42,25 @@ pub(super) struct Note {
     pub(super) connect_ms: Option<u64>,
 }
 
+impl Note {
+    pub(super) fn of(parked: &Parked) -> Self {
+        let facts = parked.flow.facts().clone();
+        Self {
+            keys: parked.keys.each_ref().map(Key::to_words),
+            terms: parked.terms,
+            listener: parked.flow.listener.to_string(),
+            sni: facts.sni,
+            route: facts.route.to_string(),
+            upstream: facts.upstream.map(|name| name.to_string()),
+            age_ms: u64::try_from((parked.story.before + parked.flow.accepted.elapsed()).as_millis())
+                .unwrap_or(0),
+            clock_ms: sys::uptime_ms(),
+            hello_ms: parked.story.hello.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+            connect_ms: parked.story.connect.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 enum Line {
     Came(Box<Note>),
@@ -51,6 +77,7 @@ struct Inner {
     file: Option<File>,
     live: HashMap<Words, Note>,
     lines: usize,
+    failed: Option<Instant>,
     complained: bool,
 }
 
@@ -73,15 +100,18 @@ impl Journal {
                 Err(_) => {}
             }
         }
-        self.with(|inner| inner.live.clone_from(&notes));
         notes
     }
 
-    /// Only these flows are alive.
-    pub(super) fn forget_all_but(&self, keys: &HashSet<Words>) {
+    /// These flows of an earlier daemon are alive, and no others. The file is written once for all of them.
+    pub(super) fn begin_with(&self, notes: Vec<Note>) {
         self.with(|inner| {
-            inner.live.retain(|key, _| keys.contains(key));
+            inner.live = notes.into_iter().map(|note| (note.keys[0], note)).collect();
             inner.file = None;
+            if !inner.live.is_empty() {
+                let written = self.write_all(inner);
+                self.settle(inner, written);
+            }
         });
     }
 
@@ -93,10 +123,12 @@ impl Journal {
         });
     }
 
-    pub(super) fn remove(&self, [client, _]: &[Key; 2]) {
-        let key = client.to_words();
+    /// Unless its client has another flow by now.
+    pub(super) fn remove(&self, keys: &[Key; 2]) {
+        let [key, server] = keys.each_ref().map(Key::to_words);
         self.with(|inner| {
-            if inner.live.remove(&key).is_some() {
+            if inner.live.get(&key).is_some_and(|note| note.keys == [key, server]) {
+                inner.live.remove(&key);
                 self.write(inner, &Line::Went(key));
             }
         });
@@ -107,14 +139,26 @@ impl Journal {
     }
 
     fn write(&self, inner: &mut Inner, line: &Line) {
-        let written = if inner.file.is_none() || inner.lines > inner.live.len() + SLACK {
+        if inner.failed.is_some_and(|failed| failed.elapsed() < RETRY) {
+            return;
+        }
+        let slack = inner.live.len().max(SLACK);
+        let written = if inner.file.is_none() || inner.lines > inner.live.len() + slack {
             self.write_all(inner)
         } else {
             inner.append(line)
         };
-        if let Err(error) = written
-            && !std::mem::replace(&mut inner.complained, true)
-        {
+        self.settle(inner, written);
+    }
+
+    /// What could not be written is written with all else, later.
+    fn settle(&self, inner: &mut Inner, written: io::Result<()>) {
+        let Err(error) = written else {
+            inner.failed = None;
+            return;
+        };
+        (inner.file, inner.failed) = (None, Some(Instant::now()));
+        if !std::mem::replace(&mut inner.complained, true) {
             tracing::warn!(
                 journal = %self.path.display(), %error,
                 "the next daemon will not know the names of flows that outlive this one"
@@ -133,8 +177,9 @@ impl Journal {
             serde_json::to_writer(&mut text, &Line::Came(Box::new(note.clone())))?;
             text.push(b'\n');
         }
-        fs::write(&fresh, text)?;
-        fs::rename(&fresh, &self.path)?;
+        let placed = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &self.path));
+        // A part of it only takes room.
+        placed.inspect_err(|_| drop(fs::remove_file(&fresh)))?;
         inner.file = Some(OpenOptions::new().append(true).open(&self.path)?);
         inner.lines = inner.live.len();
         Ok(())
@@ -187,9 +232,49 @@ mod tests {
         numbers.sort_unstable();
         assert_eq!(numbers, [1, 3]);
         assert_eq!(found[&[3; KEY_WORDS]], note(3));
-        next.forget_all_but(&HashSet::from([[3; KEY_WORDS]]));
+        next.begin_with(vec![note(3)]);
         next.add(&note(4));
         assert_eq!(Journal::new(&path).load().len(), 2);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    fn lines(path: &Path) -> usize {
+        fs::read(path).unwrap().split(|byte| *byte == b'\n').count() - 1
+    }
+
+    #[test]
+    fn the_more_flows_the_rarer_is_the_file_written_anew() {
+        let folder = std::env::temp_dir().join(format!("snisplice-journal-many-{}", std::process::id()));
+        let path = folder.join("packet.journal");
+        let journal = Journal::new(&path);
+        let many = 2 * u32::try_from(SLACK).unwrap();
+        journal.begin_with((0..many).map(note).collect());
+        assert_eq!(lines(&path), 2 * SLACK);
+        let pass = |number| {
+            journal.add(&note(number));
+            journal.remove(&[Key::from_words([number; KEY_WORDS]), Key::default()]);
+        };
+        (0..many / 2).for_each(|number| pass(many + number));
+        assert_eq!(lines(&path), 4 * SLACK);
+        (0..2).for_each(|number| pass(many + number));
+        assert!(lines(&path) < 2 * SLACK + 5);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_let_be_for_a_while_and_then_whole() {
+        let folder = std::env::temp_dir().join(format!("snisplice-journal-none-{}", std::process::id()));
+        let path = folder.join("packet.journal");
+        // It cannot be a folder.
+        fs::write(&folder, "").unwrap();
+        let journal = Journal::new(&path);
+        journal.add(&note(1));
+        fs::remove_file(&folder).unwrap();
+        journal.add(&note(2));
+        assert!(!path.exists());
+        journal.with(|inner| inner.failed = inner.failed.and_then(|failed| failed.checked_sub(RETRY)));
+        journal.add(&note(3));
+        assert_eq!(lines(&path), 3);
         fs::remove_dir_all(&folder).unwrap();
     }
 }

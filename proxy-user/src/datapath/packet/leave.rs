@@ -144,6 +144,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[&TcpStream; 2])
             return Ok(broken(Reason::Internal));
         }
     }
+    let port = road.ports.leave_by(&plan.keys).await;
     // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
     let waited = road.grace.wait().await;
     let closed = waited.and_then(|()| sockets.iter().try_for_each(sys::close_silently));
@@ -152,6 +153,7 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[&TcpStream; 2])
         road.packet.forget(&plan.keys);
         return Ok(broken(Reason::Internal));
     }
+    port.left();
     road.untrack(&plan.keys);
     Ok(Way::Free(plan.keys, Terms::of(&plan.legs, sockets)))
 }

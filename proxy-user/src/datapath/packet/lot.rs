@@ -52,7 +52,7 @@ pub(crate) struct Parked {
     /// Whether its ends had ended their streams,
     ended: [bool; 2],
     /// and when that or its bytes were last seen to change, by the entries' clock.
-    moved_ms: u32,
+    pub(super) moved_ms: u32,
 }
 
 impl Parked {
@@ -106,27 +106,27 @@ impl Lot {
         }
     }
 
-    pub(super) fn enter(&self, parked: Parked) {
-        self.journal.add(&note(&parked));
-        if self.put(parked) {
-            self.news.notify_one();
-        }
-    }
-
     /// The next daemon need not know of it.
     pub(super) fn forget(&self, keys: &[Key; 2]) {
         self.journal.remove(keys);
     }
 
-    /// Says whether it is the first one to be looked at.
-    pub(super) fn put(&self, mut parked: Parked) -> bool {
+    /// Some: a client has one flow only. It has taken the port of this one for the other, which is newer.
+    fn put(&self, mut parked: Parked) -> Option<Parked> {
         parked.due = self.beat_after(parked.due);
         let mut inner = self.inner();
         let [key, _] = parked.keys;
+        if inner.parked.get(&key).is_some_and(|other| other.flow.id > parked.flow.id) {
+            return Some(parked);
+        }
         let is_first = inner.due.peek().is_none_or(|Reverse((at, _))| parked.due < *at);
         inner.due.push(Reverse((parked.due, key.to_words())));
-        inner.parked.insert(key, parked);
-        is_first
+        let older = inner.parked.insert(key, parked);
+        drop(inner);
+        if is_first {
+            self.news.notify_one();
+        }
+        older
     }
 
     /// The first beat that is not before `moment`.
@@ -260,7 +260,7 @@ impl Road {
             }
             Step::Cut(end) if end.reason == Reason::IdleTimeout => {
                 let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
-                tokio::spawn(async move { road.take_back(&hub, key, Some(end.reason)).await });
+                tokio::spawn(async move { road.end_idle(&hub, key).await });
                 None
             }
             Step::Cut(end) => self.cut_here(hub, inner, key, &entries, end),
@@ -273,8 +273,10 @@ impl Road {
         self.ports.give_back(source(server), target(server));
     }
 
-    pub(super) fn entries(&self, keys: &[Key; 2]) -> [Option<Entry>; 2] {
-        keys.each_ref().map(|key| self.packet.entry(key).ok().flatten())
+    /// Those that are the flow's: its client may have taken its port for another one.
+    pub(super) fn entries(&self, [client, server]: &[Key; 2]) -> [Option<Entry>; 2] {
+        [(client, server), (server, client)]
+            .map(|(key, other)| self.packet.entry(key).ok().flatten().filter(|entry| entry.other() == *other))
     }
 
     pub(super) fn send(
@@ -300,40 +302,28 @@ impl Road {
         }
     }
 
-    /// Ends all flows with resets: the operator wants none to outlive the daemon.
-    pub(crate) fn release(&self, hub: &Hub) {
-        let all: Vec<Parked> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
-        for mut parked in all {
-            let entries = self.entries(&parked.keys);
-            if parked.active.is_some() {
-                self.cut(hub, &mut parked, &entries, End { reason: Reason::Drain, side: None });
-            }
-            self.clear(&parked);
-        }
+    /// Enters a flow, whose port is taken already.
+    pub(super) fn park(&self, hub: &Hub, parked: Parked) {
+        self.lot.journal.add(&Note::of(&parked));
+        self.put(hub, parked);
     }
 
-    /// Leaves all flows to the next daemon. Says how many there are.
-    pub(crate) fn abandon(&self, hub: &Hub) -> usize {
-        let all: Vec<Parked> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
-        for parked in &all {
-            hub.flows.leave_parked(&parked.flow);
-            if parked.active.is_none() {
-                self.clear(parked);
-            }
-        }
-        all.iter().filter(|parked| parked.active.is_some()).count()
-    }
-
-    /// The port of a flow that leaves its sockets is not for others.
-    fn take_port(&self, [_, server]: &[Key; 2]) {
+    /// Enters a flow of an earlier daemon, but for the journal.
+    pub(super) fn settle_in(&self, hub: &Hub, parked: Parked) {
+        let [_, server] = &parked.keys;
         let _ = self.packet.cover(server);
         self.ports.take(source(server), target(server));
+        self.put(hub, parked);
     }
 
-    /// Enters a flow.
-    pub(super) fn park(&self, parked: Parked) {
-        self.take_port(&parked.keys);
-        self.lot.enter(parked);
+    /// Puts a flow into the lot. One that its client has given up is over, and nothing is left of it: it may have had to be told
+    /// so yet.
+    pub(super) fn put(&self, hub: &Hub, parked: Parked) {
+        if let Some(mut older) = self.lot.put(parked) {
+            tell(hub, &mut older, End { reason: Reason::KernelLost, side: None });
+            hub.flows.leave_parked(&older.flow);
+            self.clear(&older);
+        }
     }
 }
 
@@ -382,19 +372,27 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn note(parked: &Parked) -> Note {
-    let facts = parked.flow.facts().clone();
-    Note {
-        keys: parked.keys.each_ref().map(Key::to_words),
-        terms: parked.terms,
-        listener: parked.flow.listener.to_string(),
-        sni: facts.sni,
-        route: facts.route.to_string(),
-        upstream: facts.upstream.map(|name| name.to_string()),
-        age_ms: u64::try_from((parked.story.before + parked.flow.accepted.elapsed()).as_millis())
-            .unwrap_or(0),
-        clock_ms: sys::uptime_ms(),
-        hello_ms: parked.story.hello.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
-        connect_ms: parked.story.connect.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proxy_common::plan::Datapath;
+
+    #[test]
+    fn of_two_flows_of_one_client_the_newer_stays() {
+        let (flows, meters) = (crate::hub::Flows::default(), crate::hub::Meters::new(&[]));
+        let name = Arc::from("");
+        let parked = |port: u16| {
+            let flow = flows.adopt("10.0.0.1:5000".parse().unwrap(), &name);
+            let server = Key { target_port: port, ..Key::default() };
+            let active = meters.active(&name, Datapath::Packet);
+            Parked::new(flow, Story::default(), [Key::default(), server], None, active, 0)
+        };
+        let lot = Lot::new(Path::new("/nonexistent/journal"));
+        let (one, other, last) = (parked(1), parked(2), parked(3));
+        let port = |parked: Option<Parked>| parked.map(|parked| parked.keys[1].target_port);
+        assert_eq!(port(lot.put(one)), None);
+        assert_eq!(port(lot.put(last)), Some(1));
+        assert_eq!(port(lot.put(other)), Some(2), "it was away meanwhile");
+        assert_eq!(port(lot.inner().parked.remove(&Key::default())), Some(3));
     }
 }

@@ -17,6 +17,8 @@ mod leave;
 mod lot;
 mod ports;
 mod routes;
+mod stop;
+mod taken;
 mod terms;
 
 use std::io;
@@ -30,7 +32,7 @@ use proxy_common::flow::End;
 use proxy_common::packet::eligible::{self, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, Split, internal};
@@ -45,7 +47,7 @@ use self::grace::Grace;
 use self::homes::Homes;
 pub(crate) use self::homes::Returned;
 use self::lot::Lot;
-use self::ports::Ports;
+use self::ports::{Ports, Reserved};
 use self::routes::Routes;
 use self::terms::Terms;
 
@@ -62,6 +64,8 @@ pub(crate) struct Road {
     policy: Policy,
     pub(crate) clamp: Clamp,
     homes: Homes,
+    /// Turns of flows that are idle, to get sockets for their end.
+    returning: Semaphore,
     /// The daemon ends, and no flow is to outlive it.
     is_closing: AtomicBool,
 }
@@ -100,6 +104,7 @@ impl Road {
             policy,
             clamp: Clamp::default(),
             homes: Homes::default(),
+            returning: Semaphore::new(back::AT_A_TIME),
             is_closing: AtomicBool::new(false),
         });
         road.begin_to_tend(hub)?;
@@ -119,8 +124,8 @@ impl Road {
             // Its flows never leave: they take no port of those that do.
             return Ok(None);
         }
-        let Some(source) = self.ports.bind(socket, server)? else { return Ok(None) };
-        let source = (!source.is_unspecified()).then_some(source);
+        let Some(reserved) = self.ports.bind(socket, server)? else { return Ok(None) };
+        let source = reserved.source();
         let leg = sys::leg(client)?;
         let client_is_ipv6 = client.peer_addr()?.ip().to_canonical().is_ipv6();
         if client_is_ipv6 == server.is_ipv6() {
@@ -133,20 +138,21 @@ impl Road {
             [(1, offer::STAMPS), (2, offer::SACK)].into_iter().filter(|(bit, _)| options & bit == 0);
         let offers = missing.fold(0, |all, (_, offer)| all | offer);
         if offers == 0 {
-            return Ok(Some(Prepared { _withheld: None }));
+            return Ok(Some(Prepared { _withheld: None, _reserved: reserved }));
         }
         // Where that fails the connection is made with all offers, and the flow keeps its sockets.
         let attached =
             sys::route(source, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
         let withheld =
             if attached { Some(self.packet.withhold(sys::cookie(socket)?, offers)?) } else { None };
-        Ok(Some(Prepared { _withheld: withheld }))
+        Ok(Some(Prepared { _withheld: withheld, _reserved: reserved }))
     }
 }
 
 /// See [`Road::prepare`].
 pub(crate) struct Prepared<'a> {
     _withheld: Option<crate::kernel::packet::Withheld<'a>>,
+    _reserved: Reserved<'a>,
 }
 
 /// Whether an upstream's flows may leave their sockets.
@@ -251,16 +257,13 @@ impl Carriers {
 
 impl Departed {
     /// Leaves the flow to the lot. Its story is told when it ends.
-    pub(crate) fn park(self, entry: crate::hub::Entry<'_>, story: Story) {
+    pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, story: Story) {
         let flow = entry.park();
-        self.road.park(lot::Parked::new(
-            flow,
-            story,
-            self.keys,
-            Some(self.terms),
-            self.active,
-            sys::now_ms(),
-        ));
+        let Self { road, keys, terms, active } = self;
+        let parked = lot::Parked::new(Arc::clone(&flow), story, keys, Some(terms), active, sys::now_ms());
+        road.park(hub, parked);
+        // Who was told of an order before this has not found the flow in the lot.
+        hub.flows.remind(&flow);
     }
 }
 

@@ -2,28 +2,33 @@
 //! it to another connection to the same server. So these ports are our own, and we know which ones are in use. Each address of
 //! this host has all of them.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use proxy_common::abi::packet::Key;
 use tokio::net::TcpSocket;
 
+use super::lot::{source, target};
+use super::taken::{By, Taken, Way};
 use crate::kernel::Unavailable;
 use crate::sys;
 
-/// A server, and a port of ours.
-type Pair = (SocketAddr, u16);
+/// Between bind and connect nothing is waited for: nobody needs so long for it.
+const CALL: Duration = Duration::from_millis(500);
+
+/// Between two looks whether it is over.
+const LOOK: Duration = Duration::from_millis(1);
 
 pub(super) struct Ports {
     range: RangeInclusive<u16>,
     sources: Vec<IpAddr>,
     next: AtomicU32,
-    /// By which addresses of ours flows without sockets go.
-    taken: Mutex<HashMap<Pair, Vec<IpAddr>>>,
+    taken: Mutex<Taken>,
 }
 
 impl Ports {
@@ -51,21 +56,24 @@ impl Ports {
                 ),
             });
         }
-        Ok(Self { range, sources: sources.to_vec(), next: AtomicU32::new(0), taken: Mutex::default() })
+        let taken = Mutex::new(Taken::new(range.clone()));
+        Ok(Self { range, sources: sources.to_vec(), next: AtomicU32::new(0), taken })
     }
 
-    /// Binds `socket` to a port, and perhaps an address, by which no flow of ours goes to `server`. Gives the address; none:
-    /// there is no such port.
-    pub(super) fn bind(&self, socket: &TcpSocket, server: SocketAddr) -> io::Result<Option<IpAddr>> {
+    /// Binds `socket` to a port, and perhaps an address, by which no flow of ours goes to `server`. None: there is no such port.
+    /// What is returned keeps it from others that bind, and has to be kept until the socket is connected: then the kernel does.
+    pub(super) fn bind(&self, socket: &TcpSocket, server: SocketAddr) -> io::Result<Option<Reserved<'_>>> {
         socket.set_reuseaddr(true)?;
         let sources = sources_for(&self.sources, server.ip());
+        if self.taken().is_full(server, &sources) {
+            return Ok(None);
+        }
         for _ in 0..self.range.len() * sources.len() {
             let (source, port) = self.turn(&sources);
-            if self.is_taken(server, source, port) {
-                continue;
-            }
-            match socket.bind(SocketAddr::new(source, port)) {
-                Ok(()) => return Ok(Some(source)),
+            let near = SocketAddr::new(source, port);
+            let Some(reserved) = self.reserve(server, near) else { continue };
+            match socket.bind(near) {
+                Ok(()) => return Ok(Some(reserved)),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 // It was an address of this host when the daemon started.
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
@@ -73,6 +81,15 @@ impl Ports {
             }
         }
         Ok(None)
+    }
+
+    fn reserve(&self, server: SocketAddr, near: SocketAddr) -> Option<Reserved<'_>> {
+        let mut taken = self.taken();
+        if taken.is_taken((server, near)) {
+            return None;
+        }
+        taken.enter((server, near), By::Call);
+        Some(Reserved { ports: self, server, near })
     }
 
     /// The ports of one address, then those of the next.
@@ -92,29 +109,73 @@ impl Ports {
 
     /// A flow without sockets goes by it.
     pub(super) fn take(&self, server: SocketAddr, near: SocketAddr) {
-        self.taken().entry((server, near.port())).or_default().push(near.ip());
+        self.taken().enter((server, near), By::Flow);
     }
 
     /// No longer.
     pub(super) fn give_back(&self, server: SocketAddr, near: SocketAddr) {
-        let (mut taken, pair) = (self.taken(), (server, near.port()));
-        if let Some(sources) = taken.get_mut(&pair) {
-            sources.retain(|source| *source != near.ip());
-            if sources.is_empty() {
-                taken.remove(&pair);
-            }
+        self.taken().remove((server, near), By::Flow);
+    }
+
+    /// Takes the port of a flow that is about to close its sockets: as soon as they are closed the kernel gives it to whoever asks.
+    /// Who asks from now on finds it taken. Who has bound to it before, and has not connected yet, is waited for: as long
+    /// as the sockets are there the kernel refuses that at once.
+    pub(super) async fn leave_by(&self, [_, server]: &[Key; 2]) -> Leaving<'_> {
+        let way = (source(server), target(server));
+        self.taken().enter(way, By::Flow);
+        let leaving = Leaving { ports: self, way, has_left: false };
+        let begun = Instant::now();
+        // By another address of ours it may be under way for long, and does no harm.
+        while self.taken().is_called(way) && begun.elapsed() < CALL {
+            tokio::time::sleep(LOOK).await;
+        }
+        leaving
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A port of a flow that is about to close its sockets. Dropped before it has: given back.
+pub(super) struct Leaving<'a> {
+    ports: &'a Ports,
+    way: Way,
+    has_left: bool,
+}
+
+impl Leaving<'_> {
+    /// The port is the flow's until [`Ports::give_back`].
+    pub(super) fn left(mut self) {
+        self.has_left = true;
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if !self.has_left {
+            self.ports.taken().remove(self.way, By::Flow);
         }
     }
+}
 
-    /// What the route will give is not known yet: any address may be it.
-    fn is_taken(&self, server: SocketAddr, source: IpAddr, port: u16) -> bool {
-        let taken = self.taken();
-        let found = taken.get(&(server, port));
-        found.is_some_and(|sources| source.is_unspecified() || sources.contains(&source))
+/// A port by which a connection is being made.
+pub(super) struct Reserved<'a> {
+    ports: &'a Ports,
+    server: SocketAddr,
+    near: SocketAddr,
+}
+
+impl Reserved<'_> {
+    /// None: what the route gives.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        Some(self.near.ip()).filter(|source| !source.is_unspecified())
     }
+}
 
-    fn taken(&self) -> MutexGuard<'_, HashMap<Pair, Vec<IpAddr>>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.ports.taken().remove((self.server, self.near), By::Call);
     }
 }
 
@@ -168,7 +229,7 @@ mod tests {
             range: 61_000..=61_001,
             sources: vec![one, six, other],
             next: AtomicU32::new(0),
-            taken: Mutex::default(),
+            taken: Mutex::new(Taken::new(61_000..=61_001)),
         };
         let sources = sources_for(&ports.sources, "10.9.9.9".parse().unwrap());
         assert_eq!(sources, [one, other]);
@@ -177,11 +238,39 @@ mod tests {
         assert_eq!(sources_for(&[one], six), [IpAddr::from(Ipv6Addr::UNSPECIFIED)]);
 
         let server: SocketAddr = "10.9.9.9:443".parse().unwrap();
-        ports.take(server, (one, 61_000).into());
-        let any = Ipv4Addr::UNSPECIFIED.into();
-        assert!(ports.is_taken(server, one, 61_000) && ports.is_taken(server, any, 61_000));
-        assert!(!ports.is_taken(server, other, 61_000) && !ports.is_taken(server, any, 61_001));
-        ports.give_back(server, (one, 61_000).into());
-        assert!(!ports.is_taken(server, any, 61_000) && ports.taken().is_empty());
+        let near = (one, 61_000).into();
+        let reserved = ports.reserve(server, near).unwrap();
+        assert!(ports.reserve(server, near).is_none());
+        drop(reserved);
+        ports.take(server, near);
+        assert!(ports.reserve(server, near).is_none());
+        ports.give_back(server, near);
+        assert!(ports.reserve(server, near).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_port_is_taken_before_its_sockets_are_closed_and_who_may_connect_by_it_is_waited_for() {
+        let ports = Ports {
+            range: 61_000..=61_000,
+            sources: Vec::new(),
+            next: AtomicU32::new(0),
+            taken: Mutex::new(Taken::new(61_000..=61_000)),
+        };
+        let server: SocketAddr = "10.9.9.9:443".parse().unwrap();
+        let (near, any) = ("10.0.0.1:61000".parse().unwrap(), "0.0.0.0:61000".parse().unwrap());
+        let keys = [Key::default(), super::super::key(server, near)];
+        let called = ports.reserve(server, any).unwrap();
+        let mut leaving = Box::pin(ports.leave_by(&keys));
+        let too_soon = tokio::time::timeout(5 * LOOK, &mut leaving).await;
+        assert!(too_soon.is_err(), "somebody may be about to connect");
+        drop(called);
+        assert!(ports.reserve(server, any).is_none(), "it is taken already");
+        let left = leaving.await;
+        drop(left);
+        assert!(ports.reserve(server, any).is_some(), "its hand-over has failed");
+        ports.leave_by(&keys).await.left();
+        assert!(ports.reserve(server, any).is_none());
+        ports.give_back(server, near);
+        assert!(ports.reserve(server, any).is_some());
     }
 }

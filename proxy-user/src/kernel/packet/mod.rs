@@ -186,11 +186,15 @@ impl Packet {
         lock(&self.flows).insert(key.to_words(), entry.to_words(), 0).map_err(into_io)
     }
 
-    /// Packets with these keys are the stack's again, which answers them with resets where there is no socket.
-    pub(crate) fn forget(&self, keys: &[Key; 2]) {
+    /// Packets with these keys are the stack's again, which answers them with resets where there is no socket. But for what is
+    /// another flow's: a client may have taken its port for that.
+    pub(crate) fn forget(&self, [client, server]: &[Key; 2]) {
         let mut flows = lock(&self.flows);
-        for key in keys {
-            let _ = flows.remove(&key.to_words());
+        for (key, other) in [(client, server), (server, client)] {
+            let key = key.to_words();
+            if flows.get(&key, 0).is_ok_and(|words| Entry::from_words(&words).other() == *other) {
+                let _ = flows.remove(&key);
+            }
         }
     }
 

@@ -141,6 +141,12 @@ fn the_example_of_the_design_is_valid() {
 }
 
 #[test]
+fn a_server_by_ipv4_is_one_however_it_is_written() {
+    let text = DEFAULT.replace("127.0.0.1:8443", "[::ffff:10.0.0.2]:8443");
+    assert_eq!(good(&text).upstreams[1].servers, [Server::Address(address("10.0.0.2:8443"))]);
+}
+
+#[test]
 fn every_key_arrives() {
     let snapshot = good(
         "[[listen]]\nname = 'a'\naddress = ['192.0.2.1:443', '[2001:db8::1]:443']\nto = 'u'\n\
