@@ -61,9 +61,7 @@ async fn try_carry(
     sockets: [&TcpStream; 2],
     due: Due<'_>,
 ) -> io::Result<Copied> {
-    // A flow that the kernel was to take, and did not, has been copied before.
-    let [up, down] = flow.copied_here();
-    let mut ending = Ending::new(hub, [leg(sockets[0], down)?, leg(sockets[1], up)?], false);
+    let mut ending = begin(hub, flow, sockets)?;
     let [to_upstream, to_client] = &flow.copied;
     let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
     let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
@@ -71,10 +69,10 @@ async fn try_carry(
     let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0]).run(&mut client));
     let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1]).run(&mut upstream));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
-    let mut due_again = None;
     // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
     // time to wait, since a wait would begin anew whenever anything else happens.
-    let (mut ended, mut stopped, mut broken, mut limit) = ([false; 2], false, [false; 2], None);
+    let (mut ended, mut stopped, mut broken) = ([false; 2], false, [false; 2]);
+    let (mut limit, mut due_again) = (None, None);
     loop {
         tokio::select! {
             () = &mut up, if !ended[0] => ended[0] = true,
@@ -111,11 +109,15 @@ async fn try_carry(
         ending.obey(flow);
         match ending.turn(sockets, || (taken(flow, ended, broken), [0; 2]))? {
             Next::Wait(next) => limit = sooner(after(next), after((!all_rest()).then_some(LOOK))),
-            Next::Done(Carried { end, .. }) => {
-                return Ok(Copied::Ended(Carried { end, bytes: flow.copied() }));
-            }
+            Next::Done(done) => return Ok(Copied::Ended(Carried { bytes: flow.copied(), ..done })),
         }
     }
+}
+
+/// A flow that the kernel was to take, and did not, has been copied before.
+fn begin(hub: &Hub, flow: &Flow, [client, upstream]: [&TcpStream; 2]) -> io::Result<Ending> {
+    let [up, down] = flow.copied_here();
+    Ok(Ending::new(hub, [leg(client, down)?, leg(upstream, up)?], false))
 }
 
 /// Where a socket stands that `written` bytes of the flow were written to.

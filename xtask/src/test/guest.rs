@@ -100,7 +100,7 @@ fn executable(program: &str) -> Result<PathBuf> {
 /// The memory that the machine starts with: a shell, and the modules that it takes to see the rest.
 fn first_files(guest: &Guest, dir: &Path) -> Result<PathBuf> {
     let root = dir.join("first");
-    for place in ["bin", "proc", "sys", "dev", "host", "own", "root"] {
+    for place in ["bin", "proc", "sys", "dev", "host", "own", "whole"] {
         fs::create_dir_all(root.join(place))?;
     }
     fs::copy(&guest.busybox, root.join("bin/busybox"))?;

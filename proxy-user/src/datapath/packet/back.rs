@@ -194,7 +194,7 @@ impl Road {
             let turn = usize::from(begun.elapsed() >= ASK_AGAIN);
             if let Some(asked) = asked.get_mut(turn).filter(|asked| !**asked) {
                 *asked = true;
-                self.send(parked, &entries, [true; 2], Purpose::Probe);
+                self.send(&parked.keys, &entries, [true; 2], Purpose::Probe);
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -65,7 +65,7 @@ impl Road {
             }
             _ => {
                 // One of them has gone: the stack answers the other end, too.
-                self.send(parked, entries, [true; 2], Purpose::Reset);
+                self.send(&parked.keys, entries, [true; 2], Purpose::Reset);
                 None
             }
         }
@@ -135,8 +135,8 @@ impl Road {
             return None;
         }
         telling.pause = (pause * 2).min(PAUSE_MAX);
-        self.send(parked, &entries, ends, Purpose::Reset);
-        self.send(parked, &entries, ends, Purpose::Probe);
+        self.send(&parked.keys, &entries, ends, Purpose::Reset);
+        self.send(&parked.keys, &entries, ends, Purpose::Probe);
         Some(pause)
     }
 

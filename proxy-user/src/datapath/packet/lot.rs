@@ -240,13 +240,13 @@ impl Road {
         note_progress(parked, &entries);
         hub.meters.carried(&parked.flow, parked.bytes);
         if std::mem::take(&mut parked.is_to_ask) {
-            self.send(parked, &entries, [true; 2], Purpose::Probe);
+            self.send(&parked.keys, &entries, [true; 2], Purpose::Probe);
         }
         let found = entries.each_ref().map(Option::as_ref);
         match life::step(found, parked.moved_ms, sys::now_ms(), &bounds(hub)) {
             Step::Wait(after) => Some(after),
             Step::Probe(ends, after) => {
-                self.send(parked, &entries, ends, Purpose::Probe);
+                self.send(&parked.keys, &entries, ends, Purpose::Probe);
                 Some(after)
             }
             Step::Over(end) => {
@@ -281,13 +281,12 @@ impl Road {
 
     pub(super) fn send(
         &self,
-        parked: &Parked,
+        [client_key, server_key]: &[Key; 2],
         entries: &[Option<Entry>; 2],
         ends: [bool; 2],
         purpose: Purpose,
     ) {
         let [Some(client), Some(server)] = entries else { return };
-        let [client_key, server_key] = &parked.keys;
         let legs = [(client_key, client, server), (server_key, server, client)];
         for ((key, own, other), wanted) in legs.into_iter().zip(ends) {
             if !wanted {
@@ -297,7 +296,7 @@ impl Road {
             let bytes = made.bytes.get(..made.len).unwrap_or_default();
             let sent = sys::send_segment(target(key).ip(), source(key).ip(), bytes);
             if let Err(error) = sent {
-                tracing::debug!(flow = parked.flow.id, %error, "an end cannot be told");
+                tracing::debug!(end = %source(key), %error, "an end cannot be told");
             }
         }
     }

@@ -15,6 +15,7 @@ mod homes;
 mod journal;
 mod leave;
 mod lot;
+mod plan;
 mod ports;
 mod routes;
 mod stop;

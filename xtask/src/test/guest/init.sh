@@ -13,9 +13,9 @@ if [ "${1:-}" != "in the files of the host" ]; then
     busybox modprobe -a virtio_pci virtio_console 9pnet_virtio 9p overlay || die "a module is missing"
     busybox mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose host /host || die "no files of the host"
     busybox mount -t tmpfs memory /own && busybox mkdir /own/upper /own/work
-    busybox mount -t overlay -o lowerdir=/host,upperdir=/own/upper,workdir=/own/work overlay /root || die "no overlay"
-    for place in proc sys dev; do busybox mount --move /$place /root/$place; done
-    exec busybox switch_root /root "$busybox" sh "$dir/init.sh" "in the files of the host"
+    busybox mount -t overlay -o lowerdir=/host,upperdir=/own/upper,workdir=/own/work overlay /whole || die "no overlay"
+    for place in proc sys dev; do busybox mount --move /$place /whole/$place; done
+    exec busybox switch_root /whole "$busybox" sh "$dir/init.sh" "in the files of the host"
 fi
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/run/tmp
