@@ -165,6 +165,10 @@ const fn low(word: u64) -> u32 {
 }
 
 #[cfg(test)]
+#[path = "belief_model.rs"]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
