@@ -22,6 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
     let caller = Location::caller();
     let start = Instant::now();
+    let limit = limit * slowness();
     loop {
         if let Some(answer) = probe() {
             return Ok(answer);
@@ -31,6 +32,11 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Optio
         }
         thread::sleep(PAUSE); // poll interval: fine enough to see a daemon that answers within milliseconds
     }
+}
+
+/// How many times as long as usual everything may take: `SNISPLICE_TEST_SLOWNESS`, for machines that are computed.
+fn slowness() -> u32 {
+    std::env::var("SNISPLICE_TEST_SLOWNESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
 /// Makes a peer slow: part of what it does, never a way to wait for somebody else.

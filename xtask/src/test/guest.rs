@@ -22,6 +22,9 @@ const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p"
 /// Megabytes of memory of the guest.
 const MEMORY: &str = "3072";
 
+/// How much longer than on this machine tests wait there.
+const SLOWNESS: u32 = 5;
+
 /// Tests to play: a program, the beginnings of their names (all, if none), and by which datapath.
 pub(super) struct Part {
     pub(super) program: String,
@@ -74,7 +77,10 @@ fn job(parts: &[Part]) -> Result<String> {
     }
     let quoted = |path: &Path| format!("'{}'", path.display());
     text.push_str(&format!("cd {}\n", quoted(&workspace::root().join("tests"))));
-    text.push_str(&format!("export SNISPLICE_BIN={} RUST_BACKTRACE=1\n", quoted(&workspace::daemon())));
+    text.push_str(&format!(
+        "export SNISPLICE_BIN={} RUST_BACKTRACE=1 SNISPLICE_TEST_SLOWNESS={SLOWNESS}\n",
+        quoted(&workspace::daemon())
+    ));
     for part in parts {
         let program = executable(&part.program)?;
         text.push_str(&format!(
