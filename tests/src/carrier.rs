@@ -160,13 +160,13 @@ impl Carrier {
     pub fn account(&self, daemon: &Daemon) -> Result<Account> {
         let metrics = daemon.metrics()?;
         let bytes = |direction| {
-            metrics.sum("snisplice_bytes_total", &[("datapath", self.name), ("direction", direction)])
+            metrics.count("snisplice_bytes_total", &[("datapath", self.name), ("direction", direction)])
         };
-        let copied = metrics.sum("snisplice_bytes_total", &[("datapath", COPY.name)]);
+        let copied = metrics.count("snisplice_bytes_total", &[("datapath", COPY.name)]);
         let status = daemon.status()?;
         Ok(Account {
-            bytes: [bytes("in"), bytes("out")].map(whole),
-            copied: whole(copied),
+            bytes: [bytes("in"), bytes("out")],
+            copied,
             kernel: status.kernel,
             packet: status.packet,
         })
@@ -271,14 +271,4 @@ pub struct Account {
     pub kernel: Option<Kernel>,
     /// Those of packets.
     pub packet: Option<Packet>,
-}
-
-/// A counter of bytes is a whole number below 2^53.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "whole, not negative, and below 2^53"
-)]
-fn whole(counter: f64) -> u64 {
-    counter as u64
 }

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::maps::PerCpuArray;
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 
-use crate::netns::Namespace;
+use crate::netns::{Namespace, Topology};
 
 /// How many packets of a million.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,11 +23,29 @@ pub struct Badness {
     pub unsparing: bool,
 }
 
+impl Badness {
+    /// As on a network that is well.
+    pub const LITTLE: Self = Self { lost: 1_000, doubled: 1_000, late: 5_000, unsparing: false };
+    /// As on one that is not.
+    pub const MUCH: Self = Self { lost: 10_000, doubled: 5_000, late: 10_000, unsparing: false };
+}
+
 /// In force as long as the value lives.
 #[derive(Debug)]
 pub struct Impaired(Ebpf);
 
 impl Impaired {
+    /// Makes what comes in anywhere so bad: at both ends, and at the edge from both sides.
+    ///
+    /// # Errors
+    /// As below.
+    pub fn everywhere(net: &Topology, badness: Badness) -> Result<Vec<Self>> {
+        [(&net.client, "edge"), (&net.backend, "edge"), (&net.edge, "client"), (&net.edge, "backend")]
+            .into_iter()
+            .map(|(namespace, interface)| Self::at(namespace, interface, badness))
+            .collect()
+    }
+
     /// Makes what comes in by `interface` of `namespace` so bad.
     ///
     /// # Errors
@@ -45,9 +64,11 @@ impl Impaired {
         let program: &mut SchedClassifier =
             ebpf.program_mut("impair").context("the object has no program")?.try_into()?;
         program.load()?;
+        // Before the programs of a daemon that has attached its own already: they see what the network has left.
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
         namespace.enter(|| {
-            program.attach(interface, TcAttachType::Ingress).map_err(|error| anyhow!("{error}"))?;
-            Ok(())
+            let attached = program.attach_with_options(interface, TcAttachType::Ingress, first);
+            attached.map(drop).map_err(|error| anyhow!("{error}"))
         })?;
         Ok(Self(ebpf))
     }

@@ -195,7 +195,11 @@ const TOGETHER_MS: u32 = 200;
 /// What an entry learns of a packet that goes by it.
 #[inline(always)]
 pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u32) {
-    let sent = place(entry.sent, entry.start, segment.seq.wrapping_add(payload));
+    let mut sent = place(entry.sent, entry.start, segment.seq.wrapping_add(payload));
+    // The number before that of a packet without bytes may be an end's that was lost on its way here.
+    if payload == 0 && entry.flags & flag::FIN == 0 && !segment.has(tcp::FIN) {
+        sent = sent.saturating_sub(1);
+    }
     if sent > entry.sent {
         entry.sent = sent;
     }
@@ -292,5 +296,23 @@ mod tests {
         let old = Segment { seq: u32::MAX - 9, end: 0, ack: 6, ..segment };
         note(&mut entry, &old, 9, 9);
         assert_eq!((entry.sent, entry.acked, entry.window), (29, 6, 3));
+    }
+
+    #[test]
+    fn an_end_that_was_lost_on_its_way_here_is_no_byte() {
+        let mut entry = Entry { start: 100, sent: 10, ..Entry::default() };
+        let behind = |seq| Segment { seq, end: seq, flags: tcp::ACK, ..Segment::default() };
+        note(&mut entry, &behind(111), 0, 1);
+        assert_eq!(entry.sent, 10);
+        note(&mut entry, &behind(112), 0, 1);
+        assert_eq!(entry.sent, 11, "bytes were lost, or a byte and the end");
+        let mut entry = Entry { start: 100, sent: 10, flags: flag::FIN, fin: 110, ..Entry::default() };
+        note(&mut entry, &behind(111), 0, 1);
+        assert_eq!(entry.sent, 11, "of an end that is known it is known where it is");
+        let mut entry = Entry { start: 100, sent: 10, ..Entry::default() };
+        note(&mut entry, &Segment { end: 111, ..behind(110) }, 1, 1);
+        assert_eq!(entry.sent, 11, "a byte");
+        note(&mut entry, &Segment { end: 114, flags: tcp::ACK | tcp::FIN, ..behind(113) }, 0, 1);
+        assert_eq!(entry.sent, 13, "the end itself says what was before it");
     }
 }

@@ -49,16 +49,16 @@ const LONGEST: Duration = Duration::from_secs(3600);
 #[must_use]
 pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &Bounds) -> Step {
     let [Some(client), Some(server)] = entries else { return Step::Cut(end(Reason::KernelLost)) };
-    for (entry, side) in [(client, Side::Client), (server, Side::Upstream)] {
-        if entry.flags & flag::RST != 0 {
-            return Step::Over(End { reason: Reason::Reset(side), side: Some(side) });
-        }
-    }
     let ended = [is_acknowledged(client, server), is_acknowledged(server, client)];
     if ended == [true; 2] {
         let first =
             Side::BOTH.into_iter().zip([client, server]).find(|(_, entry)| entry.flags & flag::FIRST != 0);
         return Step::Over(End { reason: Reason::Eof, side: first.map(|(side, _)| side) });
+    }
+    // Not before: an end that has gone in good order answers with a reset, too, if a packet comes twice.
+    if (client.flags | server.flags) & flag::RST != 0 {
+        let side = resetter(client, server);
+        return Step::Over(End { reason: Reason::Reset(side), side: Some(side) });
     }
     if client.state == state::DEAD || server.state == state::DEAD {
         return Step::Cut(end(Reason::KernelLost));
@@ -82,6 +82,18 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
     match probe(silent, ended, wait, bounds.keepalive) {
         Step::Wait(wait) => doubt([client, server], wait),
         other => other,
+    }
+}
+
+/// Who has reset a connection of which an end has gone. An end whose reset was doubted has sent that before the other one went, which
+/// may have gone for it.
+fn resetter(client: &Entry, server: &Entry) -> Side {
+    let has = |entry: &Entry, flag| entry.flags & flag != 0;
+    match [has(client, flag::DOUBT), has(server, flag::DOUBT)] {
+        [true, false] => Side::Client,
+        [false, true] => Side::Upstream,
+        _ if has(client, flag::RST) => Side::Client,
+        _ => Side::Upstream,
     }
 }
 
@@ -167,6 +179,32 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_has_gone_answers_a_packet_that_comes_twice_with_a_reset() {
+        let mut flow = entries();
+        (flow[0].flags, flow[0].fin) = (flag::FIN | flag::FIRST | flag::RST, 100);
+        flow[1].acked = 101;
+        (flow[1].flags, flow[1].fin) = (flag::FIN, 200);
+        flow[0].acked = 201;
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(End { reason: Reason::Eof, side: Some(Side::Client) }));
+        flow[0].acked = 200;
+        let reset = Reason::Reset(Side::Client);
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(End { reason: reset, side: Some(Side::Client) }));
+    }
+
+    #[test]
+    fn the_first_to_reset_is_the_one_whose_reset_was_doubted() {
+        let mut flow = entries();
+        flow[0].flags = flag::RST;
+        for (doubted, side) in
+            [(flag::DOUBT, Side::Upstream), (flag::DOUBT | flag::RST, Side::Upstream), (0, Side::Client)]
+        {
+            flow[1].flags = doubted;
+            let end = End { reason: Reason::Reset(side), side: Some(side) };
+            assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(end), "{doubted}");
+        }
+    }
+
+    #[test]
     fn a_flow_is_over_when_both_ends_know() {
         let mut flow = entries();
         (flow[0].flags, flow[0].fin) = (flag::FIN | flag::FIRST, 100);
@@ -178,9 +216,6 @@ mod tests {
         let eof = End { reason: Reason::Eof, side: Some(Side::Client) };
         assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(eof));
         assert_eq!([bytes(&flow[0]), bytes(&flow[1])], [90, 100]);
-        flow[1].flags |= flag::RST;
-        let reset = End { reason: Reason::Reset(Side::Upstream), side: Some(Side::Upstream) };
-        assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(reset));
     }
 
     #[test]

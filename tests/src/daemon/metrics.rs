@@ -32,6 +32,16 @@ impl Metrics {
             .sum()
     }
 
+    /// The same of counters of whole things, below 2^53.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole, not negative, and below 2^53"
+    )]
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.sum(name, labels) as u64
+    }
+
     /// All samples of this name.
     pub fn samples_of(&self, name: &str) -> Vec<&Sample> {
         self.0.iter().filter(|sample| sample.name == name).collect()

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::course::Course;
 use super::footprint::{Footprint, empty};
@@ -16,6 +16,7 @@ use crate::carrier::Carrier;
 use crate::daemon::{Access, Config, Daemon, Launch};
 use crate::deadline::{PATIENCE, wait_for};
 use crate::hello::Hello;
+use crate::impair::{Badness, Impaired};
 use crate::netns::{Topology, edge};
 use crate::site::SHARED_PORT;
 
@@ -29,8 +30,14 @@ const SLOTS: u64 = WAVE * FLOWS;
 const SERVERS: u16 = 12_000;
 const RAW: u16 = 14_000;
 
-/// No script takes this long on an idle machine.
+/// No script takes this long on an idle machine, nor on a bad network, where a lost segment takes 0.2 s and more.
 const LIMIT: Duration = Duration::from_secs(40);
+const BAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// The question of a peer on a bad network whether the other end is still there: a reset that comes before lost bytes is asked
+/// about (RFC 5961), and if that is lost too nobody says it again.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(3)).with_interval(Duration::from_secs(1));
 
 /// A daemon, its network, and the servers.
 #[derive(Debug)]
@@ -43,6 +50,8 @@ pub struct Arena {
     /// What the daemon held after the first wave: its workers make their own descriptors after it says that it is ready.
     empty: Option<Footprint>,
     log_read: usize,
+    /// What makes its network bad; nothing: it is as good as a network can be.
+    bad: Vec<Impaired>,
 }
 
 /// The place of one flow.
@@ -109,7 +118,31 @@ impl Arena {
         let config = Config::new().listen("tls", "[::]:443").datapath(carrier.datapath);
         let config = Slot::all().fold(more(config), |config, slot| slot.configure(config, &carrier));
         let daemon = launch.start(&net.edge, &config)?;
-        Ok(Self { carrier, daemon, net, listeners, empty: None, log_read: 0 })
+        Ok(Self { carrier, daemon, net, listeners, empty: None, log_read: 0, bad: Vec::new() })
+    }
+
+    /// Makes its network bad.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn spoil(&mut self, badness: Badness) -> Result<()> {
+        self.bad = Impaired::everywhere(&self.net, badness)?;
+        // What is accepted has what its listener has.
+        self.listeners.iter().try_for_each(keep_alive)
+    }
+
+    /// Whether its network is bad, so that a seed is not played the same way twice.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        !self.bad.is_empty()
+    }
+
+    /// Packets that its network has lost so far.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn lost(&self) -> Result<u64> {
+        self.bad.iter().map(|bad| Ok(bad.done()?[0])).sum()
     }
 
     /// Plays the flows of [`WAVE`] seeds, `first` and those after it, all at once.
@@ -118,6 +151,7 @@ impl Arena {
     /// When a flow does not end, when the daemon's counts are not those of its records, and when it keeps something.
     pub fn play(&mut self, first: u64) -> Result<Vec<Outcome>> {
         let before = self.carrier.account(&self.daemon)?;
+        let accepted = self.accepted()?;
         let scripts: Vec<(u64, u64, Script)> = Slot::all()
             .map(|slot| {
                 let (seed, flow) = (first + u64::from(slot.0) / FLOWS, u64::from(slot.0) % FLOWS);
@@ -125,10 +159,13 @@ impl Arena {
             })
             .collect();
         let mut pairs = self.connect(&scripts)?;
-        play(&mut pairs, LIMIT, || self.daemon.status().is_ok_and(|status| status.connections.active == 0))?;
+        let limit = if self.is_bad() { BAD_LIMIT } else { LIMIT };
+        play(&mut pairs, limit, || self.daemon.status().is_ok_and(|status| status.connections.active == 0))?;
         let seen: Vec<_> = pairs.into_iter().map(|pair| (pair.client.seen, pair.server.seen)).collect();
         self.daemon.wait_for_idle()?;
-        let records = self.records(scripts.len())?;
+        let came = self.accepted()? - accepted;
+        ensure!(came == scripts.len() || self.is_bad(), "{came} of {} came", scripts.len());
+        let records = self.records(came)?;
         self.carrier.prove(&self.daemon, &before, &records)?;
         match self.empty {
             None => self.empty = Some(empty(&self.daemon, self.carrier.linger())?),
@@ -137,7 +174,8 @@ impl Arena {
             Some(empty) => empty.wait_for_all_but_entries(&self.daemon)?,
         }
         let outcome = |((slot, (seed, flow, script)), (client, server)): ((Slot, (u64, u64, Script)), _)| {
-            let mut outcome = Outcome { seed, flow, script, client, server, record: None };
+            let lossy = self.is_bad();
+            let mut outcome = Outcome { seed, flow, script, client, server, record: None, lossy };
             outcome.record = record_of(slot, outcome.client.address, &records);
             outcome
         };
@@ -156,6 +194,9 @@ impl Arena {
             Slot::all().zip(scripts).zip(sockets).zip(&self.listeners)
         {
             let stream = 2 * (seed.wrapping_mul(FLOWS) + flow);
+            if self.is_bad() {
+                keep_alive(&socket)?;
+            }
             let (up, down) = (Course::new(slot.hello(), stream), Course::new(Vec::new(), stream + 1));
             let mut client = Peer::new(script.client.clone(), up.clone(), down.clone());
             client.start(socket, true)?;
@@ -163,6 +204,12 @@ impl Arena {
             pairs.push(Pair { client, server, listener, abandoned: false });
         }
         Ok(pairs)
+    }
+
+    /// Connections that the daemon has accepted so far.
+    fn accepted(&self) -> Result<usize> {
+        let accepted = self.daemon.metrics()?.count("snisplice_connections_accepted_total", &[]);
+        Ok(usize::try_from(accepted)?)
     }
 
     /// The access records of the wave.
@@ -207,6 +254,10 @@ fn record_of(slot: Slot, client: Option<SocketAddr>, records: &[Access]) -> Opti
         records.iter().filter(nowhere).find(|record| record.client == address)
     };
     by_route.or_else(by_address).cloned()
+}
+
+fn keep_alive<'s>(socket: impl Into<SockRef<'s>>) -> Result<()> {
+    Ok(socket.into().set_tcp_keepalive(&KEEPALIVE)?)
 }
 
 fn listen(at: SocketAddr) -> Result<TcpListener> {

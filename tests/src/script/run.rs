@@ -1,6 +1,7 @@
 //! Plays seeds by several datapaths, judges what came of it, and compares.
 
 use std::fmt::Write as _;
+use std::ops::AddAssign;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -40,6 +41,16 @@ impl Totals {
     }
 }
 
+impl AddAssign for Totals {
+    fn add_assign(&mut self, more: Self) {
+        self.seeds += more.seeds;
+        self.flows += more.flows;
+        self.fallbacks += more.fallbacks;
+        self.carried += more.carried;
+        self.bytes += more.bytes;
+    }
+}
+
 /// The seeds that are played together with `seed`, from the first one on.
 pub fn wave_of(seed: u64) -> u64 {
     seed - seed % WAVE
@@ -50,9 +61,12 @@ pub fn number_of(first: u64) -> u64 {
     first / WAVE
 }
 
-/// The command that plays a seed again.
-pub fn replay(carrier: &Carrier, seed: u64) -> String {
-    let name = carrier.name;
+/// The command that plays a seed again. What a bad network loses is drawn anew.
+fn replay(arena: &Arena, seed: u64) -> String {
+    if arena.is_bad() {
+        return format!("{SEED}={seed} cargo test -p snisplice-tests --test packet scripts_survive");
+    }
+    let name = arena.carrier.name;
     format!(
         "{SEED}={seed} SNISPLICE_TEST_DATAPATH={name} cargo test -p snisplice-tests --test contract law_9"
     )
@@ -69,7 +83,7 @@ pub fn round(arenas: &mut [Arena], first: u64, totals: &mut [Totals]) -> Result<
         let carrier = arena.carrier;
         let outcomes = arena
             .play(first)
-            .with_context(|| format!("{}\nlog: {:#?}", replay(&carrier, first), arena.warnings()))?;
+            .with_context(|| format!("{}\nlog: {:#?}", replay(arena, first), arena.warnings()))?;
         let wrong: Vec<(&Outcome, Vec<String>)> = outcomes
             .iter()
             .enumerate()
@@ -80,7 +94,7 @@ pub fn round(arenas: &mut [Arena], first: u64, totals: &mut [Totals]) -> Result<
             .filter(|(_, wrong)| !wrong.is_empty())
             .collect();
         if !wrong.is_empty() {
-            bail!("{}", report(&carrier, &wrong));
+            bail!("{}", report(arena, &wrong));
         }
         totals.add(&carrier, &outcomes);
         reference.get_or_insert(outcomes);
@@ -113,11 +127,11 @@ fn all_wrong(carrier: &Carrier, outcome: &Outcome, reference: Option<&Outcome>) 
     wrong
 }
 
-fn report(carrier: &Carrier, wrong: &[(&Outcome, Vec<String>)]) -> String {
+fn report(arena: &Arena, wrong: &[(&Outcome, Vec<String>)]) -> String {
     let mut text = String::new();
     for (outcome, what) in wrong.iter().take(SHOWN) {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{}\n{}\n{outcome}", replay(carrier, outcome.seed), what.join("\n"));
+        let _ = writeln!(text, "{}\n{}\n{outcome}", replay(arena, outcome.seed), what.join("\n"));
     }
     let rest: Vec<_> =
         wrong.iter().skip(SHOWN).map(|(outcome, what)| (outcome.seed, outcome.flow, what)).collect();

@@ -81,10 +81,7 @@ fn alternate(daemon: &Daemon, ids: &[u64]) -> Result<HashMap<u64, u64>> {
 
 fn churn(badness: Badness) -> Result<()> {
     let site = site()?;
-    let net = &site.net;
-    let ends = [(&net.client, "edge"), (&net.backend, "edge"), (&net.edge, "client"), (&net.edge, "backend")];
-    let bad = ends.map(|(namespace, interface)| Impaired::at(namespace, interface, badness));
-    let bad = bad.into_iter().collect::<Result<Vec<_>>>()?;
+    let bad = Impaired::everywhere(&site.net, badness)?;
     let mut flows = (0..FLOWS).map(|_| site.legacy_flow()).collect::<Result<Vec<_>>>()?;
     for (client, server) in &mut flows {
         // Not before its first byte.
@@ -146,5 +143,5 @@ fn flows_go_there_and_back_again_without_a_wrong_byte() -> Result<()> {
 
 #[test]
 fn also_where_packets_are_lost_doubled_and_reordered() -> Result<()> {
-    churn(Badness { lost: 1_000, doubled: 1_000, late: 5_000, unsparing: false })
+    churn(Badness::LITTLE)
 }

@@ -25,10 +25,6 @@ const SERVER_PORT: u16 = 9443;
 /// Sizes of what is sent in turn, up and down: from a byte to more than any window at first.
 const SIZES: [u64; 8] = [1, 700, 30_000, 3, 200_000, 1449, 70_000, 12];
 
-/// A little, as on a network that is well, and much.
-pub(crate) const LITTLE: Badness = Badness { lost: 1_000, doubled: 1_000, late: 5_000, unsparing: false };
-pub(crate) const MUCH: Badness = Badness { lost: 10_000, doubled: 5_000, late: 10_000, unsparing: false };
-
 /// What a flow's ends do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
@@ -75,7 +71,7 @@ pub(crate) struct Case {
 
 impl Default for Case {
     fn default() -> Self {
-        Self { way: Way::Ipv4, badness: LITTLE, pace: Pace::Even, after: "0s" }
+        Self { way: Way::Ipv4, badness: Badness::LITTLE, pace: Pace::Even, after: "0s" }
     }
 }
 
@@ -109,20 +105,12 @@ impl Ground {
     fn flow(&self) -> Result<Flow> {
         Ok((self.net.client.connect(self.entrance)?, self.listener.accept()?))
     }
-
-    /// What comes in anywhere.
-    fn spoil(&self, badness: Badness) -> Result<Vec<Impaired>> {
-        let net = &self.net;
-        let ends =
-            [(&net.client, "edge"), (&net.backend, "edge"), (&net.edge, "client"), (&net.edge, "backend")];
-        ends.into_iter().map(|(namespace, interface)| Impaired::at(namespace, interface, badness)).collect()
-    }
 }
 
 /// Plays many flows, after `prepare` has made the network what it is to be.
 pub(crate) fn churn(case: Case, prepare: impl FnOnce(&Topology) -> Result<()>) -> Result<()> {
     let ground = Ground::prepare(case, prepare)?;
-    let bad = ground.spoil(case.badness)?;
+    let bad = Impaired::everywhere(&ground.net, case.badness)?;
     let mut failures = Vec::new();
     for batch in 0..FLOWS / AT_A_TIME {
         // One after the other: which connection is whose is known by their order only.

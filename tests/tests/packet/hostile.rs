@@ -98,8 +98,9 @@ fn a_client_that_has_lost_its_connection_may_use_its_port_again() -> Result<()> 
     transfer(&mut client, &mut server, 1, 1000)?;
     wait_for_packets(&site.daemon, 1)?;
     vanish(client)?;
-    // Its first packet goes to the server, which asks what that is; the client's answer ends the old connection.
-    let mut client = connect()?;
+    // Its first packet goes to the server, which asks what that is; the client's answer ends the old connection. A process that another
+    // test is just starting may have the old socket, too, for a moment.
+    let mut client = wait_for("the port to be free", PATIENCE, || connect().ok())?;
     expect_ending(&mut server, Ending::Reset)?;
     let mut server = site.polling.accept()?;
     transfer(&mut client, &mut server, 2, 100_000)?;

@@ -1,15 +1,17 @@
 //! Ends of every kind: what they offer, how they read, by what they are reached. Thousands of flows in all.
 
-use anyhow::{Result, ensure};
+use std::env;
+
+use anyhow::{Context as _, Result, ensure};
 use harness::carrier::CARRIERS;
 use harness::daemon::Launch;
 use harness::impair::Badness;
 use harness::netns::Topology;
 use harness::pins::Pins;
-use harness::script::run::{Totals, round, wave_of};
+use harness::script::run::{SEED, Totals, round, wave_of};
 use harness::script::{Arena, WAVE};
 
-use crate::churn::{Case, LITTLE, MUCH, Pace, Way, churn};
+use crate::churn::{Case, Pace, Way, churn};
 use crate::set;
 
 /// The first of the scripts' seeds: the contract plays those from 0 on.
@@ -22,12 +24,12 @@ fn flows_survive_loss_doubling_and_reordering() -> Result<()> {
 
 #[test]
 fn flows_survive_much_of_it() -> Result<()> {
-    churn(Case { badness: MUCH, ..Case::default() }, |_| Ok(()))
+    churn(Case { badness: Badness::MUCH, ..Case::default() }, |_| Ok(()))
 }
 
 #[test]
 fn flows_of_some_age_leave_on_a_bad_network() -> Result<()> {
-    churn(Case { badness: MUCH, after: "7ms", ..Case::default() }, |_| Ok(()))
+    churn(Case { badness: Badness::MUCH, after: "7ms", ..Case::default() }, |_| Ok(()))
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn a_client_without_selective_acknowledgements_too() -> Result<()> {
 
 #[test]
 fn neither_end_has_time_stamps_or_selective_acknowledgements() -> Result<()> {
-    churn(Case { badness: MUCH, ..Case::default() }, |net| {
+    churn(Case { badness: Badness::MUCH, ..Case::default() }, |net| {
         for end in [&net.client, &net.backend] {
             set(end, "tcp_timestamps", "0")?;
             set(end, "tcp_sack", "0")?;
@@ -74,7 +76,7 @@ fn readers_that_stop_close_their_windows_while_their_flows_leave() -> Result<()>
 
 #[test]
 fn they_do_on_a_bad_network_too() -> Result<()> {
-    churn(Case { pace: Pace::Slow, after: "5ms", badness: LITTLE, ..Case::default() }, shrink)
+    churn(Case { pace: Pace::Slow, after: "5ms", badness: Badness::LITTLE, ..Case::default() }, shrink)
 }
 
 /// Windows that are soon closed, and senders that do not hold much.
@@ -98,23 +100,44 @@ fn so_do_those_by_one_interface() -> Result<()> {
 
 #[test]
 fn scripts_are_seen_as_under_copy_whenever_their_flows_leave() -> Result<()> {
+    [("1ms", None), ("9ms", None), ("40ms", None)].into_iter().zip(waves(SEEDS)?).try_for_each(scripts)
+}
+
+#[test]
+fn scripts_survive_a_bad_network_whenever_their_flows_leave() -> Result<()> {
+    let networks =
+        [("0s", Some(Badness::LITTLE)), ("1ms", Some(Badness::MUCH)), ("30ms", Some(Badness::MUCH))];
+    networks.into_iter().zip(waves(SEEDS + 1000)?).try_for_each(scripts)
+}
+
+/// The waves from seed `first` on; the one of the seed that the environment names, over and over, if it names one.
+fn waves(first: u64) -> Result<impl Iterator<Item = u64>> {
+    let (first, step) = match env::var(SEED) {
+        Ok(seed) => (seed.parse().with_context(|| format!("{SEED} is {seed:?}"))?, 0),
+        Err(_) => (first, WAVE),
+    };
+    Ok((0..).map(move |number| wave_of(first) + number * step))
+}
+
+/// Plays a wave whose flows leave `after` that time, on a network as bad as that.
+fn scripts(((after, badness), first): ((&str, Option<Badness>), u64)) -> Result<()> {
     let launch = Launch::new()?.quiet();
     let [copy, .., packet] = CARRIERS;
     ensure!(packet.name == "packet", "{packet:?}");
-    let mut first = wave_of(SEEDS);
-    for after in ["1ms", "9ms", "40ms"] {
-        let pins = Pins::create()?;
-        let mut arenas = vec![
-            Arena::open(copy, &launch)?,
-            Arena::open_with(packet, &launch, |config| config.packet(&pins, after))?,
-        ];
-        let mut totals = [Totals::default(); 2];
-        round(&mut arenas, first, &mut totals)?;
-        first += WAVE;
-        let [_, Totals { flows, carried, .. }] = totals;
-        println!("{carried} of {flows} flows left their sockets, at the age of {after} or later");
-        ensure!(carried * 10 > flows, "only {carried} of {flows} flows left their sockets after {after}");
-        arenas.into_iter().try_for_each(Arena::close)?;
+    let pins = Pins::create()?;
+    let mut gone = Arena::open_with(packet, &launch, |config| config.packet(&pins, after))?;
+    if let Some(badness) = badness {
+        gone.spoil(badness)?;
     }
-    Ok(())
+    let mut arenas = [Arena::open(copy, &launch)?, gone];
+    let mut totals = [Totals::default(); 2];
+    round(&mut arenas, first, &mut totals)?;
+    let [_, Totals { flows, carried, .. }] = totals;
+    let lost = arenas.iter().map(Arena::lost).sum::<Result<u64>>()?;
+    println!(
+        "{carried} of {flows} flows left their sockets, at the age of {after} or later; {lost} packets were lost"
+    );
+    ensure!(carried * 10 > flows, "only {carried} of {flows} flows left their sockets after {after}");
+    ensure!((lost > 0) == badness.is_some(), "{lost} packets were lost");
+    arenas.into_iter().try_for_each(Arena::close)
 }

@@ -133,21 +133,15 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[&TcpStream; 2])
     flip(flow, &armed, &plan, sockets, is_stamped).await.map_err(refused)??;
     // No way back from here on.
     let drained = match drain(road, hub, flow, &armed, &plan.keys, sockets).await {
-        Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| broken(Reason::KernelLost))),
-        Ok(Some(end)) => Ok(Some(Way::Broken(end))),
-        Err(error) => Err(error),
+        Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| end(Reason::KernelLost))),
+        other => other,
     };
     match drained {
         Ok(None) => {}
-        Ok(Some(way)) => {
-            road.part(&plan.keys, &way);
-            return Ok(way);
-        }
+        Ok(Some(end)) => return Ok(road.part(flow, &plan.keys, end)),
         Err(error) => {
             tracing::warn!(flow = flow.id, %error, "flow reset: its hand-over has failed");
-            let way = broken(Reason::Internal);
-            road.part(&plan.keys, &way);
-            return Ok(way);
+            return Ok(road.part(flow, &plan.keys, end(Reason::Internal)));
         }
     }
     let port = road.ports.leave_by(&plan.keys).await;
@@ -156,26 +150,30 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[&TcpStream; 2])
     let closed = waited.and_then(|()| sockets.iter().try_for_each(sys::close_silently));
     if let Err(error) = closed {
         tracing::warn!(flow = flow.id, %error, "flow reset: its sockets cannot be left");
+        let way = road.part(flow, &plan.keys, end(Reason::Internal));
         road.packet.forget(&plan.keys);
-        return Ok(broken(Reason::Internal));
+        return Ok(way);
     }
     port.left();
     road.untrack(&plan.keys);
     Ok(Way::Free(plan.keys, Terms::of(&plan.legs, sockets)))
 }
 
-const fn broken(reason: Reason) -> Way {
-    Way::Broken(End { reason, side: reason.side() })
+const fn end(reason: Reason) -> End {
+    End { reason, side: reason.side() }
 }
 
 impl Road {
-    /// Resets both ends of a flow whose sockets have stood still while its bytes went past them: their own resets have numbers of
-    /// before, which an end takes no notice of. A reset of an end's own has gone to the other one already.
-    fn part(&self, keys: &[Key; 2], way: &Way) {
-        if let Way::Broken(End { reason: Reason::Reset(_), .. }) = way {
-            return;
+    /// Ends a flow whose sockets have stood still while its bytes went past them. Both ends are reset from here: the sockets' own
+    /// resets have numbers of before, which an end takes no notice of. A reset of an end's own has gone to the other one already.
+    fn part(&self, flow: &Flow, keys: &[Key; 2], end: End) -> Way {
+        let entries = self.entries(keys);
+        if !matches!(end.reason, Reason::Reset(_)) {
+            self.send(keys, &entries, [true; 2], Purpose::Reset);
         }
-        self.send(keys, &self.entries(keys), [true; 2], Purpose::Reset);
+        let [up, down] = entries.each_ref().map(|entry| entry.as_ref().map_or(0, life::bytes));
+        let [copied_up, copied_down] = flow.copied();
+        Way::Broken(end, [up.max(copied_up), down.max(copied_down)])
     }
 }
 
@@ -238,7 +236,7 @@ async fn drain(
             return Ok(None);
         }
         if flow.orders.are_to_kill() {
-            return Ok(Some(End { reason: Reason::Killed, side: None }));
+            return Ok(Some(end(Reason::Killed)));
         }
         if let Some(end) = reset(&handover) {
             // The other end may still be owed something that came before.
@@ -252,13 +250,12 @@ async fn drain(
         }
         for (socket, side) in sockets.iter().zip(Side::BOTH) {
             if sys::leg(socket)?.state != ESTABLISHED {
-                let reason = Reason::Reset(side);
-                return Ok(Some(End { reason, side: reason.side() }));
+                return Ok(Some(end(Reason::Reset(side))));
             }
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = &mut stopping => return Ok(Some(End { reason: Reason::Drain, side: None })),
+            () = &mut stopping => return Ok(Some(end(Reason::Drain))),
         }
         pause = (pause * 2).min(LOOK_MAX);
     }

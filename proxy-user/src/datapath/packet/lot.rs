@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, flag};
-use proxy_common::flow::{End, Reason, Side};
+use proxy_common::flow::{End, Reason};
 use proxy_common::packet::craft::{Purpose, craft};
 use proxy_common::packet::life::{self, Bounds, Step};
 use proxy_common::packet::seq::later;
@@ -253,8 +253,10 @@ impl Road {
                 tell(hub, parked, end);
                 hub.flows.leave_parked(&parked.flow);
                 self.lot.forget(&parked.keys);
-                if let Reason::Reset(side) = end.reason {
-                    parked.telling = Some(Telling::new([side == Side::Upstream, side == Side::Client]));
+                if let Reason::Reset(_) = end.reason {
+                    let is_to_hear =
+                        |entry: Option<&Entry>| entry.is_some_and(|it| it.flags & flag::RST == 0);
+                    parked.telling = Some(Telling::new(found.map(is_to_hear)));
                 }
                 Some(self.linger(parked).unwrap_or_default())
             }

@@ -38,7 +38,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, Split, internal};
 use crate::hub::snapshot::{self, Snapshot};
-use crate::hub::{Active, Flow, Hub, Story};
+use crate::hub::{Active, Bytes, Flow, Hub, Story};
 use crate::kernel::{Packet, Unavailable};
 use crate::sys;
 
@@ -83,8 +83,8 @@ pub(crate) struct Departed {
 enum Way {
     /// They have nothing more to do.
     Free([Key; 2], Terms),
-    /// The flow has to be reset.
-    Broken(End),
+    /// The flow has to be reset. So many bytes it has carried, by its sockets and past them.
+    Broken(End, Bytes),
     /// They are not: the flow has to keep them.
     Kept,
 }
@@ -244,7 +244,10 @@ impl Carriers {
                 Outcome::Left(Departed { road: Arc::clone(road), keys, terms, active })
             }
             // Closing resets both.
-            Way::Broken(end) => Outcome::Ended(Carried { end, bytes: flow.copied() }),
+            Way::Broken(end, bytes) => {
+                flow.facts().datapath = Some(Datapath::Packet);
+                Outcome::Ended(Carried { end, bytes })
+            }
         })
     }
 
