@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod console;
 mod demo;
+mod fuzz;
 mod house;
 mod lint;
 mod privilege;
@@ -62,6 +63,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Any bytes for what reads bytes of strangers, guided by what they reach
+    Fuzz(fuzz::Options),
     /// Formatting, clippy, the rules of the house, licences and advisories
     Lint,
     /// Everything that says whether this tree is good: build, lint, unit and end-to-end tests
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Task::Run { args } => run::run(&args).map(|()| true),
         Task::Demo { args } => demo::run(&args).map(|()| true),
         Task::Bench { args } => bench::run(&args).map(|()| true),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Lint => Ok(lint::run()),
         Task::Test(options) => test::run(&options),
     };

@@ -24,6 +24,7 @@ pub(crate) fn install() -> bool {
     let found = [
         ("BPF", bpf::ensure().map(|bpf| bpf.describe())),
         ("tests and demo", tools::ensure().map(|()| "all commands are there".to_owned())),
+        ("fuzz", tools::ensure_cxx().map(|()| "a C++ compiler is there".to_owned())),
         ("lint", tools::ensure_lint().map(|_| "clippy, rustfmt and cargo-deny are there".to_owned())),
     ];
     report(&found)
@@ -34,6 +35,7 @@ pub(crate) fn check() -> bool {
     let found = [
         ("BPF", bpf::check().map(|bpf| bpf.describe())),
         ("tests and demo", tools::check().map(|()| "all commands are there".to_owned())),
+        ("fuzz", tools::check_cxx().map(|()| "a C++ compiler is there".to_owned())),
         ("lint", tools::check_lint().map(|_| "clippy, rustfmt and cargo-deny are there".to_owned())),
     ];
     report(&found)
@@ -52,6 +54,11 @@ pub(crate) fn for_tests() -> Result<()> {
 /// What the tests on another kernel need besides that.
 pub(crate) fn for_guest() -> Result<Guest> {
     guest::ensure()
+}
+
+/// What `fuzz` needs besides a build.
+pub(crate) fn for_fuzz() -> Result<()> {
+    tools::ensure_cxx()
 }
 
 /// What `bench` needs besides that: the folder of those other proxies that are not installed.

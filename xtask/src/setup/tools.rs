@@ -40,8 +40,26 @@ fn missing() -> Vec<&'static (&'static str, &'static str)> {
     COMMANDS.iter().filter(|(command, _)| which(command).is_none()).collect()
 }
 
+/// Installs a C++ compiler if there is none: libFuzzer is written in it.
+pub(crate) fn ensure_cxx() -> Result<()> {
+    if check_cxx().is_err() && apt::exists() {
+        apt::install(&["g++".to_owned()])?;
+    }
+    check_cxx()
+}
+
+/// Says whether there is a C++ compiler.
+pub(crate) fn check_cxx() -> Result<()> {
+    if which("c++").is_none() {
+        bail!("no c++ (package g++)\n  remedy: install with your system's package manager");
+    }
+    Ok(())
+}
+
 /// Installs what `lint` calls, and returns the path of cargo-deny.
 pub(crate) fn ensure_lint() -> Result<PathBuf> {
+    // Clippy builds what is fuzzed, and so libFuzzer.
+    ensure_cxx()?;
     for (component, subcommand) in [("clippy", "clippy"), ("rustfmt", "fmt")] {
         if !has(subcommand) {
             if which("rustup").is_none() {

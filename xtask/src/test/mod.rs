@@ -16,13 +16,16 @@ use self::summary::Stage;
 use crate::console::{Step, Tone};
 use crate::lint::{self, Verdict};
 use crate::process::{Stream, keep_log, observe, tail};
-use crate::{build, console, privilege, setup, workspace};
+use crate::{build, console, fuzz, privilege, setup, workspace};
 
-/// Tests of one end-to-end program that run at a time: each has its own network, but they share the processors.
-const THREADS: &str = "2";
+/// Tests of one end-to-end program that run at a time: each has its own network, and waits more than it works.
+const THREADS: &str = "3";
 
 /// The program whose tests are about one datapath: a stage of its own plays them.
 const PACKET: &str = "packet";
+
+/// Time for each target of the fuzzing: enough for what a change has broken, while `cargo xtask fuzz` takes its time.
+const FUZZ_SECONDS: u64 = 5;
 
 /// What to test.
 #[derive(Args)]
@@ -37,7 +40,7 @@ pub(crate) struct Options {
     /// Only on another kernel, in a virtual machine
     #[arg(long, conflicts_with_all = ["datapath", "soak"])]
     guest: bool,
-    /// Nothing but the contract's scripts, with fresh seeds, for so long; stops at the first failure
+    /// Nothing but the contract's scripts, with fresh seeds, also on a bad network, for so long; stops at the first failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
     soak: Option<f64>,
 }
@@ -72,6 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         stages.push(guest_stage(options));
     } else {
         stages.push(lint_stage(options));
+        stages.extend(options.only.is_none().then(fuzz_stage));
         stages.extend(test_stages(options));
     }
     println!("{}", summary::render(&stages));
@@ -165,6 +169,15 @@ fn lint_stage(options: &Options) -> Stage {
     stage
 }
 
+fn fuzz_stage() -> Stage {
+    let began = Instant::now();
+    let (passed, failed) = match fuzz::all(FUZZ_SECONDS) {
+        Ok(played) => played,
+        Err(error) => (0, vec![format!("{error:#}")]),
+    };
+    Stage { name: "fuzz".to_owned(), passed, failed, took: began.elapsed(), ..Stage::default() }
+}
+
 /// What can differ on another kernel: how it takes the programs, and interfaces that this one may not have.
 fn guest_stage(options: &Options) -> Stage {
     let began = Instant::now();
@@ -204,7 +217,8 @@ fn guest_parts(options: &Options) -> Result<Vec<guest::Part>> {
 
 /// Unit and property tests of the host's crates, and those of the harness itself.
 fn unit(options: &Options) -> Vec<Command> {
-    let mut crates = cargo_test(&["--workspace", "--exclude", "proxy-ebpf", "--exclude", "snisplice-tests"]);
+    let mut crates = cargo_test(&["--workspace"]);
+    crates.args(["--exclude", "proxy-ebpf", "--exclude", "snisplice-tests", "--exclude", "snisplice-fuzz"]);
     let mut harness = cargo_test(&["--package", "snisplice-tests", "--lib", "--bins"]);
     for command in [&mut crates, &mut harness] {
         command.args(["--", "--show-output"]).args(&options.only);

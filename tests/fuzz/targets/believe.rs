@@ -1,0 +1,168 @@
+//! Packets of any numbers at a flow in any state: what is learnt of them stays within its bounds, a reset needs its number, and a
+//! hand-over takes no step back.
+
+#![no_main]
+
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use proxy_common::abi::packet::{Answer, Entry, Handover, flag, phase};
+use proxy_common::packet::belief::{
+    ROOM, Trust, believe, has_ended, is_acknowledged, is_over, is_reset, trust,
+};
+use proxy_common::packet::drain::{Way, decide, flip, refresh};
+use proxy_common::packet::header::{Segment, hear, note, tcp};
+use proxy_common::packet::seq::before;
+
+/// The largest window of TCP (RFC 7323).
+const MAX_WINDOW: i64 = 1 << 30;
+
+fuzz_target!(|noise: &[u8]| {
+    // Where the noise ends the packets do.
+    let _ = look(&mut Unstructured::new(noise));
+});
+
+fn look(noise: &mut Unstructured<'_>) -> Result<()> {
+    let mut entries = [entry(noise)?, entry(noise)?];
+    let mut handover = handover(noise)?;
+    while !noise.is_empty() {
+        let second: bool = noise.arbitrary()?;
+        let [client, server] = entries;
+        let (mut entry, other) = if second { (server, client) } else { (client, server) };
+        let (segment, payload) = packet(noise, &entry, &other)?;
+        let trusted = trust(&entry, &other, &segment, payload);
+        stranger(&entry, &other, &segment, trusted);
+        flags(&entry, &other, &segment, trusted);
+        learn(&mut entry, &segment, payload, trusted, noise.arbitrary()?);
+        let _ = (is_over(&entry, &other), has_ended(&entry, &other));
+        assert!(!is_acknowledged(&entry, &other) || has_ended(&entry, &other));
+        entries = if second { [client, entry] } else { [entry, server] };
+        if noise.ratio(1, 8)? {
+            let [client, server] = &mut entries;
+            refresh(client, &handover.sockets[0]);
+            refresh(server, &handover.sockets[1]);
+        }
+        drain(
+            &mut handover,
+            second,
+            &segment,
+            trusted != Trust::Nothing || is_reset(&entry, &other, &segment),
+        );
+    }
+    Ok(())
+}
+
+fn words<const N: usize>(noise: &mut Unstructured<'_>) -> Result<[u32; N]> {
+    let mut words = [0; N];
+    for word in &mut words {
+        *word = noise.arbitrary()?;
+    }
+    Ok(words)
+}
+
+fn entry(noise: &mut Unstructured<'_>) -> Result<Entry> {
+    let entry = Entry::from_words(&words(noise)?);
+    // Larger scales no connection agrees on (RFC 7323), and 2^60 bytes take most of a year at 400 Gbit/s.
+    Ok(Entry {
+        sent: entry.sent >> 4,
+        scale_in: entry.scale_in % 15,
+        scale_out: entry.scale_out % 15,
+        ..entry
+    })
+}
+
+/// About to be flipped, or flipped: of all numbers hardly one would be such a hand-over.
+fn handover(noise: &mut Unstructured<'_>) -> Result<Handover> {
+    let mut handover = Handover::from_words(&words(noise)?);
+    for socket in &mut handover.sockets {
+        socket.state = noise.int_in_range(0..=1)?;
+        socket.out_of_order = u32::from(noise.ratio(1, 8)?);
+    }
+    handover.reset = [0; 2];
+    handover.drained = [noise.int_in_range(0..=1)?, noise.int_in_range(0..=1)?];
+    handover.told = handover.drained;
+    handover.phase = if noise.arbitrary()? { phase::ARMED } else { phase::DRAIN };
+    Ok(handover)
+}
+
+/// Near what is expected, as often as not: of all numbers hardly one is.
+fn packet(noise: &mut Unstructured<'_>, entry: &Entry, other: &Entry) -> Result<(Segment, u32)> {
+    let (seq, ack): (u32, u32) = (noise.arbitrary()?, noise.arbitrary()?);
+    let near: u8 = noise.arbitrary()?;
+    let mask = (1 << (near & 31)) - 1;
+    let seq = if near & 32 == 0 { other.acked.wrapping_sub(entry.seq).wrapping_add(seq & mask) } else { seq };
+    let ack = if near & 64 == 0 { entry.acked.wrapping_add(ack & mask) } else { ack };
+    let flags: u8 = noise.arbitrary()?;
+    let payload = u32::from(noise.arbitrary::<u16>()?);
+    let fin = u32::from(flags & tcp::FIN);
+    let end = seq.wrapping_add(payload).wrapping_add(fin);
+    Ok((Segment { seq, end, ack, flags, window: noise.arbitrary()? }, payload))
+}
+
+/// Nothing is learnt of a packet whose numbers no end may have by now.
+fn stranger(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
+    let ahead = i64::from(segment.seq.wrapping_sub(other.acked.wrapping_sub(entry.seq)).cast_signed());
+    let known = i64::from(segment.ack.wrapping_sub(entry.acked).cast_signed());
+    let room = i64::from(ROOM);
+    let is_strange =
+        !(-room..=MAX_WINDOW.max(room)).contains(&ahead) || !(-room..=MAX_WINDOW).contains(&known);
+    let says_nothing = segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK);
+    assert!(!(is_strange || says_nothing) || trusted == Trust::Nothing, "{trusted:?}: {ahead} {known}");
+}
+
+fn flags(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
+    let belief = believe(entry, other, segment, trusted);
+    let expected = other.acked.wrapping_sub(entry.seq);
+    assert_eq!(belief.flags & flag::RST != 0, segment.has(tcp::RST) && segment.seq == expected);
+    assert!(belief.flags & flag::FIN == 0 || (segment.has(tcp::FIN) && trusted != Trust::Nothing));
+    assert!(belief.flags == 0 || segment.has(tcp::FIN | tcp::RST));
+}
+
+/// Counts go up, acknowledgements go on, and a packet that is not believed leaves no trace.
+fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trusted: Trust, now_ms: u32) {
+    let was = *entry;
+    match trusted {
+        Trust::All => note(entry, segment, payload, now_ms),
+        Trust::Heard => hear(entry, segment, now_ms),
+        Trust::Nothing => return,
+    }
+    assert!(entry.sent >= was.sent, "fewer bytes than before");
+    assert!(entry.sent - was.sent < 1 << 31, "more bytes than any packet says");
+    assert!(!before(entry.acked, was.acked), "an acknowledgement taken back");
+    assert!(trusted == Trust::All || entry.sent == was.sent, "bytes of a packet that was only heard");
+    let kept = Entry {
+        sent: was.sent,
+        acked: was.acked,
+        window: was.window,
+        active_ms: was.active_ms,
+        flags: entry.flags | was.flags & flag::DOUBT,
+        ..*entry
+    };
+    assert_eq!(kept, was, "something else has changed");
+}
+
+fn drain(handover: &mut Handover, second: bool, segment: &Segment, trusted: bool) {
+    let was = *handover;
+    let way = decide(handover, second, segment, trusted);
+    if was.phase != phase::DRAIN {
+        assert_eq!(way, Way::Socket, "before the flip all is the sockets'");
+        assert!(matches!(flip(handover), Answer::Done) == (handover.phase == phase::DRAIN));
+        return;
+    }
+    for leg in [0, 1] {
+        let of = |pair: [u32; 2]| pair.get(leg).copied().unwrap_or(0);
+        assert!(of(handover.drained) >= of(was.drained) && of(handover.told) >= of(was.told));
+        assert!(of(handover.reset) >= of(was.reset), "a reset taken back");
+        // Of two numbers with half of all numbers between them either is the later one.
+        let step = of(handover.last_ack).wrapping_sub(of(was.last_ack)).cast_signed();
+        assert!(step >= 0 || step == i32::MIN, "an acknowledgement taken back");
+        assert!(of(handover.told) == 0 || of(handover.drained) != 0, "told of what has not drained");
+    }
+    assert!(
+        trusted || matches!(way, Way::Forward | Way::Socket),
+        "a stranger's word for our socket: {way:?}"
+    );
+    if !trusted && !segment.has(tcp::RST) {
+        assert_eq!(*handover, was, "something learnt of a stranger");
+    }
+    assert_eq!((handover.received, handover.owed), (was.received, was.owed), "the flip itself has moved");
+}
