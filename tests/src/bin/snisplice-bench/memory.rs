@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 pub(crate) struct Held {
     /// KiB of user memory of the proxy's processes, shared pages divided among those that share them.
     pub(crate) user: f64,
-    /// KiB of kernel memory of the whole machine: slabs, page tables, stacks, per-processor memory.
+    /// KiB of kernel memory of the whole machine: objects in slabs, page tables, stacks, per-processor memory.
     pub(crate) kernel: f64,
     /// Open descriptors of the proxy's processes.
     pub(crate) descriptors: f64,
@@ -43,15 +43,22 @@ impl Held {
         still.unwrap_or(Ok(last))
     }
 
+    /// Needs root, for the kernel's part.
     fn now(pids: &[u32]) -> Result<Self> {
+        forget_files()?;
+        let held = Self::of_processes(pids)?;
+        let all = Path::new("/proc/meminfo");
+        let kernel = objects()? + field(all, &["PageTables", "KernelStack", "Percpu"])?;
+        Ok(Self { kernel, ..held })
+    }
+
+    fn of_processes(pids: &[u32]) -> Result<Self> {
         let mut held = Self::default();
         for pid in pids {
             let process = Path::new("/proc").join(pid.to_string());
             held.user += field(&process.join("smaps_rollup"), &["Pss"])?;
             held.descriptors += fs::read_dir(process.join("fd"))?.count() as f64;
         }
-        let all = Path::new("/proc/meminfo");
-        held.kernel = field(all, &["Slab", "PageTables", "KernelStack", "Percpu"])?;
         Ok(held)
     }
 
@@ -68,6 +75,28 @@ impl Held {
             descriptors: share(self.descriptors, before.descriptors),
         }
     }
+}
+
+/// What the kernel remembers of files that were looked at, above all of those that stand for descriptors in `/proc`, is not the flows'.
+fn forget_files() -> Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "2").context("dropping cached inodes")
+}
+
+/// KiB of all objects in slabs. Not of the slabs: sockets that a flow has left stand between those of its peers, which are on the same
+/// machine only here, and keep their pages.
+fn objects() -> Result<f64> {
+    let text = fs::read_to_string("/proc/slabinfo").context("reading /proc/slabinfo")?;
+    sum_of_objects(&text).context("/proc/slabinfo is not as slabinfo(5) has it")
+}
+
+/// Name, objects in use, objects, bytes of each, and more, below two lines of heads.
+fn sum_of_objects(text: &str) -> Option<f64> {
+    let bytes = |line: &str| -> Option<f64> {
+        let mut words = line.split_whitespace().skip(1);
+        let (used, size) = (words.next()?, words.nth(1)?);
+        Some(used.parse::<f64>().ok()? * size.parse::<f64>().ok()?)
+    };
+    Some(text.lines().skip(2).map(bytes).sum::<Option<f64>>()? / 1024.0)
 }
 
 fn field(file: &Path, names: &[&str]) -> Result<f64> {
@@ -89,6 +118,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn objects_in_use_are_added_up() {
+        let text = "slabinfo - version: 2.1\n# name ...\nTCP 2 13 2048 13 8 : tunables 0\nfilp 4 16 256 16 1 : slabdata 1\n";
+        assert_eq!(sum_of_objects(text), Some(5.0));
+        assert_eq!(sum_of_objects("a\nb\nTCP 2\n"), None);
+    }
+
+    #[test]
     fn lines_are_found_by_their_whole_name() {
         let text = "MemTotal:  1000 kB\nSlabby: 9 kB\nSlab:   20 kB\nPss: 3 kB\nHugePages: 7\n";
         assert_eq!(sum(text, &["Slab"]), Some(20.0));
@@ -99,7 +135,7 @@ mod tests {
 
     #[test]
     fn this_process_holds_memory_and_descriptors() {
-        let held = Held::now(&[std::process::id()]).unwrap();
+        let held = Held::of_processes(&[std::process::id()]).unwrap();
         assert!(held.user > 100.0 && held.descriptors >= 3.0, "{held:?}");
         let more = Held { user: held.user + 90.0, ..held };
         assert_eq!(more.per_flow(held, 9).user, 10.0);

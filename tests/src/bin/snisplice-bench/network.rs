@@ -13,7 +13,7 @@ use socket2::SockRef;
 pub(crate) const CONGESTION: &str = "cubic";
 
 /// Settings of each namespace, so that a run of many short connections does not run out of ports.
-const SETTINGS: [(&str, &str); 2] = [("ipv4/ip_local_port_range", "10000 65535"), ("ipv4/tcp_tw_reuse", "1")];
+const SETTINGS: [(&str, &str); 2] = [("ipv4/ip_local_port_range", "11000 65535"), ("ipv4/tcp_tw_reuse", "1")];
 
 /// The port that every proxy listens on.
 pub(crate) const FRONT_PORT: u16 = 443;

@@ -30,7 +30,7 @@ pub(super) fn version(path: &Path, datapath: &str, places: &Places) -> Result<St
 const PACKET: &str = "packet";
 
 /// Local ports of the flows that leave their sockets: those that [`crate::network`] leaves over.
-const PORTS: &str = "1100-9999";
+const PORTS: &str = "1100-10900";
 
 /// How old flows are when they leave their sockets, where the configuration does not say it.
 const DEFAULT_AGE: &str = "1s";
