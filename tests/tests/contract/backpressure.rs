@@ -6,12 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use harness::deadline::{PATIENCE, wait_for};
 use harness::keyed;
 use harness::netns::unsent;
 use harness::peers::raw::{Ending, expect_ending, fill, finish, read_to_ending, reset, transfer};
 use harness::site::RawSite;
 
-use crate::site;
+use crate::{memory_alone, site};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -157,6 +158,7 @@ fn pace(site: &RawSite) -> Result<Duration> {
 /// The queue of a redirect is in no counter of a socket, so that only the machine's memory shows it.
 #[test]
 fn law_4_many_stopped_readers_take_bounded_memory_and_slow_nobody_down() -> Result<()> {
+    let _memory = memory_alone();
     let site = bounded_site()?;
     let alone = pace(&site)?;
     let flows =
@@ -170,19 +172,20 @@ fn law_4_many_stopped_readers_take_bounded_memory_and_slow_nobody_down() -> Resu
         .collect();
     let join = |filler: thread::JoinHandle<_>| filler.join().map_err(|_| anyhow!("a sender panicked"))?;
     let flows = fillers.into_iter().map(join).collect::<Result<Vec<_>>>()?;
-    let taken = before.saturating_sub(available()?);
     let mut total = 0;
     for (sent, sender, stopped) in &flows {
         let held = parked(*sent, sender, stopped)?;
         assert!(held <= PARKED, "{held} of {sent} bytes are held");
         total += sent;
     }
-    assert!(
-        taken <= OVERHEAD * total + SLACK,
-        "{total} bytes are on their way, and {taken} bytes of memory are gone"
-    );
+    // Whoever else uses the machine for a moment is not what this is about. What a stalled flow holds does not go away.
+    let most = OVERHEAD * total + SLACK;
+    let what = format!("at most {most} bytes of memory to be gone while {total} are on their way");
+    let taken = wait_for(&what, PATIENCE, || {
+        let taken = before.saturating_sub(available().ok()?);
+        (taken <= most).then_some(taken)
+    })?;
 
-    // Whoever else uses the machine for a moment is not what this is about.
     let bound = 4 * alone + Duration::from_secs(1);
     let mut beside = pace(&site)?;
     for _ in 0..2 {

@@ -13,6 +13,8 @@ use harness::peers::raw::{Ending, expect_ending, fill, finish, read_to_ending, t
 use harness::script::{Footprint, footprint};
 use harness::site::{RawSite, config_of};
 
+use crate::memory_alone;
+
 const MIB: u64 = 1024 * 1024;
 const FLOWS: usize = 8;
 const OFFER: u64 = 32 * MIB;
@@ -27,6 +29,7 @@ fn ceiling(site: &RawSite) -> Option<f64> {
 
 #[test]
 fn law_4_flows_hold_less_when_memory_is_short_and_lose_nothing() -> Result<()> {
+    let _memory = memory_alone();
     let carrier = Carrier::of_environment()?;
     let site = RawSite::of(&carrier, &config_of(&carrier).tcp_memory("1MiB"))?;
     let fillers: Vec<_> = (0..FLOWS)
@@ -69,6 +72,7 @@ fn law_4_credit_comes_back_with_the_memory() -> Result<()> {
     /// Together they are offered far more than the budget, which is more than other tests need for long.
     const MANY: usize = 32;
     const BUDGET: &str = "128MiB";
+    let _memory = memory_alone();
     let carrier = Carrier::of_environment()?;
     let site = RawSite::of(&carrier, &config_of(&carrier).tcp_memory(BUDGET))?;
     let before = footprint(&site.daemon)?;

@@ -23,6 +23,8 @@ mod stop;
 mod timers;
 mod wakes;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use anyhow::Result;
 use harness::carrier::Carrier;
 use harness::daemon::Config;
@@ -37,4 +39,12 @@ fn site() -> Result<RawSite> {
 fn site_with(change: impl FnOnce(Config) -> Config) -> Result<RawSite> {
     let carrier = Carrier::of_environment()?;
     RawSite::of(&carrier, &change(config_of(&carrier)))
+}
+
+/// Held by a test that measures the machine's memory, or that takes hundreds of MiB of it: one at a time.
+static MEMORY: Mutex<()> = Mutex::new(());
+
+/// Waits until no other test needs the machine's memory for itself.
+fn memory_alone() -> MutexGuard<'static, ()> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
 }
