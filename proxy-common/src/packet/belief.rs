@@ -40,6 +40,9 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Tru
                 belief.flags |= flag::DOUBT;
             }
         }
+        if belief.flags & (flag::RST | flag::DOUBT) != 0 && other.flags & (flag::RST | flag::DOUBT) == 0 {
+            belief.flags |= flag::CAUSE;
+        }
     }
     belief
 }
@@ -205,12 +208,22 @@ mod tests {
         let [entry, other] = entries();
         for (seq, flags) in [(1059, flag::DOUBT), (1060, flag::RST), (1100, flag::DOUBT), (0x8000_0000, 0)] {
             let belief = believe(&entry, &other, &with(tcp::RST, seq), Trust::Nothing);
-            assert_eq!((belief.flags, belief.doubted), (flags, flags != flag::RST), "{seq}");
+            let cause = if flags == 0 { 0 } else { flag::CAUSE };
+            assert_eq!((belief.flags, belief.doubted), (flags | cause, flags != flag::RST), "{seq}");
+            for before in [flag::RST, flag::DOUBT] {
+                let said = Entry { flags: before, ..other };
+                assert_eq!(
+                    believe(&entry, &said, &with(tcp::RST, seq), Trust::Nothing).flags,
+                    flags,
+                    "{seq}"
+                );
+            }
         }
         let ended = Entry { flags: flag::FIN, fin: 1100, ..entry };
         let knows = Entry { acked: 1601, ..other };
         let behind = with(tcp::RST, 1101);
-        assert_eq!(believe(&ended, &knows, &behind, Trust::Nothing).flags, flag::RST, "behind its own end");
+        let believed = believe(&ended, &knows, &behind, Trust::Nothing).flags;
+        assert_eq!(believed, flag::RST | flag::CAUSE, "behind its own end");
         let data = with(tcp::ACK, 1);
         assert_eq!(believe(&entry, &other, &data, Trust::Nothing), Belief { flags: 0, doubted: false });
     }

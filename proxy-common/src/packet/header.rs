@@ -211,7 +211,7 @@ pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u3
 pub const fn hear(entry: &mut Entry, segment: &Segment, now_ms: u32) {
     // Packets that had been under way together with a reset are no answer to the question whether it was one.
     if entry.flags & flag::DOUBT != 0 && now_ms.wrapping_sub(entry.active_ms) > TOGETHER_MS {
-        entry.flags &= !flag::DOUBT;
+        entry.flags &= if entry.flags & flag::RST == 0 { !(flag::DOUBT | flag::CAUSE) } else { !flag::DOUBT };
     }
     if entry.active_ms != now_ms {
         entry.active_ms = now_ms;
@@ -279,12 +279,16 @@ mod tests {
 
     #[test]
     fn an_end_that_answers_is_not_doubted_any_more() {
-        let mut entry = Entry { flags: flag::DOUBT | flag::FIN, active_ms: 5, ..Entry::default() };
+        let doubt = flag::DOUBT | flag::CAUSE;
+        let mut entry = Entry { flags: doubt | flag::FIN, active_ms: 5, ..Entry::default() };
         let segment = Segment { flags: tcp::ACK, ..Segment::default() };
         hear(&mut entry, &segment, 205);
-        assert_eq!(entry.flags, flag::DOUBT | flag::FIN, "it came with the one before");
+        assert_eq!(entry.flags, doubt | flag::FIN, "it came with the one before");
         hear(&mut entry, &segment, 406);
         assert_eq!(entry.flags, flag::FIN);
+        let mut entry = Entry { flags: doubt | flag::RST, active_ms: 5, ..Entry::default() };
+        hear(&mut entry, &segment, 206);
+        assert_eq!(entry.flags, flag::CAUSE | flag::RST, "a reset that was believed stays");
     }
 
     #[test]

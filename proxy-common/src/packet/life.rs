@@ -56,9 +56,10 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
         return Step::Over(End { reason: Reason::Eof, side: first.map(|(side, _)| side) });
     }
     // Not before: an end that has gone in good order answers with a reset, too, if a packet comes twice.
-    if (client.flags | server.flags) & flag::RST != 0 {
-        let side = resetter(client, server);
-        return Step::Over(End { reason: Reason::Reset(side), side: Some(side) });
+    if (client.flags | server.flags) & flag::RST != 0
+        && let Some(side) = resetter(client, server)
+    {
+        return Step::Over(end(Reason::Reset(side)));
     }
     if client.state == state::DEAD || server.state == state::DEAD {
         return Step::Cut(end(Reason::KernelLost));
@@ -85,16 +86,15 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
     }
 }
 
-/// Who has reset a connection of which an end has gone. An end whose reset was doubted has sent that before the other one went, which
-/// may have gone for it.
-fn resetter(client: &Entry, server: &Entry) -> Side {
-    let has = |entry: &Entry, flag| entry.flags & flag != 0;
-    match [has(client, flag::DOUBT), has(server, flag::DOUBT)] {
-        [true, false] => Side::Client,
-        [false, true] => Side::Upstream,
-        _ if has(client, flag::RST) => Side::Client,
-        _ => Side::Upstream,
-    }
+/// Who has reset a connection that was reset: the first of whom that was said, believed or not. The other one may have gone for it, and
+/// answer with a reset of its own to a packet that comes later. None: nobody.
+#[must_use]
+pub fn resetter(client: &Entry, server: &Entry) -> Option<Side> {
+    let first = |bit| {
+        let of = Side::BOTH.into_iter().zip([client, server]);
+        of.into_iter().find(|(_, entry)| entry.flags & bit != 0).map(|(side, _)| side)
+    };
+    first(flag::CAUSE).or_else(|| first(flag::RST))
 }
 
 /// Asks an end of which somebody says that it has reset the connection. One that has none answers with a reset that is believed.
@@ -192,15 +192,21 @@ mod tests {
     }
 
     #[test]
-    fn the_first_to_reset_is_the_one_whose_reset_was_doubted() {
-        let mut flow = entries();
-        flow[0].flags = flag::RST;
-        for (doubted, side) in
-            [(flag::DOUBT, Side::Upstream), (flag::DOUBT | flag::RST, Side::Upstream), (0, Side::Client)]
-        {
-            flow[1].flags = doubted;
-            let end = End { reason: Reason::Reset(side), side: Some(side) };
-            assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(end), "{doubted}");
+    fn the_first_to_reset_is_the_one_of_whom_it_was_said_first() {
+        const LATER: u16 = flag::RST | flag::DOUBT;
+        for (flags, side) in [
+            ([flag::RST, 0], Side::Client),
+            ([flag::RST, flag::DOUBT | flag::CAUSE], Side::Upstream),
+            ([flag::RST, flag::RST | flag::CAUSE], Side::Upstream),
+            ([LATER, flag::RST | flag::CAUSE], Side::Upstream),
+            ([flag::RST | flag::CAUSE, LATER], Side::Client),
+            ([flag::DOUBT | flag::CAUSE, LATER], Side::Client),
+            ([flag::DOUBT, flag::RST], Side::Upstream),
+        ] {
+            let mut flow = entries();
+            [flow[0].flags, flow[1].flags] = flags;
+            let over = End { reason: Reason::Reset(side), side: Some(side) };
+            assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(over), "{flags:?}");
         }
     }
 

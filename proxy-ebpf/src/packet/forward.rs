@@ -174,8 +174,8 @@ fn heed(entry: &mut Entry, segment: &Segment, trust: Trust) -> bool {
     if belief.flags & flag::FIN != 0 && !is_acknowledged(entry, other) {
         entry.fin = segment.end.wrapping_sub(1);
     }
-    // A repeated FIN comes after the other end's, perhaps, and is not the first for that.
-    let is_news = belief.flags & !entry.flags & !flag::FIRST != 0;
+    // A repeated FIN comes after the other end's, perhaps, and is not the first for that; nor is a repeated reset.
+    let is_news = belief.flags & !entry.flags & !(flag::FIRST | flag::CAUSE) != 0;
     if is_news {
         entry.flags |= belief.flags;
     }

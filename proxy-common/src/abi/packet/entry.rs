@@ -112,6 +112,8 @@ pub mod flag {
     pub const FIRST: u16 = 4;
     /// Somebody says that this end has reset the connection: it is to be asked.
     pub const DOUBT: u16 = 8;
+    /// With RST or DOUBT: before either was said of the other one, which may have reset the connection for that.
+    pub const CAUSE: u16 = 16;
 }
 
 impl Key {

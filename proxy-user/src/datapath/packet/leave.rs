@@ -238,11 +238,11 @@ async fn drain(
         if flow.orders.are_to_kill() {
             return Ok(Some(end(Reason::Killed)));
         }
-        if let Some(end) = reset(&handover) {
+        if let Some(side) = resetter(road, keys, &handover) {
             // The other end may still be owed something that came before.
             let since = reset_since.get_or_insert_with(Instant::now);
-            if is_drained(&handover, end.side.map(Side::other)) || since.elapsed() >= FLUSH {
-                return Ok(Some(end));
+            if is_served(&handover, side.other()) || since.elapsed() >= FLUSH {
+                return Ok(Some(end(Reason::Reset(side))));
             }
         }
         if let Some(end) = overdue(road, hub, keys) {
@@ -272,11 +272,17 @@ fn overdue(road: &Road, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
     }
 }
 
-fn reset(handover: &Handover) -> Option<End> {
-    let side = Side::BOTH.into_iter().zip(handover.reset).find(|(_, reset)| *reset != 0)?.0;
-    Some(End { reason: Reason::Reset(side), side: Some(side) })
+/// Who has reset the connection, if that is certain of any end. An end that has gone for a reset which was not believed answers what our
+/// socket sends it with one that is.
+fn resetter(road: &Road, keys: &[Key; 2], handover: &Handover) -> Option<Side> {
+    let (heard, _) = Side::BOTH.into_iter().zip(handover.reset).find(|(_, reset)| *reset != 0)?;
+    let [Some(client), Some(server)] = &road.entries(keys) else { return Some(heard) };
+    Some(life::resetter(client, server).unwrap_or(heard))
 }
 
-fn is_drained(handover: &Handover, side: Option<Side>) -> bool {
-    side.and_then(|side| handover.drained.get(side.index())).is_some_and(|drained| *drained != 0)
+/// Whether an end has all that a socket owes it, or wants no more.
+fn is_served(handover: &Handover, side: Side) -> bool {
+    [handover.drained, handover.reset]
+        .iter()
+        .any(|said| said.get(side.index()).is_some_and(|said| *said != 0))
 }
