@@ -7,6 +7,7 @@ mod back;
 mod basics;
 mod churn;
 mod conntrack;
+mod draining;
 mod filters;
 mod hostile;
 mod kill;
