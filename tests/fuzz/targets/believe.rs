@@ -115,6 +115,8 @@ fn flags(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     assert_eq!(belief.flags & flag::RST != 0, segment.has(tcp::RST) && segment.seq == expected);
     assert!(belief.flags & flag::FIN == 0 || (segment.has(tcp::FIN) && trusted != Trust::Nothing));
     assert!(belief.flags == 0 || segment.has(tcp::FIN | tcp::RST));
+    let said = |flags| flags & (flag::RST | flag::DOUBT) != 0;
+    assert_eq!(belief.flags & flag::CAUSE != 0, said(belief.flags) && !said(other.flags));
 }
 
 /// Counts go up, acknowledgements go on, and a packet that is not believed leaves no trace.
@@ -134,7 +136,7 @@ fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trusted: Trust, now
         acked: was.acked,
         window: was.window,
         active_ms: was.active_ms,
-        flags: entry.flags | was.flags & flag::DOUBT,
+        flags: entry.flags | was.flags & (flag::DOUBT | flag::CAUSE),
         ..*entry
     };
     assert_eq!(kept, was, "something else has changed");

@@ -54,7 +54,7 @@ impl Draining {
             sent += PART;
         }
         assert!(counted(&site.daemon)?.forwarded_bytes > 0, "it has not left");
-        Ok(Self { site, client, server, sent, deaf, pins: pins })
+        Ok(Self { site, client, server, sent, deaf, pins })
     }
 }
 
