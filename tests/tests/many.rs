@@ -93,6 +93,33 @@ fn bytes_that_the_kernel_carries_cost_no_system_call_for_each_flow() -> Result<(
     site.daemon.stop()
 }
 
+/// What a burst of flows has held is the host's again.
+#[test]
+fn memory_of_flows_that_have_ended_is_given_back() -> Result<()> {
+    const FLOWS: usize = 4_000;
+    let _alone = DESCRIPTORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let site = site()?;
+    let before = held(&site.daemon)?;
+    let flows = flows(&site, FLOWS)?;
+    let all = held(&site.daemon)?.saturating_sub(before);
+    ensure!(all > 4096, "{FLOWS} flows hold {all} KiB only");
+    drop(flows);
+    site.daemon.wait_for_idle()?;
+    let rest = || held(&site.daemon).ok().map(|held| held.saturating_sub(before));
+    let rest =
+        wait_for("the memory to be given back", PATIENCE, || rest().filter(|rest| *rest < all * 2 / 3))
+            .with_context(|| format!("of {all} KiB {:?} are held", rest()))?;
+    println!("{FLOWS} flows held {all} KiB, and {rest} KiB are left of that");
+    site.daemon.stop()
+}
+
+/// KiB that the daemon has written to and not given back.
+fn held(daemon: &Daemon) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
 /// The ring of events has room for 4,096. With the daemon stopped, more directions than that run out of credit; what could
 /// not be told is found by looking.
 #[test]

@@ -48,6 +48,11 @@ impl Vigil {
         Self { silence, in_kernel, stuck: [None; 2] }
     }
 
+    /// For how long a peer may be silent while it owes an answer.
+    pub const fn silence(&self) -> Duration {
+        self.silence
+    }
+
     /// To be asked with a look that `splice` has made its step for.
     pub fn check(&mut self, now: Duration, look: &Look, splice: &Splice) -> Alarm {
         for (side, leg) in Side::BOTH.into_iter().zip(&look.legs) {

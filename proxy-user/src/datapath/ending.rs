@@ -28,7 +28,7 @@ pub(super) struct Ending {
     idle: Idle,
     /// To be set on the upstream connection once the flow has lived for [`YOUNG`]: most do not, and four system calls are not
     /// little for them.
-    keepalive: Option<Duration>,
+    needs_keepalive: bool,
     begun: Instant,
     killed: bool,
     last: Look,
@@ -52,7 +52,7 @@ impl Ending {
             vigil: Vigil::new(timeouts.keepalive, in_kernel),
             in_kernel,
             idle: Idle::new(timeouts.idle),
-            keepalive: Some(timeouts.keepalive),
+            needs_keepalive: true,
             begun: Instant::now(),
             killed: false,
             last: Look::default(),
@@ -150,10 +150,11 @@ impl Ending {
     }
 
     fn keep_alive<S: AsFd>(&mut self, [_, upstream]: [&S; 2]) -> io::Result<()> {
-        match self.keepalive.take_if(|_| self.begun.elapsed() >= YOUNG) {
-            Some(silence) => sys::keep_alive(upstream, silence),
-            None => Ok(()),
+        if !self.needs_keepalive || self.begun.elapsed() < YOUNG {
+            return Ok(());
         }
+        self.needs_keepalive = false;
+        sys::keep_alive(upstream, self.vigil.silence())
     }
 
     /// For how long no byte had moved as of the last turn, whoever moved it.

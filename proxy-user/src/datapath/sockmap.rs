@@ -167,8 +167,9 @@ impl Spliced<'_> {
             bypass.begin(&self.tracks);
         }
         let mut leftover = Leftover::new(&self.tracks, sockets, windows, self.watch, flow.id);
+        // Boxed, since few flows have it.
         let mut ahead = match &self.bypass {
-            Some(_) => Some(Ahead::new(&self.tracks, sockets)?),
+            Some(_) => Some(Box::new(Ahead::new(&self.tracks, sockets)?)),
             None => None,
         };
         let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));

@@ -139,7 +139,7 @@ async fn route(
         offend(hub, flow, result);
         return Err(unusable(result));
     }
-    flow.facts().sni = name.map(ToString::to_string);
+    flow.facts().sni = name.map(|name| name.to_string().into());
     let Some(found) = hub.snapshot.routes.find(name, flow.client.ip()) else {
         if matches!(opening, Opening::Hello(_)) {
             // Boxed, since every connection would have room for it otherwise, for as long as it lives.

@@ -65,7 +65,7 @@ pub(crate) struct Flow {
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) stage: Stage,
-    pub(crate) sni: Option<String>,
+    pub(crate) sni: Option<Box<str>>,
     /// Name of the route, `listener/NAME` where the listener names the upstream, empty until known.
     pub(crate) route: Arc<str>,
     pub(crate) upstream: Option<Arc<str>>,

@@ -177,7 +177,7 @@ struct FlowStatus {
     id: u64,
     client: String,
     listener: String,
-    sni: Option<String>,
+    sni: Option<Box<str>>,
     route: String,
     upstream: Option<String>,
     server: Option<String>,

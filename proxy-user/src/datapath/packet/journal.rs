@@ -32,7 +32,7 @@ pub(super) struct Note {
     #[serde(default)]
     pub(super) terms: Option<Terms>,
     pub(super) listener: String,
-    pub(super) sni: Option<String>,
+    pub(super) sni: Option<Box<str>>,
     pub(super) route: String,
     pub(super) upstream: Option<String>,
     /// How old it was, at this time of the clock that runs since the host was started.
@@ -206,7 +206,7 @@ mod tests {
             keys: [[number; KEY_WORDS], [0; KEY_WORDS]],
             terms: Some(Terms { stamps: true, selective: false, sizes: [[number, 2], [3, 4]] }),
             listener: "tls".to_owned(),
-            sni: Some("a.example".to_owned()),
+            sni: Some("a.example".into()),
             route: "r".to_owned(),
             upstream: None,
             age_ms: 1,
