@@ -122,6 +122,7 @@ fn egress(ctx: TcContext) -> i32 {
     let handovers = STATE.get_ptr(STATE_HANDOVERS);
     // SAFETY: an element of a map, and a whole word.
     if handovers.is_some_and(|count| unsafe { count.read_volatile() } != 0)
+        && !others::is_by_others(&ctx)
         && let Some(frame) = FRAMES.get_ptr_mut(0)
     {
         // SAFETY: as above.

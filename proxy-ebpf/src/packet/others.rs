@@ -1,7 +1,8 @@
-//! Packets of others: most of what comes in, and what we take least time for.
+//! Packets of others: most of what comes in and goes out, and what we take least time for.
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::packet::port_place;
+use proxy_common::packet::header::tcp;
 
 use crate::PORTS;
 use crate::frame::{IPV4, IPV4_SIZE, IPV6, IPV6_SIZE, NETWORK, skb};
@@ -11,6 +12,10 @@ const TCP: u8 = 6;
 /// Where the headers have the protocol.
 const PROTOCOL_V4: usize = 9;
 const PROTOCOL_V6: usize = 6;
+/// Where the TCP header has the ports and the flags.
+const SOURCE: usize = 0;
+const TARGET: usize = 2;
+const FLAGS: usize = 13;
 
 /// Whether this is no IP at all, or a segment to a port that no flow of ours has. False: it may be ours, or has to be looked at more closely.
 #[inline(always)]
@@ -27,18 +32,56 @@ pub(crate) fn is_of_others(ctx: &TcContext) -> bool {
     }
 }
 
+/// The same of a packet that a socket of this host sends, which is also ours if it begins a connection: that has no flow yet.
+#[inline(always)]
+pub(crate) fn is_by_others(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    let protocol = unsafe { (*skb(ctx)).protocol };
+    if protocol == IPV4 {
+        is_sent_by_others(ctx, PROTOCOL_V4, IPV4_SIZE)
+    } else if protocol == IPV6 {
+        is_sent_by_others(ctx, PROTOCOL_V6, IPV6_SIZE)
+    } else {
+        true
+    }
+}
+
 #[inline(always)]
 fn is_to_others(ctx: &TcContext, protocol: usize, network: u32) -> bool {
     let transport = (NETWORK + network) as usize;
     let (Some(protocol), Some(port)) =
-        (peek::<u8>(ctx, NETWORK as usize + protocol), peek::<u16>(ctx, transport + 2))
+        (peek::<u8>(ctx, NETWORK as usize + protocol), peek::<u16>(ctx, transport + TARGET))
     else {
         return false;
     };
+    protocol == TCP && is_no_flow_s(port)
+}
+
+#[inline(always)]
+fn is_sent_by_others(ctx: &TcContext, protocol: usize, network: u32) -> bool {
+    let transport = (NETWORK + network) as usize;
+    let start = ctx.data();
+    // One comparison for all three: of several the compiler makes what the verifier does not follow.
+    if start + transport + FLAGS + 1 > ctx.data_end() {
+        return false;
+    }
+    // SAFETY: all of it is in the packet, by the comparison above. Addresses in packets need no alignment.
+    let (protocol, port, flags) = unsafe {
+        (
+            *((start + NETWORK as usize + protocol) as *const u8),
+            *((start + transport + SOURCE) as *const u16),
+            *((start + transport + FLAGS) as *const u8),
+        )
+    };
+    protocol != TCP || (flags & tcp::SYN == 0 && is_no_flow_s(port))
+}
+
+/// Whether no flow of ours has this port of this host, as packets have it.
+#[inline(always)]
+fn is_no_flow_s(port: u16) -> bool {
     let (word, bit) = port_place(u16::from_be(port));
     // SAFETY: an element of a map, and a whole word.
-    protocol == TCP
-        && PORTS.get(word).is_some_and(|word| unsafe { core::ptr::from_ref(word).read_volatile() } & bit == 0)
+    PORTS.get(word).is_some_and(|word| unsafe { core::ptr::from_ref(word).read_volatile() } & bit == 0)
 }
 
 /// What is at this place, where it is in the first piece of the packet: faster than a helper.
