@@ -19,6 +19,7 @@ pub mod keyed;
 pub mod netns;
 pub mod peers;
 pub mod pins;
+pub mod random;
 pub mod script;
 pub mod site;
 pub mod wire;

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use super::dice::Dice;
 use super::{Ends, In, Out, Part, Script, Side};
+use crate::random::Random;
 
 /// The least receive buffer that Linux grants: half of 2304 bytes, since it doubles what it is asked for.
 const LEAST_BUFFER: usize = 1152;
@@ -20,7 +20,7 @@ const STALL: Duration = Duration::from_millis(300);
 
 /// The script of one flow of a seed. `hello`: length of the hello that begins the client's stream; 0 for none.
 pub fn generate(seed: u64, flow: u64, hello: u64) -> Script {
-    let mut dice = Dice::of(seed, flow);
+    let mut dice = Random::of(seed, flow);
     match dice.below(10) {
         0..=5 => free(&mut dice, hello),
         6 => exchange(&mut dice, hello),
@@ -29,7 +29,7 @@ pub fn generate(seed: u64, flow: u64, hello: u64) -> Script {
 }
 
 /// Both sides write what they have, each at its own pace, and finish.
-fn free(dice: &mut Dice, hello: u64) -> Script {
+fn free(dice: &mut Random, hello: u64) -> Script {
     let mut script = blank(dice);
     let leader = either(dice);
     let volumes = [volume(dice, &script.server), volume(dice, &script.client)];
@@ -62,7 +62,7 @@ fn free(dice: &mut Dice, hello: u64) -> Script {
 }
 
 /// One side asks, the other answers, many times.
-fn exchange(dice: &mut Dice, hello: u64) -> Script {
+fn exchange(dice: &mut Random, hello: u64) -> Script {
     let mut script = blank(dice);
     let mut sent = [0, 0];
     let mut outs = [Vec::new(), Vec::new()];
@@ -90,7 +90,7 @@ fn exchange(dice: &mut Dice, hello: u64) -> Script {
 }
 
 /// One side ends the connection by force, at any byte.
-fn cut(dice: &mut Dice, hello: u64) -> Script {
+fn cut(dice: &mut Random, hello: u64) -> Script {
     let mut script = blank(dice);
     let by = either(dice);
     let volumes = [volume(dice, &script.server), volume(dice, &script.client)];
@@ -132,17 +132,20 @@ fn cut(dice: &mut Dice, hello: u64) -> Script {
 }
 
 /// A script with the sockets' options alone.
-fn blank(dice: &mut Dice) -> Script {
-    let part =
-        |dice: &mut Dice| Part { nodelay: !dice.one_in(3), receive_buffer: buffer(dice), ..Part::default() };
+fn blank(dice: &mut Random) -> Script {
+    let part = |dice: &mut Random| Part {
+        nodelay: !dice.one_in(3),
+        receive_buffer: buffer(dice),
+        ..Part::default()
+    };
     Script { client: part(dice), server: part(dice), ends: Ends::InOrder { first: None } }
 }
 
-fn either(dice: &mut Dice) -> Side {
+fn either(dice: &mut Random) -> Side {
     if dice.one_in(2) { Side::Client } else { Side::Server }
 }
 
-fn buffer(dice: &mut Dice) -> Option<usize> {
+fn buffer(dice: &mut Random) -> Option<usize> {
     match dice.below(20) {
         0 => Some(LEAST_BUFFER),
         1 => Some(4 * 1024),
@@ -166,7 +169,7 @@ fn most_for(script: &Script, writer: usize) -> u64 {
 }
 
 /// How much a side sends to `reader`: often nothing or little, sometimes a lot.
-fn volume(dice: &mut Dice, reader: &Part) -> u64 {
+fn volume(dice: &mut Random, reader: &Part) -> u64 {
     let bytes = match dice.below(8) {
         0 => 0,
         1 => dice.within(1, 3),
@@ -180,7 +183,7 @@ fn volume(dice: &mut Dice, reader: &Part) -> u64 {
 }
 
 /// Cuts `hello + volume` bytes into writes, with pauses. The hello may come in bits, alone, or with what follows.
-fn writes(dice: &mut Dice, hello: u64, volume: u64) -> Vec<Out> {
+fn writes(dice: &mut Random, hello: u64, volume: u64) -> Vec<Out> {
     let mut steps = Vec::new();
     if dice.one_in(6) {
         steps.push(Out::Pause(dice.time(LONG)));
@@ -237,7 +240,7 @@ fn truncate(steps: &mut Vec<Out>, bytes: u64) {
 }
 
 /// How a side reads `volume` bytes.
-fn reads(dice: &mut Dice, volume: u64) -> Vec<In> {
+fn reads(dice: &mut Random, volume: u64) -> Vec<In> {
     let mut steps = Vec::new();
     let mut left = volume;
     while left > 0 && steps.len() < 40 {

@@ -5,7 +5,6 @@
 
 mod arena;
 mod course;
-mod dice;
 mod footprint;
 mod generate;
 mod judge;

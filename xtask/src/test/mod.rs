@@ -38,11 +38,15 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
     /// Only on another kernel, in a virtual machine
-    #[arg(long, conflicts_with_all = ["datapath", "soak"])]
+    #[arg(long, conflicts_with_all = ["datapath", "soak", "soak_idle"])]
     guest: bool,
     /// Nothing but the contract's scripts, with fresh seeds, also on a bad network, for so long; stops at the first failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
     soak: Option<f64>,
+    /// Nothing but 9,000 idle offloaded connections beside three threads that use up the processors, for so long; stops at the
+    /// tenth failure
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath", "soak"])]
+    soak_idle: Option<f64>,
 }
 
 /// What the end-to-end tests tell the daemon to carry flows with.
@@ -64,7 +68,10 @@ enum Datapath {
 /// failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     if let Some(minutes) = options.soak {
-        return soak::run(minutes).map(|()| true);
+        return soak::run(soak::SCRIPTS, minutes).map(|()| true);
+    }
+    if let Some(minutes) = options.soak_idle {
+        return soak::run(soak::IDLE, minutes).map(|()| true);
     }
     privilege::unlock("run the end-to-end tests")?;
     let mut stages = vec![one("setup", || set_up(options)), one("build", build::all)];
