@@ -16,6 +16,8 @@ pub mod flow;
 pub mod guard;
 #[cfg(feature = "std")]
 pub mod hello;
+#[cfg(feature = "std")]
+pub mod kernels;
 pub mod packet;
 #[cfg(feature = "std")]
 pub mod plan;

@@ -55,7 +55,7 @@ pub enum Skip {
     Unavailable,
     /// The server is on another host.
     Remote,
-    /// Some servers would notice it here, so that the configuration has to name it.
+    /// It has a known disadvantage on this host, so that only upstreams whose configuration names it use it.
     ByNameOnly,
     /// A flow leaves its sockets, or not, before it is spliced or copied for good.
     Before,
@@ -99,23 +99,23 @@ impl Fallback {
 /// What this host can do, as found at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Host {
-    /// The sockmap programs are loaded and passed their self-test.
-    pub sockmap: bool,
-    /// The same for those of local.
-    pub local: Local,
+    /// The sockmap programs are loaded and passed their self-test; by name on kernels that are not known to be good.
+    pub sockmap: Use,
+    /// The same for those of local; by name also if some servers would notice.
+    pub local: Use,
     /// The programs that translate packets are loaded.
     pub packet: bool,
 }
 
-/// Whether servers on this host can be captured.
+/// When a datapath may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Local {
-    /// No.
+pub enum Use {
+    /// Never.
     #[default]
     Unavailable,
-    /// Yes, but some would notice.
+    /// For upstreams whose configuration names it.
     ByName,
-    /// Yes.
+    /// Under `auto` too.
     Always,
 }
 
@@ -144,10 +144,11 @@ pub fn skip(choice: Choice, host: Host, near: bool, datapath: Datapath) -> Optio
         (Choice::Only(Datapath::Copy | Datapath::Packet), _)
         | (Choice::Only(_), Datapath::Packet)
         | (Choice::Only(Datapath::Sockmap), Datapath::Local) => Some(Skip::NotChosen),
-        (_, Datapath::Sockmap) => (!host.sockmap).then_some(Skip::Unavailable),
         (Choice::Auto, Datapath::Local) if !near => Some(Skip::Remote),
-        (Choice::Auto, Datapath::Local) if host.local != Local::Always => Some(Skip::ByNameOnly),
-        (_, Datapath::Local) => (host.local == Local::Unavailable).then_some(Skip::Unavailable),
+        (Choice::Auto, Datapath::Local) if host.local != Use::Always => Some(Skip::ByNameOnly),
+        (Choice::Auto, Datapath::Sockmap) if host.sockmap == Use::ByName => Some(Skip::ByNameOnly),
+        (_, Datapath::Sockmap) => (host.sockmap == Use::Unavailable).then_some(Skip::Unavailable),
+        (_, Datapath::Local) => (host.local == Use::Unavailable).then_some(Skip::Unavailable),
     }
 }
 
@@ -155,34 +156,47 @@ pub fn skip(choice: Choice, host: Host, near: bool, datapath: Datapath) -> Optio
 mod tests {
     use super::*;
 
-    const fn host(local: Local) -> Host {
-        Host { sockmap: true, local, packet: true }
+    const fn host(local: Use) -> Host {
+        Host { sockmap: Use::Always, local, packet: true }
+    }
+
+    #[test]
+    fn auto_copies_where_splicing_is_by_name_only() {
+        use Datapath::{Copy, Local, Sockmap};
+        let host = Host { sockmap: Use::ByName, local: Use::ByName, packet: false };
+        for near in [false, true] {
+            assert_eq!(plan(Choice::Auto, host, near), [Copy]);
+            assert_eq!(skip(Choice::Auto, host, near, Sockmap), Some(Skip::ByNameOnly));
+        }
+        assert_eq!(patience(Choice::Auto, &plan(Choice::Auto, host, false)), None);
+        assert_eq!(plan(Choice::Only(Sockmap), host, false), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Only(Local), host, true), [Local, Sockmap, Copy]);
     }
 
     #[test]
     fn auto_takes_local_only_for_near_servers_that_do_not_notice() {
         use Datapath::{Copy, Local as L, Sockmap};
-        assert_eq!(plan(Choice::Auto, host(Local::Always), true), [L, Sockmap, Copy]);
-        assert_eq!(plan(Choice::Auto, host(Local::Always), false), [Sockmap, Copy]);
-        assert_eq!(plan(Choice::Auto, host(Local::ByName), true), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Auto, host(Use::Always), true), [L, Sockmap, Copy]);
+        assert_eq!(plan(Choice::Auto, host(Use::Always), false), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Auto, host(Use::ByName), true), [Sockmap, Copy]);
     }
 
     #[test]
     fn only_auto_waits_and_only_for_something() {
         let plan = |choice, host| plan(choice, host, false);
         let waits = |choice, host| patience(choice, &plan(choice, host)).is_some();
-        assert!(waits(Choice::Auto, host(Local::Always)));
-        assert!(!waits(Choice::Only(Datapath::Sockmap), host(Local::Always)));
+        assert!(waits(Choice::Auto, host(Use::Always)));
+        assert!(!waits(Choice::Only(Datapath::Sockmap), host(Use::Always)));
         assert!(!waits(Choice::Auto, Host::default()));
     }
 
     #[test]
     fn what_is_named_falls_back_to_what_it_builds_on() {
         use Datapath::{Copy, Local as L, Sockmap};
-        assert_eq!(plan(Choice::Only(L), host(Local::ByName), false), [L, Sockmap, Copy]);
-        assert_eq!(plan(Choice::Only(L), host(Local::Unavailable), true), [Sockmap, Copy]);
-        assert_eq!(plan(Choice::Only(Sockmap), host(Local::Always), true), [Sockmap, Copy]);
-        assert_eq!(plan(Choice::Only(Copy), host(Local::Always), true), [Copy]);
+        assert_eq!(plan(Choice::Only(L), host(Use::ByName), false), [L, Sockmap, Copy]);
+        assert_eq!(plan(Choice::Only(L), host(Use::Unavailable), true), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Only(Sockmap), host(Use::Always), true), [Sockmap, Copy]);
+        assert_eq!(plan(Choice::Only(Copy), host(Use::Always), true), [Copy]);
         let none = Host::default();
         assert_eq!(plan(Choice::Only(L), none, true), [Copy]);
         assert_eq!(skip(Choice::Only(L), none, true, L), Some(Skip::Unavailable));
@@ -191,10 +205,10 @@ mod tests {
     #[test]
     fn packet_is_taken_where_it_is_named_and_a_flow_that_cannot_be_is_copied() {
         use Datapath::{Copy, Packet, Sockmap};
-        assert_eq!(plan(Choice::Only(Packet), host(Local::Always), false), [Packet, Copy]);
+        assert_eq!(plan(Choice::Only(Packet), host(Use::Always), false), [Packet, Copy]);
         assert_eq!(plan(Choice::Only(Packet), Host::default(), false), [Copy]);
         for choice in [Choice::Auto, Choice::Only(Sockmap), Choice::Only(Copy)] {
-            assert!(!plan(choice, host(Local::Always), false).contains(&Packet));
+            assert!(!plan(choice, host(Use::Always), false).contains(&Packet));
         }
     }
 }

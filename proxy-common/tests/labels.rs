@@ -1,6 +1,8 @@
-//! docs/operations.md explains every label of the closed sets, and no others.
+//! The docs explain every label of the closed sets and every known kernel, and no others.
 
 use std::collections::BTreeSet;
+
+use proxy_common::kernels::{GOOD, good_kernels};
 
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
@@ -43,4 +45,17 @@ fn every_failure_to_connect_is_documented() {
     let row = OPERATIONS.lines().find(|line| line.contains("snisplice_upstream_connect_failures_total"));
     let text = row.and_then(|row| row.split("failed attempts:").nth(1)).expect("the row is there");
     assert_eq!(text.split('`').skip(1).step_by(2).collect::<BTreeSet<_>>(), labels);
+}
+
+/// docs/kernel.md, and the README in words.
+#[test]
+fn the_kernels_that_auto_splices_on_are_documented() {
+    let policy = include_str!("../../docs/kernel.md");
+    let (_, rest) = policy.split_once("| series | good from |").expect("the table is there");
+    let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let documented: Vec<_> = rows.filter_map(|row| row.split('|').nth(2)).map(str::trim).collect();
+    let known: Vec<_> = GOOD.iter().map(ToString::to_string).collect();
+    assert_eq!(documented, known);
+    let readme = include_str!("../../README.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(readme.contains(&good_kernels()), "{}", good_kernels());
 }

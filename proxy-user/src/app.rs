@@ -131,6 +131,9 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
     match &mut probed.sockmap {
         Ok(sockmap) => {
             tracing::info!(took_ms = millis(probed.took), "sockmap datapath passed its self-test");
+            if let Some(reason) = probed.caution.as_ref().filter(|_| has_auto(&hub.snapshot)) {
+                tracing::warn!(%reason, "connections of upstreams with datapath = \"auto\" are not spliced");
+            }
             if let Some(ring) = sockmap.take_events() {
                 tokio::spawn(essential(
                     "the BPF events",
@@ -158,7 +161,7 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
         Ok(road) => Ok(Arc::clone(&road.packet)),
         Err(Unavailable { what, remedy }) => Err(Unavailable { what: what.clone(), remedy: remedy.clone() }),
     });
-    Kernel { sockmap: probed.sockmap, local: probed.local, packet }
+    Kernel { sockmap: probed.sockmap, caution: probed.caution, local: probed.local, packet }
 }
 
 /// The packet datapath, if an upstream names it. Must run inside the runtime.
@@ -196,6 +199,10 @@ fn leave(hub: &Hub, road: &Road, release: bool) {
             "flows without sockets go on, and wait for the next daemon; `run --release` ends them"
         );
     }
+}
+
+fn has_auto(snapshot: &Snapshot) -> bool {
+    snapshot.upstreams.iter().any(|upstream| upstream.datapath == Choice::Auto)
 }
 
 /// Whether a server may be on this host, and its upstream may be carried as such.

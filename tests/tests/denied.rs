@@ -1,21 +1,19 @@
-//! A daemon that may not use BPF: it copies, serves all the same, and says why.
+//! A daemon that may not use BPF, or should not: it copies, serves all the same, and says why.
 
 use anyhow::{Context as _, Result};
 use harness::command::{run, snisplice};
-use harness::daemon::{Launch, WITHOUT_BPF};
+use harness::daemon::{Datapath, Launch, WITHOUT_BPF};
 use harness::netns::Topology;
 use harness::peers::agent::Work;
+use harness::peers::raw::transfer;
 use harness::peers::web::fetch_page;
-use harness::site::{POLLING_NAME, SHARED_PORT, Site, WEB_NAME, config};
+use harness::site::{POLLING_NAME, RawSite, SHARED_PORT, Site, WEB_NAME, config};
 
 const BYTES: u64 = 4 * 1024 * 1024;
 
 #[test]
 fn without_bpf_the_daemon_copies_and_says_why() -> Result<()> {
-    let site = Site::launch(
-        &config().datapath(harness::daemon::Datapath::Auto),
-        &Launch::new()?.under(&WITHOUT_BPF),
-    )?;
+    let site = Site::launch(&config().datapath(Datapath::Auto), &Launch::new()?.under(&WITHOUT_BPF))?;
     let status = site.daemon.status()?;
     assert!(!status.datapaths.sockmap.available && status.datapaths.copy.available, "{status:?}");
     let reason = status.datapaths.sockmap.reason.context("no reason given")?;
@@ -32,6 +30,57 @@ fn without_bpf_the_daemon_copies_and_says_why() -> Result<()> {
     assert_eq!(site.daemon.wait_for_access(client)?.datapath.as_deref(), Some("copy"));
     fetch_page(&mut site.browser()?, WEB_NAME)?;
     site.stop()
+}
+
+/// Runs a program that is told that it runs on Linux 2.6.
+const ON_AN_UNKNOWN_KERNEL: [&str; 2] = ["setarch", "--uname-2.6"];
+
+#[test]
+fn auto_does_not_splice_on_a_kernel_that_is_not_known_to_be_good() -> Result<()> {
+    let launch = Launch::new()?.under(&ON_AN_UNKNOWN_KERNEL);
+    let site = RawSite::launch(&config().datapath(Datapath::Auto), &launch)?;
+    let line = site.daemon.wait_for_log("are not spliced")?;
+    assert!(line.contains("WARN") && line.contains("Linux 2.6") && line.contains("datapath = "), "{line}");
+    let sockmap = site.daemon.status()?.datapaths.sockmap;
+    assert!(sockmap.available, "{sockmap:?}");
+    assert!(sockmap.reason.is_some_and(|reason| reason.contains("not used by \"auto\"")));
+    let (mut client, mut server) = site.flow()?;
+    // Auto would splice a connection of that age.
+    let old = site.daemon.wait_for_flow("a connection that is 3 s old", |flow| flow.age_seconds >= 3.0)?;
+    transfer(&mut client, &mut server, 1, BYTES)?;
+    assert_eq!(old.datapath.as_deref(), Some("copy"));
+    assert_eq!(site.daemon.status()?.kernel.context("no counters")?.redirected_bytes, 0);
+    drop((client, server));
+    site.daemon.stop()
+}
+
+#[test]
+fn the_word_of_an_operator_splices_on_any_kernel_that_passes_the_self_test() -> Result<()> {
+    let launch = Launch::new()?.under(&ON_AN_UNKNOWN_KERNEL);
+    let site = RawSite::launch(&config().datapath(Datapath::Sockmap), &launch)?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, BYTES)?;
+    assert!(site.daemon.status()?.kernel.context("no counters")?.redirected_bytes > 0);
+    let warned = site.daemon.log().iter().any(|line| line.contains("are not spliced"));
+    assert!(!warned, "a warning about auto, which no upstream uses");
+    drop((client, server));
+    site.daemon.stop()
+}
+
+#[test]
+fn doctor_warns_of_a_kernel_that_is_not_known_to_be_good() -> Result<()> {
+    let net = Topology::create()?;
+    let [program, argument] = ON_AN_UNKNOWN_KERNEL;
+    let mut command = net.edge.command(program);
+    let json = run(command.arg(argument).arg(snisplice()?).args(["doctor", "--json"]), b"")?.success()?;
+    let report: serde_json::Value = serde_json::from_str(&json)?;
+    assert_eq!(report["datapath"].as_str(), Some("copy"), "{report}");
+    let findings = report["findings"].as_array().context("no findings")?;
+    let sockmap = findings.iter().find(|finding| finding["check"] == "datapath sockmap");
+    let sockmap = sockmap.context("nothing about sockmap")?;
+    assert_eq!(sockmap["level"], "warning", "{report}");
+    assert!(sockmap["remedy"].as_str().is_some_and(|remedy| remedy.contains("6.1.191")), "{report}");
+    Ok(())
 }
 
 #[test]

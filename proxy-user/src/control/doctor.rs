@@ -111,10 +111,15 @@ fn capabilities() -> Vec<Finding> {
 
 fn datapaths() -> (Finding, Finding) {
     let probed = kernel::probe(false, true);
+    let passed = format!("self-test passed in {} ms", probed.took.as_millis());
     let sockmap = match probed.sockmap {
-        Ok(_) => {
-            finding("datapath sockmap", format!("self-test passed in {} ms", probed.took.as_millis()), None)
-        }
+        Ok(_) => match probed.caution {
+            None => finding("datapath sockmap", passed, None),
+            Some(caution) => {
+                let found = format!("{passed}, but \"auto\" copies: {}", caution.what);
+                finding("datapath sockmap", found, Some(caution.remedy))
+            }
+        },
         Err(reason) => finding("datapath sockmap", reason.what, Some(reason.remedy)),
     };
     let local = match probed.local {

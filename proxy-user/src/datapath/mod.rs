@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use local::Bypass;
 use proxy_common::flow::{End, Reason};
-use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Local, Skip};
+use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip, Use};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -128,9 +128,8 @@ impl Carriers {
     }
 
     async fn carry_by_sockets(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
-        let near = choice != Choice::Only(Datapath::Copy)
-            && self.host().local != Local::Unavailable
-            && is_near(&pair);
+        let near =
+            choice != Choice::Only(Datapath::Copy) && self.host().local != Use::Unavailable && is_near(&pair);
         let plan = plan::plan(choice, self.host(), near);
         if let Some(patience) = plan::patience(choice, &plan) {
             match self.copy(flow, &mut pair, Due::At(Instant::now() + patience)).await {

@@ -2,11 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use proxy_common::kernels::good_kernels;
+
 use super::{Sockmap, Unavailable, localtest, selftest};
+use crate::sys;
 
 /// What was found.
 pub(crate) struct Probed {
     pub(crate) sockmap: Result<Sockmap, Unavailable>,
+    /// Why `auto` does not splice, though the self-test passed. None: it does.
+    pub(crate) caution: Option<Unavailable>,
     /// None: not asked for.
     pub(crate) local: Option<Result<Local, Unavailable>>,
     pub(crate) took: Duration,
@@ -23,7 +28,8 @@ pub(crate) struct Local {
 pub(crate) fn probe(debug: bool, local: bool) -> Probed {
     let begun = Instant::now();
     let (sockmap, local) = try_all(debug, local);
-    Probed { sockmap, local, took: begun.elapsed() }
+    let caution = sockmap.is_ok().then(caution).flatten();
+    Probed { sockmap, caution, local, took: begun.elapsed() }
 }
 
 type Both = (Result<Sockmap, Unavailable>, Option<Result<Local, Unavailable>>);
@@ -54,12 +60,22 @@ fn try_all(debug: bool, local: bool) -> Both {
 fn tested(mut sockmap: Sockmap) -> Result<Sockmap, Unavailable> {
     selftest::run(&sockmap).map_err(|error| Unavailable {
         what: format!("the sockmap self-test failed: {error:#}"),
-        remedy: "flows are copied by userspace instead; a newer kernel (6.1.191, 6.12.92 or 6.18 and later of their \
-                 series) may pass"
-            .to_owned(),
+        remedy: format!("connections are copied instead; Linux {} may pass", good_kernels()),
     })?;
     sockmap.reset_counters();
     Ok(sockmap)
+}
+
+/// Bytes may be duplicated or lost on a kernel that is not known to be good, though the self-test passes.
+fn caution() -> Option<Unavailable> {
+    let kernel = sys::kernel();
+    (!kernel.is_good).then(|| Unavailable {
+        what: format!("Linux {} is not known to splice without losing bytes", kernel.name),
+        remedy: format!(
+            "run Linux {}, or set datapath = \"sockmap\" in [[upstream]] to splice all the same",
+            good_kernels()
+        ),
+    })
 }
 
 fn without_sockmap() -> Result<Local, Unavailable> {

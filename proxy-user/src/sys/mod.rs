@@ -15,6 +15,7 @@ mod process;
 mod program;
 mod raw;
 mod readable;
+mod release;
 mod restore;
 mod routes;
 mod shared;
@@ -35,6 +36,7 @@ pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files
 pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
 pub(crate) use readable::readable;
+pub(crate) use release::kernel;
 pub(crate) use restore::{Connection, begin, most_sent, restore};
 pub(crate) use routes::{Router, device, route};
 pub(crate) use shared::SharedWords;

@@ -36,6 +36,13 @@ const QUIET: Duration = Duration::from_secs(300);
 /// The life of a connection.
 const LIFE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(1200)];
 
+/// A new connection carries so many bytes soon, so that it is offloaded early in its life.
+const FIRST: u8 = 8;
+const SOON: Duration = Duration::from_secs(2);
+
+/// Local ports of the connections to the server, outside of those that Linux gives to others.
+const PORTS: &str = "11000-32000";
+
 /// The run stops after so many failures.
 const FAILURES_MAX: usize = 10;
 
@@ -95,6 +102,7 @@ fn play(arguments: &Arguments) -> Result<usize> {
     let launch = arguments.snisplice.clone().map_or_else(Launch::new, |binary| Ok(Launch::of(binary)))?;
     let pins = Pins::create()?;
     let config = config().datapath(Datapath::Packet).packet(&pins, "1s");
+    let config = config.packet_line(&format!("ports = \"{PORTS}\""));
     let site = RawSite::launch(&config, &launch.quiet())?;
     let seed = match arguments.seed {
         Some(seed) => seed,
@@ -169,7 +177,7 @@ impl Soak {
         let [least, most] = LIFE;
         let now = Instant::now();
         let pause = if self.random.one_in(2) { BUSY } else { QUIET };
-        let (due, until) = (now + self.random.time(pause), now + least + self.random.time(most - least));
+        let (due, until) = (now + self.random.time(SOON), now + least + self.random.time(most - least));
         self.held.push(Held { client, server, begun: now, due, until, pause, next: 0 });
         Ok(())
     }
@@ -179,9 +187,9 @@ impl Soak {
         let now = Instant::now();
         let mut turn: Vec<&mut Held> = self.held.iter_mut().filter(|one| one.due <= now).collect();
         let steps: [fn(&mut Held) -> Result<()>; 4] = [
-            |it| Ok(it.client.write_all(&[it.next]).context("the client writes")?),
+            |it| it.client.write_all(&[it.next]).context("the client writes"),
             |it| expect(&mut it.server, it.next).context("the server reads"),
-            |it| Ok(it.server.write_all(&[it.next]).context("the server writes")?),
+            |it| it.server.write_all(&[it.next]).context("the server writes"),
             |it| expect(&mut it.client, it.next).context("the client reads"),
         ];
         let mut failed = Vec::new();
@@ -197,7 +205,7 @@ impl Soak {
         }
         for one in &mut turn {
             one.next = one.next.wrapping_add(1);
-            one.due = now + self.random.time(one.pause);
+            one.due = now + self.random.time(if one.next < FIRST { SOON } else { one.pause });
         }
         self.tally.round_trips += turn.len() as u64;
         for (client, age, error) in failed {

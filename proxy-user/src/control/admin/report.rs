@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proxy_common::abi::packet::Key;
-use proxy_common::plan::{self, Datapath, Host};
+use proxy_common::plan::{Datapath, Host, Use};
 use serde::Serialize;
 
 use super::Admin;
@@ -20,6 +20,8 @@ use crate::sys;
 /// What the kernel does for this daemon.
 pub(crate) struct Kernel {
     pub(crate) sockmap: Result<Sockmap, Unavailable>,
+    /// Why `auto` does not splice, though sockmap is available. None: it does.
+    pub(crate) caution: Option<Unavailable>,
     /// None: no upstream of the configuration is on this host.
     pub(crate) local: Option<Result<Local, Unavailable>>,
     /// None: no upstream of the configuration names it.
@@ -29,12 +31,17 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// What flows may be carried by.
     pub(crate) fn host(&self) -> Host {
-        let local = match &self.local {
-            Some(Ok(Local { noticed: None })) => plan::Local::Always,
-            Some(Ok(Local { noticed: Some(_) })) => plan::Local::ByName,
-            Some(Err(_)) | None => plan::Local::Unavailable,
+        let sockmap = match (&self.sockmap, &self.caution) {
+            (Ok(_), None) => Use::Always,
+            (Ok(_), Some(_)) => Use::ByName,
+            (Err(_), _) => Use::Unavailable,
         };
-        Host { sockmap: self.sockmap.is_ok(), local, packet: self.packet().is_some() }
+        let local = match &self.local {
+            Some(Ok(Local { noticed: None })) => sockmap,
+            Some(Ok(Local { noticed: Some(_) })) => Use::ByName,
+            Some(Err(_)) | None => Use::Unavailable,
+        };
+        Host { sockmap, local, packet: self.packet().is_some() }
     }
 
     /// What carries flows that have left their sockets.
@@ -49,6 +56,13 @@ impl Kernel {
             None => Some("no upstream of the configuration names it".to_owned()),
         };
         Availability { available: reason.is_none(), reason }
+    }
+
+    fn sockmap_status(&self, hub: &Hub) -> Availability {
+        let unavailable = self.unavailable(hub);
+        let available = unavailable.is_none();
+        let by_name = || self.caution.as_ref().map(|caution| format!("not used by \"auto\": {caution}"));
+        Availability { available, reason: unavailable.or_else(by_name) }
     }
 
     fn local_status(&self) -> Availability {
@@ -131,7 +145,6 @@ struct Connections {
 pub(super) fn status(admin: &Admin) -> Status {
     let hub = &admin.hub;
     let sockmap = admin.kernel.sockmap.as_ref();
-    let unavailable = admin.kernel.unavailable(hub);
     let listeners = hub.snapshot.listeners.iter().map(|listener| ListenerStatus {
         name: listener.name.to_string(),
         addresses: listener.addresses.iter().map(ToString::to_string).collect(),
@@ -144,7 +157,7 @@ pub(super) fn status(admin: &Admin) -> Status {
         datapaths: Datapaths {
             packet: admin.kernel.packet_status(),
             local: admin.kernel.local_status(),
-            sockmap: Availability { available: unavailable.is_none(), reason: unavailable },
+            sockmap: admin.kernel.sockmap_status(hub),
             copy: Availability { available: true, reason: None },
         },
         listeners: listeners.collect(),
