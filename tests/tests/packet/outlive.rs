@@ -1,6 +1,7 @@
 //! Flows without sockets outlive the daemon, and the next one finds them.
 
 use std::net::TcpStream;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::command::run;
@@ -131,7 +132,7 @@ fn what_is_in_the_middle_of_leaving_when_the_daemon_is_killed_never_hangs() -> R
         for _ in 0..8 {
             let (client, server) = site.flow()?;
             flows.push((client, server));
-            harness::deadline::dawdle(std::time::Duration::from_millis(moment));
+            harness::deadline::dawdle(Duration::from_millis(moment));
         }
         kill(&mut site.daemon)?;
         for (client, server) in &mut flows {
@@ -170,4 +171,34 @@ fn flows_of_an_earlier_daemon_count_for_their_source() -> Result<()> {
     flows.push(site.flow()?);
     drop(flows);
     site.daemon.stop()
+}
+
+/// The keepalive of the daemons, who are away for longer than that.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+
+/// Connections of a daemon that is away for longer than `keepalive`. The clients and servers are there and silent.
+#[test]
+fn a_daemon_that_was_away_for_longer_than_keepalive_asks_the_peers_before_it_ends_anything() -> Result<()> {
+    let pins = Pins::create()?;
+    let config = config_with(&pins).timeout("keepalive", "2s");
+    let mut site = RawSite::start(&config)?;
+    let mut flows = begin(&site, 5)?;
+    kill(&mut site.daemon)?;
+    harness::deadline::dawdle(KEEPALIVE + Duration::from_secs(1));
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    wait_for_packets(&site.daemon, 5)?;
+    // Longer than it takes to end a connection whose peers do not answer.
+    harness::deadline::dawdle(KEEPALIVE + Duration::from_millis(500));
+    ensure!(site.daemon.flows()?.len() == 5, "{:#?}", site.daemon.flows()?);
+    for (client, server) in &mut flows {
+        transfer(client, server, 2, 500)?;
+        transfer(server, client, 3, 500)?;
+    }
+    // From now on they do not answer.
+    site.net.client.cut_links()?;
+    for (client, _) in flows {
+        let access = site.daemon.wait_for_access(client.local_addr()?)?;
+        assert_eq!(access.reason, "client_timeout", "{access:?}");
+    }
+    Ok(())
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_common::abi::packet::{Answer, Entry, Key, state};
-use proxy_common::packet::life;
+use proxy_common::flow::Reason;
+use proxy_common::packet::life::{self, Bounds, Step};
 use proxy_common::packet::seq::later;
 use proxy_common::plan::Datapath;
 
@@ -15,9 +16,53 @@ use super::lot::{Parked, source, target};
 use crate::hub::{Hub, Stage, Story};
 use crate::sys;
 
-/// A daemon that is killed between a flow's entries and the close of its sockets leaves both: the kernel resets its ends, which say
-/// nothing any more. So the ends of flows that were in use so lately are asked when each is first looked at.
-const RECENT: Duration = Duration::from_secs(60);
+/// Peers of adopted connections have so long to answer before anything is decided about their connection.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
+
+/// Between the questions to the peers of two adopted connections, so that a million questions are no burst.
+const PACE: Duration = Duration::from_micros(20);
+
+/// The first question to the peers of an adopted connection. Nobody has asked them while no daemon ran, so that their silence says
+/// nothing: it counts from the question on. Peers that the kernel has reset when the last daemon was killed answer with a reset.
+/// `idle` and `half_close` go by real time, also without a daemon; a connection that has reached them is asked all the same
+/// before it is ended, so that its record names the true reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum First {
+    /// Not adopted.
+    #[default]
+    None,
+    /// To be asked at the first look.
+    Due,
+    /// Asked at this time, by the entries' clock.
+    Asked(u32),
+}
+
+impl First {
+    /// The entries, with peers that were heard of when they were asked, at the latest.
+    fn heard(self, entries: &[Option<Entry>; 2]) -> [Option<Entry>; 2] {
+        let Self::Asked(asked_ms) = self else { return *entries };
+        entries.map(|entry| entry.map(|entry| Entry { active_ms: later(entry.active_ms, asked_ms), ..entry }))
+    }
+
+    /// What to do about the connection.
+    pub(super) fn next_step(self, entries: &[Option<Entry>; 2], moved_ms: u32, bounds: &Bounds) -> Step {
+        life::step(self.heard(entries).each_ref().map(Option::as_ref), moved_ms, sys::now_ms(), bounds)
+    }
+
+    /// Whether the peers are to be asked now, before `step` is taken. A connection that has ended is not asked.
+    pub(super) fn is_to_ask(&mut self, step: &Step) -> bool {
+        let is_over = match step {
+            Step::Over(_) => true,
+            Step::Cut(end) => end.reason == Reason::KernelLost,
+            Step::Wait(_) | Step::Probe(..) => false,
+        };
+        let is_due = *self == Self::Due && !is_over;
+        if is_due {
+            *self = Self::Asked(sys::now_ms());
+        }
+        is_due
+    }
+}
 
 /// What a daemon has left of a flow, as one of its entries and the other one tell.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,12 +76,25 @@ enum Remains {
 
 impl Remains {
     fn of(entry: &Entry, back: Option<&Entry>) -> Self {
-        match back.map(|back| (entry.state, back.state)) {
-            Some((state::FORWARD, state::FORWARD)) => Self::Whole,
-            Some((state::HELD, state::HELD)) => Self::Held,
+        let Some(back) = back.filter(|back| fit(entry, back)) else { return Self::Broken };
+        match (entry.state, back.state) {
+            (state::FORWARD, state::FORWARD) => Self::Whole,
+            (state::HELD, state::HELD) => Self::Held,
             _ => Self::Broken,
         }
     }
+}
+
+/// Whether the two entries are those of one connection: what one of them adds to a number the other one takes away. Others would
+/// translate into numbers that no peer knows.
+fn fit(one: &Entry, other: &Entry) -> bool {
+    let undo = |a: u32, b: u32| a.wrapping_add(b) == 0;
+    one.leg.min(other.leg) == 0
+        && one.leg.max(other.leg) == 1
+        && undo(one.seq, other.ack)
+        && undo(other.seq, one.ack)
+        && undo(one.stamp, other.echo)
+        && undo(other.stamp, one.echo)
 }
 
 /// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was on its way out of its sockets
@@ -49,7 +107,7 @@ pub(super) fn adopt(road: &Road, hub: &Hub) {
 fn find(road: &Road, hub: &Hub) {
     let entries: HashMap<Key, Entry> = road.packet.entries().into_iter().collect();
     let notes = road.lot.journal.load();
-    let mut adopted = Vec::new();
+    let (mut adopted, mut removed) = (Vec::new(), 0);
     for (key, entry) in &entries {
         let other = entry.other();
         let back = entries.get(&other).filter(|back| back.other() == *key);
@@ -63,18 +121,26 @@ fn find(road: &Road, hub: &Hub) {
         };
         if !is_whole {
             road.packet.forget(&[*key, other]);
+            removed += 1;
             continue;
         }
         if entry.leg == 0 {
             let keys = [*key, other];
             let mut parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
-            parked.is_to_ask = back.is_some_and(|back| life::rested([entry, back], sys::now_ms()) < RECENT);
+            parked.first = First::Due;
+            parked.due += PACE * u32::try_from(adopted.len()).unwrap_or(u32::MAX);
             adopted.push(Note::of(&parked));
             road.settle_in(hub, parked);
         }
     }
     let flows = adopted.len();
     road.lot.journal.begin_with(adopted);
+    if removed > 0 {
+        tracing::info!(
+            entries = removed,
+            "removed entries of connections that cannot go on; their peers are reset"
+        );
+    }
     if flows > 0 {
         tracing::info!(flows, "flows without sockets have outlived the last daemon");
     }
@@ -119,11 +185,12 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proxy_common::flow::End;
 
     #[test]
     fn what_was_held_goes_on_and_what_is_not_whole_does_not() {
-        let entry = |state| Entry { state, ..Entry::default() };
-        let remains = |one, other| Remains::of(&entry(one), Some(&entry(other)));
+        let entry = |leg, state| Entry { leg, state, ..Entry::default() };
+        let remains = |one, other| Remains::of(&entry(0, one), Some(&entry(1, other)));
         assert_eq!(remains(state::FORWARD, state::FORWARD), Remains::Whole);
         assert_eq!(remains(state::HELD, state::HELD), Remains::Held);
         for (one, other) in
@@ -131,6 +198,54 @@ mod tests {
         {
             assert_eq!(remains(one, other), Remains::Broken);
         }
-        assert_eq!(Remains::of(&entry(state::FORWARD), None), Remains::Broken);
+        assert_eq!(Remains::of(&entry(0, state::FORWARD), None), Remains::Broken);
+    }
+
+    #[test]
+    fn entries_that_do_not_undo_each_other_are_not_one_connection() {
+        let one = Entry { leg: 0, seq: 7, ack: 5, stamp: 3, echo: 1, ..Entry::default() };
+        let undo = |number: u32| 0_u32.wrapping_sub(number);
+        let other = Entry {
+            leg: 1,
+            seq: undo(one.ack),
+            ack: undo(one.seq),
+            stamp: undo(one.echo),
+            echo: undo(one.stamp),
+            ..one
+        };
+        assert!(fit(&one, &other) && fit(&other, &one));
+        for strange in [
+            Entry { leg: 0, ..other },
+            Entry { seq: 1, ..other },
+            Entry { ack: 1, ..other },
+            Entry { stamp: 1, ..other },
+            Entry { echo: 1, ..other },
+        ] {
+            assert!(!fit(&one, &strange) && !fit(&strange, &one), "{strange:?}");
+        }
+    }
+
+    #[test]
+    fn silence_counts_from_the_first_question_on_and_what_is_over_is_not_asked() {
+        let mut first = First::Due;
+        assert!(!first.is_to_ask(&Step::Over(End { reason: Reason::Eof, side: None })));
+        assert!(!First::None.is_to_ask(&Step::Wait(ANSWER)));
+        assert!(first.is_to_ask(&Step::Cut(End { reason: Reason::IdleTimeout, side: None })));
+        assert!(!first.is_to_ask(&Step::Wait(ANSWER)), "once");
+        let entries = [Entry { active_ms: 5, ..Entry::default() }; 2].map(Some);
+        let active = |first: First| first.heard(&entries).map(|entry| entry.unwrap().active_ms);
+        assert_eq!(active(First::Asked(9)), [9; 2]);
+        assert_eq!(active(First::Asked(2)), [5; 2]);
+        assert_eq!(active(First::Due), [5; 2]);
+        let bounds = Bounds { half_close: ANSWER, idle: ANSWER, keepalive: ANSWER };
+        let idle = Step::Cut(End { reason: Reason::IdleTimeout, side: None });
+        let now_ms = sys::now_ms();
+        let long_ago = now_ms.wrapping_sub(1_000_000);
+        assert_eq!(First::Asked(now_ms).next_step(&entries, long_ago, &bounds), idle, "by real time");
+        let patient = Bounds { idle: Duration::ZERO, ..bounds };
+        let silent = entries.map(|entry| entry.map(|entry| Entry { active_ms: long_ago, ..entry }));
+        let step = |first: First| first.next_step(&silent, long_ago, &patient);
+        assert!(matches!(step(First::Asked(now_ms)), Step::Wait(_) | Step::Probe(..)));
+        assert!(matches!(step(First::Due), Step::Cut(_)), "asked before that is done");
     }
 }

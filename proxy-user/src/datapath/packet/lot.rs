@@ -17,6 +17,7 @@ use proxy_common::packet::seq::later;
 use tokio::sync::Notify;
 
 use super::Road;
+use super::adopt::{ANSWER, First};
 use super::end::Telling;
 use super::journal::{Journal, Note};
 use super::terms::Terms;
@@ -45,10 +46,9 @@ pub(crate) struct Parked {
     /// It is over by a reset, which an end may not know of.
     pub(super) telling: Option<Telling>,
     /// When to look at it next. At first at once, almost: it may have ended before it came here.
-    due: Instant,
+    pub(super) due: Instant,
     bytes: Bytes,
-    /// Whether its ends are to be asked for a sign of life at the next look.
-    pub(super) is_to_ask: bool,
+    pub(super) first: First,
     /// Whether its ends had ended their streams,
     ended: [bool; 2],
     /// and when that or its bytes were last seen to change, by the entries' clock.
@@ -75,7 +75,7 @@ impl Parked {
             telling: None,
             due,
             bytes,
-            is_to_ask: false,
+            first: First::default(),
             ended,
             moved_ms,
         }
@@ -239,11 +239,12 @@ impl Road {
         let entries = self.entries(&parked.keys);
         note_progress(parked, &entries);
         hub.meters.carried(&parked.flow, parked.bytes);
-        if std::mem::take(&mut parked.is_to_ask) {
+        let step = parked.first.next_step(&entries, parked.moved_ms, &bounds(hub));
+        if parked.first.is_to_ask(&step) {
             self.send(&parked.keys, &entries, [true; 2], Purpose::Probe);
+            return Some(ANSWER);
         }
-        let found = entries.each_ref().map(Option::as_ref);
-        match life::step(found, parked.moved_ms, sys::now_ms(), &bounds(hub)) {
+        match step {
             Step::Wait(after) => Some(after),
             Step::Probe(ends, after) => {
                 self.send(&parked.keys, &entries, ends, Purpose::Probe);
@@ -255,8 +256,8 @@ impl Road {
                 self.lot.forget(&parked.keys);
                 if let Reason::Reset(_) = end.reason {
                     let is_to_hear =
-                        |entry: Option<&Entry>| entry.is_some_and(|it| it.flags & flag::RST == 0);
-                    parked.telling = Some(Telling::new(found.map(is_to_hear)));
+                        |entry: &Option<Entry>| entry.is_some_and(|it| it.flags & flag::RST == 0);
+                    parked.telling = Some(Telling::new(entries.each_ref().map(is_to_hear)));
                 }
                 Some(self.linger(parked).unwrap_or_default())
             }
