@@ -2,6 +2,7 @@
 
 mod budget;
 mod bytes;
+mod gap;
 mod idle;
 mod proof;
 mod reading;
@@ -12,6 +13,7 @@ mod vigil;
 
 pub use budget::{Budget, Change};
 pub use bytes::Meter;
+pub use gap::{Access, Gap};
 pub use idle::Idle;
 pub use proof::{Proof, Turned};
 pub use reading::{Leg, Reading};

@@ -12,7 +12,7 @@ use std::net::TcpStream as Socket;
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::Side;
+use proxy_common::flow::{Access, Gap, Side};
 
 use super::ending::Ending;
 use super::leftover::ready;
@@ -57,6 +57,9 @@ pub(super) struct Ahead<'a> {
     acked: u64,
     pause: Duration,
     last_look: Option<Instant>,
+    /// Whether bytes of the server are gone.
+    gap: Gap,
+    lost: bool,
 }
 
 impl<'a> Ahead<'a> {
@@ -65,11 +68,12 @@ impl<'a> Ahead<'a> {
         // The kernel doubles it.
         sys::force_receive_buffer(server, WINDOW / 2)?;
         let (pause, last_look) = (PAUSE_MIN, None);
-        Ok(Self { track, client, server, written: 0, ahead: 0, acked: 0, pause, last_look })
+        let (gap, lost) = (Gap::default(), false);
+        Ok(Self { track, client, server, written: 0, ahead: 0, acked: 0, pause, last_look, gap, lost })
     }
 
     /// Moves what can be moved now. Some: come back after that time even if nothing happens.
-    pub(super) fn carry(&mut self, ending: &Ending) -> io::Result<Option<Duration>> {
+    pub(super) fn carry(&mut self, ending: &mut Ending) -> io::Result<Option<Duration>> {
         let direction = self.track.read();
         let all_written = self.written >= direction.passed;
         if all_written && self.ahead == 0 {
@@ -78,7 +82,11 @@ impl<'a> Ahead<'a> {
             return Ok(left.filter(|left| !left.is_zero()));
         }
         self.last_look = Some(Instant::now() + LAST_LOOK);
-        if (all_written || self.has_turn(&direction, ending)?) && self.move_some(&direction)? {
+        let moved =
+            (all_written || self.has_turn(&direction, ending)?) && self.move_some(&direction, ending)?;
+        if self.lost {
+            ending.lose();
+        } else if moved {
             // More may have been passed meanwhile. Only a look that is taken after the verdict was told says so.
             return Ok(Some(Duration::ZERO));
         }
@@ -100,11 +108,11 @@ impl<'a> Ahead<'a> {
 
     /// Carries bytes until all that were passed are written, as long as nothing was redirected in between. Says whether
     /// there were any.
-    fn move_some(&mut self, direction: &Direction) -> io::Result<bool> {
+    fn move_some(&mut self, direction: &Direction, ending: &Ending) -> io::Result<bool> {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.resize(LOOK, 0);
             let (mut moved, mut passed) = (false, direction.passed);
-            while self.write_ahead(passed, scratch)? {
+            while self.write_ahead(passed, scratch, ending)? {
                 moved = true;
                 // The server goes on until the window is closed: what it sent meanwhile was passed too. Unless the verdict had
                 // found that nothing was left, and redirected some first: then those have to be written before.
@@ -118,17 +126,31 @@ impl<'a> Ahead<'a> {
             }
             // All is written, or no more of it fits into a look.
             if self.written >= passed || self.ahead == scratch.len() {
-                self.discard(scratch)?;
+                self.discard(scratch, ending)?;
             }
             Ok(moved)
         })
     }
 
-    fn write_ahead(&mut self, passed: u64, scratch: &mut [u8]) -> io::Result<bool> {
+    /// Whether the server's socket may be read now.
+    fn may_read(&mut self, ending: &Ending) -> io::Result<bool> {
+        let track = self.track;
+        let access = ending.may_read(&mut self.gap, Side::Upstream, self.server, || track.read().seen())?;
+        self.lost = access == Access::Lost;
+        Ok(access == Access::Read)
+    }
+
+    fn write_ahead(&mut self, passed: u64, scratch: &mut [u8], ending: &Ending) -> io::Result<bool> {
+        if !self.may_read(ending)? {
+            return Ok(false);
+        }
         let left = usize::try_from(passed.saturating_sub(self.written)).unwrap_or(usize::MAX);
         let most = self.ahead.saturating_add(left).min(scratch.len());
         let there = ready(sys::peek(self.server, scratch.get_mut(..most).unwrap_or_default()))?;
         let fresh = scratch.get(self.ahead..there).unwrap_or_default();
+        if fresh.is_empty() && left > 0 {
+            self.gap.nothing_read();
+        }
         let mut client = self.client;
         let count = if fresh.is_empty() { 0 } else { ready(client.write(fresh))? };
         if count > 0 {
@@ -139,9 +161,9 @@ impl<'a> Ahead<'a> {
         Ok(count > 0)
     }
 
-    fn discard(&mut self, scratch: &mut [u8]) -> io::Result<()> {
+    fn discard(&mut self, scratch: &mut [u8], ending: &Ending) -> io::Result<()> {
         let mut server = self.server;
-        while self.ahead > 0 {
+        while self.ahead > 0 && self.may_read(ending)? {
             let most = self.ahead.min(SIP);
             let count = ready(server.read(scratch.get_mut(..most).unwrap_or_default()))?;
             if count == 0 {

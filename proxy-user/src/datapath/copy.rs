@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 
 use super::ending::{Ending, Next};
 use super::packet::is_leaving;
-use super::pump::Pump;
+use super::pump::{Pump, Verdict};
+use super::sockmap::Trace;
 use super::{Carried, internal};
 use crate::hub::{Flow, Hub, Phase};
 use crate::sys;
@@ -47,8 +48,10 @@ pub(super) async fn carry(
     readers: [ReadHalf<'_>; 2],
     sockets: [&TcpStream; 2],
     due: Due<'_>,
+    trace: Option<&Trace<'_>>,
 ) -> Copied {
-    match try_carry(hub, flow, readers, sockets, due).await {
+    let verdict = trace.map(|trace| Verdict { trace, lost: AtomicBool::new(false) });
+    match try_carry(hub, flow, readers, sockets, due, verdict.as_ref()).await {
         Ok(copied) => copied,
         Err(error) => Copied::Ended(internal(flow, flow.copied(), &error)),
     }
@@ -60,14 +63,15 @@ async fn try_carry(
     [mut client, mut upstream]: [ReadHalf<'_>; 2],
     sockets: [&TcpStream; 2],
     due: Due<'_>,
+    verdict: Option<&Verdict<'_>>,
 ) -> io::Result<Copied> {
     let mut ending = begin(hub, flow, sockets)?;
     let [to_upstream, to_client] = &flow.copied;
-    let (blocked, resting) = (Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
+    let (blocked, resting) = (&Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
     let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
-    let pump = |target, moved, resting| Pump { flow, target, moved, resting, blocked: &blocked };
-    let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0]).run(&mut client));
-    let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1]).run(&mut upstream));
+    let pump = |target, moved, resting, verdict| Pump { flow, target, moved, resting, blocked, verdict };
+    let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0], None).run(&mut client));
+    let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1], verdict).run(&mut upstream));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
     // time to wait, since a wait would begin anew whenever anything else happens.
@@ -106,7 +110,7 @@ async fn try_carry(
             limit = None;
             continue;
         }
-        ending.obey(flow);
+        obey(&mut ending, flow, verdict);
         match ending.turn(sockets, || (taken(flow, ended, broken), [0; 2]))? {
             Next::Wait(next) => limit = sooner(after(next), after((!all_rest()).then_some(LOOK))),
             Next::Done(done) => return Ok(Copied::Ended(Carried { bytes: flow.copied(), ..done })),
@@ -124,6 +128,13 @@ fn begin(hub: &Hub, flow: &Flow, [client, upstream]: [&TcpStream; 2]) -> io::Res
 fn leg(socket: &TcpStream, written: u64) -> io::Result<Leg> {
     let reading = if written == 0 { sys::fresh_reading(socket) } else { sys::exact_reading(socket) }?;
     Ok(Leg::from_start(&reading, written))
+}
+
+fn obey(ending: &mut Ending, flow: &Flow, verdict: Option<&Verdict<'_>>) {
+    ending.obey(flow);
+    if verdict.is_some_and(Verdict::has_lost) {
+        ending.lose();
+    }
 }
 
 fn after(time: Option<Duration>) -> Option<Instant> {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::{
-    Alarm, Bounds, End, Idle, Leg, Look, Reading, Reason, Seen, Side, Splice, Step, Vigil,
+    Access, Alarm, Bounds, End, Gap, Idle, Leg, Look, Reading, Reason, Seen, Side, Splice, Step, Vigil,
 };
 use socket2::SockRef;
 
@@ -31,6 +31,7 @@ pub(super) struct Ending {
     needs_keepalive: bool,
     begun: Instant,
     killed: bool,
+    lost: bool,
     last: Look,
 }
 
@@ -55,6 +56,7 @@ impl Ending {
             needs_keepalive: true,
             begun: Instant::now(),
             killed: false,
+            lost: false,
             last: Look::default(),
         }
     }
@@ -71,6 +73,23 @@ impl Ending {
         if let Some(reason) = flow.closing.get() {
             self.machine.close(self.begun.elapsed(), *reason);
         }
+    }
+
+    /// The next turn ends the flow: bytes of it are gone that the kernel had in its hands.
+    pub(super) const fn lose(&mut self) {
+        self.lost = true;
+    }
+
+    /// Whether the socket of `side`, which is under the verdict, may be read. `seen`: asks what the verdict has counted.
+    pub(super) fn may_read(
+        &self,
+        gap: &mut Gap,
+        side: Side,
+        socket: &impl AsFd,
+        seen: impl FnOnce() -> u64,
+    ) -> io::Result<Access> {
+        let reading = sys::fresh_reading(socket)?;
+        Ok(gap.check(self.begun.elapsed(), &reading, self.received(side, &reading), seen()))
     }
 
     /// Returns at the earliest moment at which the flow may have been idle for too long; never, if it may be. `rested`: for how
@@ -110,6 +129,9 @@ impl Ending {
             self.last = look;
             if self.killed {
                 return self.finish(sockets, End { reason: Reason::Killed, side: None }, false);
+            }
+            if self.lost {
+                return self.finish(sockets, End { reason: Reason::KernelLost, side: None }, false);
             }
             let step = self.machine.step(self.begun.elapsed(), &look);
             if matches!(step, Step::Wait(_)) && self.idle.is_over(self.begun.elapsed(), self.rested()) {

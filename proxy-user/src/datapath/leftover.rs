@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::Side;
+use proxy_common::flow::{Access, Gap, Side};
 
 use super::buffers::Buffer;
 use super::ending::{Ending, earlier, of};
@@ -63,6 +63,8 @@ struct Share {
     in_turn: bool,
     /// The next pause, as far as it is within its bounds.
     pause: Duration,
+    /// Whether bytes of the source are gone.
+    gap: Gap,
 }
 
 enum Outcome {
@@ -74,6 +76,8 @@ enum Outcome {
     Later(Duration),
     /// The watch tells when the target has room.
     Blocked,
+    /// Bytes of the source are gone.
+    Lost,
 }
 
 impl<'a> Leftover<'a> {
@@ -90,7 +94,7 @@ impl<'a> Leftover<'a> {
 
     /// Moves what can be moved now, but for bytes of sides that are `held`. Some: come back after that time even if nothing
     /// happens.
-    pub(super) fn carry(&mut self, ending: &Ending, held: [bool; 2]) -> io::Result<Option<Duration>> {
+    pub(super) fn carry(&mut self, ending: &mut Ending, held: [bool; 2]) -> io::Result<Option<Duration>> {
         let mut again = None;
         for (side, _) in Side::BOTH.into_iter().zip(held).filter(|(_, held)| !held) {
             let direction = self.track(side).read();
@@ -105,6 +109,10 @@ impl<'a> Leftover<'a> {
                 Outcome::More => Some(Duration::ZERO),
                 Outcome::Later(time) => earlier(again, Some(time)),
                 Outcome::Blocked => again,
+                Outcome::Lost => {
+                    ending.lose();
+                    again
+                }
                 Outcome::Calm => {
                     self.last_look = Some(Instant::now() + LAST_LOOK);
                     again
@@ -126,6 +134,11 @@ impl<'a> Leftover<'a> {
                 // Sets the bell: the next look of the poller finds the target full, and rings when it no longer is.
                 self.watch.again(of(self.sockets, side.other()), self.flow)?;
                 return Ok(Outcome::Blocked);
+            }
+            match self.may_read(side, ending)? {
+                Access::Read => {}
+                Access::Wait(time) => return Ok(Outcome::Later(time)),
+                Access::Lost => return Ok(Outcome::Lost),
             }
             if !self.read_some(side, credit)? {
                 return self.hand_back(side);
@@ -163,6 +176,11 @@ impl<'a> Leftover<'a> {
         Ok(share.rest.is_none())
     }
 
+    fn may_read(&mut self, side: Side, ending: &Ending) -> io::Result<Access> {
+        let (tracks, source) = (self.tracks, of(self.sockets, side));
+        ending.may_read(&mut self.share(side).gap, side, source, || of(tracks.each_ref(), side).read().seen())
+    }
+
     /// Says whether there was anything to read.
     fn read_some(&mut self, side: Side, credit: u64) -> io::Result<bool> {
         let mut source = of(self.sockets, side);
@@ -173,6 +191,8 @@ impl<'a> Leftover<'a> {
         share.read += count as u64;
         if count > 0 {
             share.pause = Duration::ZERO;
+        } else {
+            share.gap.nothing_read();
         }
         share.rest = Some((buffer, 0..count)).filter(|_| count > 0);
         Ok(count > 0)

@@ -132,7 +132,7 @@ impl Carriers {
             choice != Choice::Only(Datapath::Copy) && self.host().local != Use::Unavailable && is_near(&pair);
         let plan = plan::plan(choice, self.host(), near);
         if let Some(patience) = plan::patience(choice, &plan) {
-            match self.copy(flow, &mut pair, Due::At(Instant::now() + patience)).await {
+            match self.copy(flow, &mut pair, Due::At(Instant::now() + patience), None).await {
                 Copied::Ended(carried) => return carried,
                 // What was copied counts for copy, though the flow goes on otherwise.
                 Copied::Due => self.hub.meters.carried(flow, flow.copied()),
@@ -151,7 +151,7 @@ impl Carriers {
                 self.hub.meters.fell_back(datapath, Fallback::Unavailable);
             }
         }
-        let carried = match self.copy(flow, &mut pair, Due::Never).await {
+        let carried = match self.copy(flow, &mut pair, Due::Never, trace.as_ref()).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         };
@@ -160,11 +160,11 @@ impl Carriers {
         carried
     }
 
-    async fn copy(&self, flow: &Flow, pair: &mut Pair, due: Due<'_>) -> Copied {
+    async fn copy(&self, flow: &Flow, pair: &mut Pair, due: Due<'_>, trace: Option<&Trace<'_>>) -> Copied {
         let _active = self.begin(flow, Datapath::Copy);
         let Split { readers, writers } = pair.split();
         let sockets = writers.each_ref().map(AsRef::as_ref);
-        Box::pin(copy::carry(&self.hub, flow, readers, sockets, due)).await
+        Box::pin(copy::carry(&self.hub, flow, readers, sockets, due, trace)).await
     }
 
     /// Hands `pair` to the first datapath of `plan` that takes it. Err: none does.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use proxy_common::flow::Streak;
+use proxy_common::flow::{Access, Gap, Streak};
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::buffers::Buffer;
 use super::pipes::Pipe;
+use super::sockmap::Trace;
 use crate::hub::Flow;
 use crate::sys;
 
@@ -31,6 +32,21 @@ pub(super) struct Pump<'a> {
     pub(super) resting: &'a AtomicBool,
     /// Rung when the target takes no more for now.
     pub(super) blocked: &'a Notify,
+    /// The source is under it.
+    pub(super) verdict: Option<&'a Verdict<'a>>,
+}
+
+/// The verdict that the upstream's socket is under, of a flow whose other socket the kernel did not take.
+pub(super) struct Verdict<'a> {
+    pub(super) trace: &'a Trace<'a>,
+    /// Bytes are gone.
+    pub(super) lost: AtomicBool,
+}
+
+impl Verdict<'_> {
+    pub(super) fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
 }
 
 /// What a turn found in the source.
@@ -48,7 +64,7 @@ enum Found {
 impl Pump<'_> {
     /// Moves bytes until the source has no more, or the target takes no more.
     pub(super) async fn run(self, source: &mut ReadHalf<'_>) {
-        let mut streak = Streak::default();
+        let (mut streak, mut gap) = (Streak::default(), Gap::default());
         loop {
             self.resting.store(true, Ordering::Relaxed);
             if source.readable().await.is_err() {
@@ -56,8 +72,8 @@ impl Pump<'_> {
             }
             self.resting.store(false, Ordering::Relaxed);
             let turn = match streak.streams().then(Pipe::take).flatten() {
-                Some(pipe) => self.splice(source, pipe, &mut streak).await,
-                None => self.copy(source, &mut streak).await,
+                Some(pipe) => self.splice(source, pipe, &mut streak, &mut gap).await,
+                None => self.copy(source, &mut streak, &mut gap).await,
             };
             if turn.is_err() {
                 return;
@@ -66,13 +82,17 @@ impl Pump<'_> {
     }
 
     /// Copies until the queue is empty, or the direction proves to stream. Err: its end.
-    async fn copy(&self, source: &mut ReadHalf<'_>, streak: &mut Streak) -> Result<(), ()> {
+    async fn copy(&self, source: &mut ReadHalf<'_>, streak: &mut Streak, gap: &mut Gap) -> Result<(), ()> {
         let mut buffer = Buffer::take();
         let mut turn = 0;
         loop {
+            self.may_read(source.as_ref(), gap).await?;
             let count = match read_now(source, buffer.bytes()).await {
                 Found::Bytes(count) => count,
-                Found::Nothing | Found::Hidden => return Ok(()),
+                Found::Nothing | Found::Hidden => {
+                    gap.nothing_read();
+                    return Ok(());
+                }
                 Found::End => return Err(()),
             };
             // A partial write: what is left over is lost with the target.
@@ -88,9 +108,16 @@ impl Pump<'_> {
     }
 
     /// Moves pages until the queue is empty. Err: the end of the direction.
-    async fn splice(&self, source: &ReadHalf<'_>, mut pipe: Pipe, streak: &mut Streak) -> Result<(), ()> {
+    async fn splice(
+        &self,
+        source: &ReadHalf<'_>,
+        mut pipe: Pipe,
+        streak: &mut Streak,
+        gap: &mut Gap,
+    ) -> Result<(), ()> {
         let mut turn = 0;
         while streak.streams() {
+            self.may_read(source.as_ref(), gap).await?;
             let count = match fill(source.as_ref(), &mut pipe) {
                 Found::Bytes(count) => count,
                 Found::Nothing => return Ok(()),
@@ -106,6 +133,21 @@ impl Pump<'_> {
             self.give_way(&mut turn, count).await;
         }
         Ok(())
+    }
+
+    /// Waits until the source may be read. Err: never.
+    async fn may_read(&self, source: &TcpStream, gap: &mut Gap) -> Result<(), ()> {
+        let Some(verdict) = self.verdict else { return Ok(()) };
+        loop {
+            match verdict.trace.may_read_upstream(gap, source).map_err(drop)? {
+                Access::Read => return Ok(()),
+                Access::Wait(time) => tokio::time::sleep(time).await,
+                Access::Lost => {
+                    verdict.lost.store(true, Ordering::Relaxed);
+                    return Err(());
+                }
+            }
+        }
     }
 
     async fn give_way(&self, turn: &mut usize, count: usize) {

@@ -3,11 +3,11 @@
 
 use std::io;
 use std::net::TcpStream as Socket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_common::abi::credit::CEILING;
 use proxy_common::abi::sockmap::{Direction, Place};
-use proxy_common::flow::{Leg, Reason, Seen, Side};
+use proxy_common::flow::{Access, Gap, Leg, Reason, Seen, Side};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
@@ -36,7 +36,22 @@ pub(super) struct Refused<'a> {
 }
 
 /// See [`Refused::trace`].
-pub(super) type Trace<'a> = [Track<'a>; 2];
+pub(super) struct Trace<'a> {
+    tracks: [Track<'a>; 2],
+    /// The upstream's socket is under the verdict, which passes all that it receives: bytes read from it before, and since when.
+    upstream: Option<(u64, Instant)>,
+}
+
+impl Trace<'_> {
+    /// Whether userspace may read the upstream's socket, see [`Gap`].
+    pub(super) fn may_read_upstream(&self, gap: &mut Gap, socket: &TcpStream) -> io::Result<Access> {
+        let Some((before, since)) = self.upstream else { return Ok(Access::Read) };
+        let reading = sys::fresh_reading(socket)?;
+        let [_, track] = &self.tracks;
+        let received = reading.received.saturating_sub(before);
+        Ok(gap.check(since.elapsed(), &reading, received, track.read().seen()))
+    }
+}
 
 /// A pair in the kernel's hands.
 pub(super) struct Spliced<'a> {
@@ -76,7 +91,7 @@ pub(super) fn take_over<'a>(
 type Enrolled<'a> = ([Track<'a>; 2], [Leg; 2]);
 
 /// Why not, and what is left behind.
-type NotEnrolled<'a> = (Fallback, Option<[Track<'a>; 2]>);
+type NotEnrolled<'a> = (Fallback, Option<Trace<'a>>);
 
 /// Puts both sockets under the verdict. The upstream socket goes first: bytes of the client may be queued already, and find
 /// their target from the first moment on.
@@ -93,10 +108,17 @@ fn enroll<'a>(handle: &'a Handle, pair: &Pair, copied: Bytes) -> Result<Enrolled
     let tracks = handle
         .track([Direction::new(client, upstream), Direction::new(upstream, client)])
         .map_err(|error| (refusal(&error), None))?;
-    let inserted = handle.insert(upstream, &pair.upstream).and_then(|()| handle.insert(client, &pair.client));
-    match inserted {
+    if let Err(error) = handle.insert(upstream, &pair.upstream) {
+        return Err((refusal(&error), Some(Trace { tracks, upstream: None })));
+    }
+    match handle.insert(client, &pair.client) {
         Ok(()) => Ok((tracks, legs)),
-        Err(error) => Err((refusal(&error), Some(tracks))),
+        Err(error) => {
+            let [_, read] = copied;
+            // Bytes that were queued before are to be counted, too. Best effort: a socket that cannot be asked is about to fail.
+            let _ = sys::wake_when_readable(&pair.upstream, 1);
+            Err((refusal(&error), Some(Trace { tracks, upstream: Some((read, Instant::now())) })))
+        }
     }
 }
 

@@ -6,10 +6,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use anyhow::{Result, ensure};
+use harness::carrier::CARRIERS;
 use harness::daemon::Datapath;
 use harness::deadline::{PATIENCE, wait_for};
+use harness::kernel_log::KernelLog;
+use harness::netns::{BpfMap, BpfVerdict};
 use harness::peers::raw::{Ending, expect_ending, fill, finish, is_reset, read_to_ending, transfer};
-use harness::site::{RawSite, config};
+use harness::site::{RawSite, config, config_of, polling_hello};
 
 /// Each flow looks after itself every second.
 fn site() -> Result<RawSite> {
@@ -28,6 +31,15 @@ fn expect_reset(stream: &mut TcpStream) -> Result<u64> {
     let (bytes, ending) = read_to_ending(stream)?;
     ensure!(ending == Ending::Reset, "{bytes} bytes, and then {ending:?}");
     Ok(bytes)
+}
+
+/// What the kernel has lost it must not be asked for: one read may have been on its way, each further one is a warning with a
+/// stack trace in the kernel's log, and the end of a host where `panic_on_warn` is set.
+fn expect_quiet(log: Option<KernelLog>, site: &RawSite) -> Result<()> {
+    let Some(mut log) = log else { return Ok(()) };
+    let warnings = log.warnings_of(&site.daemon)?;
+    ensure!(warnings.len() <= 1, "{} warnings of the kernel: {:?}", warnings.len(), warnings.first());
+    Ok(())
 }
 
 /// Takes one socket of the map, the other, or both out of it while nothing moves.
@@ -72,6 +84,7 @@ fn a_flow_whose_sockets_are_both_taken_out_of_the_map_is_reset() -> Result<()> {
 fn bytes_that_waited_for_a_reader_are_gone_and_the_stream_never_looks_complete() -> Result<()> {
     const MOST: u64 = 3 * 1024 * 1024;
     let site = site()?;
+    let log = KernelLog::from_now()?;
     let (mut client, mut server) = site.flow()?;
     let address = client.local_addr()?;
     let sent = fill(&mut server, MOST)?;
@@ -92,32 +105,97 @@ fn bytes_that_waited_for_a_reader_are_gone_and_the_stream_never_looks_complete()
     }
     drop((client, server));
     site.daemon.wait_for_idle()?;
+    expect_quiet(log, &site)?;
     site.daemon.stop()
+}
+
+/// Sends without end until the connection is reset.
+fn send_until_reset(mut stream: TcpStream) -> Result<()> {
+    let chunk = [7; 64 * 1024];
+    let error = loop {
+        match stream.write_all(&chunk) {
+            Ok(()) => {}
+            Err(error) => break error,
+        }
+    };
+    ensure!(is_reset(&error), "{error}");
+    Ok(())
 }
 
 #[test]
 fn a_flow_in_full_swing_that_is_taken_out_of_the_map_is_reset() -> Result<()> {
     let site = site()?;
-    let (mut client, mut server) = site.flow()?;
-    let address = client.local_addr()?;
-    let sender = thread::spawn(move || {
-        let chunk = [7; 64 * 1024];
-        loop {
-            match server.write_all(&chunk) {
-                Ok(()) => {}
-                Err(error) => return error,
-            }
+    let log = KernelLog::from_now()?;
+    let map = site.daemon.socket_map()?;
+    for _ in 0..4 {
+        let (mut client, server) = site.flow()?;
+        let address = client.local_addr()?;
+        let sender = thread::spawn(|| send_until_reset(server));
+        client.read_exact(&mut vec![0; 1_000_000])?;
+        for key in map.keys()? {
+            map.delete(&key)?;
         }
-    });
-    client.read_exact(&mut vec![0; 1_000_000])?;
+        expect_reset(&mut client)?;
+        sender.join().expect("the sender panicked")?;
+        expect_lost(&site, address)?;
+    }
+    expect_quiet(log, &site)?;
+    site.daemon.stop()
+}
+
+/// The server is on the daemon's host, and its bytes are peeked at before they are read.
+#[test]
+fn a_local_flow_that_is_taken_out_of_the_map_is_reset() -> Result<()> {
+    let carrier =
+        CARRIERS.into_iter().find(|carrier| carrier.name == "local").expect("a datapath of this name");
+    let site = RawSite::of(&carrier, &config_of(&carrier).timeout("keepalive", "4s"))?;
+    let log = KernelLog::from_now()?;
+    let (mut client, server) = site.flow()?;
+    let address = client.local_addr()?;
+    let sender = thread::spawn(|| send_until_reset(server));
+    // Slowly, so that bytes wait for the client.
+    client.read_exact(&mut vec![0; 100_000])?;
+    site.daemon.wait_for_metric("snisplice_kernel_passed_bytes_total", &[], 1.0)?;
     let map = site.daemon.socket_map()?;
     for key in map.keys()? {
         map.delete(&key)?;
     }
     expect_reset(&mut client)?;
-    let error = sender.join().expect("the sender panicked");
-    assert!(is_reset(&error), "{error}");
-    expect_lost(&site, address)?;
+    sender.join().expect("the sender panicked")?;
+    let access = site.daemon.wait_for_access(address)?;
+    assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("kernel_lost", Some("local")));
+    expect_quiet(log, &site)?;
+    site.daemon.stop()
+}
+
+/// The kernel has taken the server's socket, and not the client's: userspace copies what the verdict passes.
+#[test]
+fn a_copied_flow_with_one_socket_in_the_map_is_reset_when_that_is_taken_out() -> Result<()> {
+    let site = site()?;
+    let log = KernelLog::from_now()?;
+    let foreign = BpfMap::of_sockets(4)?;
+    foreign.attach_verdict(&BpfVerdict::that_passes()?)?;
+    let mut client = site.connect()?;
+    let address = client.local_addr()?;
+    site.daemon.wait_for_flow("the connection to be accepted", |flow| flow.client == address.to_string())?;
+    foreign.insert(&0_u32.to_ne_bytes(), &site.daemon.socket_to(address)?)?;
+    let hello = polling_hello();
+    client.write_all(&hello)?;
+    let mut server = site.polling.accept_after(&hello)?;
+    transfer(&mut server, &mut client, 1, 1_000_000)?;
+    fill(&mut server, 64 * 1024 * 1024)?;
+    let map = site.daemon.socket_map()?;
+    let keys = map.keys()?;
+    assert_eq!(keys.len(), 1, "the server's socket, and no other");
+    for key in keys {
+        map.delete(&key)?;
+    }
+    let sender = thread::spawn(|| send_until_reset(server));
+    expect_reset(&mut client)?;
+    sender.join().expect("the sender panicked")?;
+    let access = site.daemon.wait_for_access(address)?;
+    assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("kernel_lost", Some("copy")));
+    expect_quiet(log, &site)?;
     site.daemon.stop()
 }
 
@@ -134,6 +212,7 @@ fn without_its_program_the_datapath_is_used_no_more() -> Result<()> {
     })?;
     assert!(reason.contains("detached"), "{reason}");
     assert_eq!(site.daemon.metrics()?.sum("snisplice_sockmap_available", &[]).to_string(), "0");
+    site.daemon.wait_for_log("sockmap datapath is lost")?;
     let told = site.daemon.log().iter().filter(|line| line.contains("sockmap datapath is lost")).count();
     assert_eq!(told, 1);
 

@@ -219,7 +219,7 @@ impl Carriers {
             // Beside what copies: to ask them, and to close them in another way.
             let sockets = writers.each_ref().map(AsRef::as_ref);
             let due = bell.map_or(Due::Never, Due::Rung);
-            let mut copying = Box::pin(copy::carry(&self.hub, flow, readers, sockets, due));
+            let mut copying = Box::pin(copy::carry(&self.hub, flow, readers, sockets, due, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
             let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets, bell));
             tokio::select! {
@@ -252,7 +252,7 @@ impl Carriers {
     }
 
     async fn copy_to_the_end(&self, flow: &Flow, pair: &mut Pair) -> Outcome {
-        Outcome::Ended(match self.copy(flow, pair, Due::Never).await {
+        Outcome::Ended(match self.copy(flow, pair, Due::Never, None).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         })
