@@ -10,7 +10,7 @@ use proxy_common::plan::{Choice, Datapath};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
-use crate::control::{Exit, Failure, events, guard, logs};
+use crate::control::{Exit, Failure, doctor, events, guard, logs};
 use crate::datapath::packet::{self, Road};
 use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
@@ -106,9 +106,12 @@ fn bind(snapshot: &Snapshot) -> Result<Vec<Vec<Bound>>, Failure> {
 
 fn bind_failure(listener: &str, address: SocketAddr, error: &io::Error) -> Failure {
     let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("something else listens there; find it with `ss -ltnp sport = :{}`", address.port())
-        }
+        io::ErrorKind::AddrInUse => match doctor::listener(address) {
+            Some(owner) => format!("{owner} listens there; stop it, or change address in [[listen]]"),
+            None => {
+                format!("something else listens there; find it with `ss -ltnp sport = :{}`", address.port())
+            }
+        },
         io::ErrorKind::PermissionDenied => "run as root, or give the process CAP_NET_BIND_SERVICE".to_owned(),
         io::ErrorKind::AddrNotAvailable => "no interface of this host has that address".to_owned(),
         _ if address.is_ipv6() => "if IPv6 is off on this host, listen on 0.0.0.0 instead".to_owned(),
@@ -145,15 +148,19 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
                 tokio::spawn(events::log(log));
             }
         }
-        Err(reason) => tracing::warn!(%reason, "no sockmap datapath: flows are copied by userspace"),
+        Err(reason) => tracing::warn!(%reason, "sockmap datapath unavailable: connections are not spliced"),
     }
     match &probed.local {
         Some(Ok(kernel::Local { noticed: None })) => tracing::info!("local datapath passed its self-test"),
         Some(Ok(kernel::Local { noticed: Some(noticed) })) => {
-            tracing::info!(reason = noticed, "local datapath only for upstreams that name it");
+            tracing::info!(
+                reason = noticed,
+                "local datapath is used for upstreams with datapath = \"local\" only"
+            );
         }
         Some(Err(reason)) => {
-            tracing::warn!(%reason, "no local datapath: such flows are spliced by sockmap or copied");
+            let instead = if probed.sockmap.is_ok() { "spliced by sockmap" } else { "copied" };
+            tracing::warn!(%reason, "local datapath unavailable: connections to servers on this host are {instead}");
         }
         None => {}
     }
@@ -178,7 +185,7 @@ fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
             tokio::spawn(essential("routes", Arc::clone(&hub), Arc::clone(&road).follow()));
             tokio::spawn(essential("flows without sockets", Arc::clone(&hub), road.watch(hub)));
         }
-        Err(reason) => tracing::warn!(%reason, "no packet datapath: such flows are copied by userspace"),
+        Err(reason) => tracing::warn!(%reason, "packet datapath unavailable: connections keep their sockets"),
     }
     Some(road)
 }

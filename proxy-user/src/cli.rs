@@ -1,7 +1,7 @@
 //! The command line, and what each command prints.
 
 use std::fmt;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::app;
 use crate::control::guard::{self, command::Request};
-use crate::control::{Exit, Failure, client, config, doctor, explain, logs, orders};
+use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders};
 use crate::hub::snapshot::Snapshot;
 
 #[derive(Parser)]
@@ -201,10 +201,12 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Doctor { output, .. } => {
             let report = doctor::examine();
             if output.json {
-                print_json(&report)
+                print_json(&report)?;
             } else {
-                print(report.text(std::io::stdout().is_terminal()))
+                print(report.text(colour::is_wanted(&std::io::stdout())))?;
             }
+            let error = || Failure::new(Exit::Unavailable, "the daemon cannot run here as it is");
+            report.is_ready().then_some(()).ok_or_else(error)
         }
         Command::Route { sni, source, listener, config, output } => {
             let snapshot = load(&config)?;

@@ -1,13 +1,14 @@
 //! A daemon that may not use BPF, or should not: it copies, serves all the same, and says why.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use harness::command::{run, snisplice};
 use harness::daemon::{Datapath, Launch, WITHOUT_BPF};
-use harness::netns::Topology;
+use harness::netns::{Topology, edge};
 use harness::peers::agent::Work;
 use harness::peers::raw::transfer;
 use harness::peers::web::fetch_page;
 use harness::site::{POLLING_NAME, RawSite, SHARED_PORT, Site, WEB_NAME, config};
+use harness::workdir::WorkDir;
 
 const BYTES: u64 = 4 * 1024 * 1024;
 
@@ -18,7 +19,7 @@ fn without_bpf_the_daemon_copies_and_says_why() -> Result<()> {
     assert!(!status.datapaths.sockmap.available && status.datapaths.copy.available, "{status:?}");
     let reason = status.datapaths.sockmap.reason.context("no reason given")?;
     assert!(reason.to_lowercase().contains("bpf"), "{reason}");
-    let line = site.daemon.wait_for_log("no sockmap datapath")?;
+    let line = site.daemon.wait_for_log("sockmap datapath unavailable")?;
     assert!(line.contains("CAP_BPF"), "{line}");
 
     site.queues.queue_package("poll://one/", BYTES);
@@ -97,6 +98,53 @@ fn doctor_names_what_is_missing() -> Result<()> {
     let report: serde_json::Value = serde_json::from_str(&doctor(&["--json"])?)?;
     assert_eq!(report["datapath"].as_str(), Some("copy"), "{report}");
     assert!(report.to_string().contains("CAP_BPF"), "{report}");
+    Ok(())
+}
+
+/// For a screen of 80 columns, with the verdict in the last line.
+fn verdict(text: &str) -> Result<&str> {
+    for line in text.lines() {
+        ensure!(line.chars().count() <= 80, "too long for a small screen: {line}");
+    }
+    text.lines().last().context("doctor says nothing")
+}
+
+#[test]
+fn doctor_says_who_has_the_port_and_that_the_daemon_cannot_start() -> Result<()> {
+    let net = Topology::create()?;
+    let doctor = || run(net.edge.command(snisplice()?).arg("doctor"), b"");
+    let free = doctor()?.success()?;
+    assert!(verdict(&free)?.starts_with("verdict: ready"), "{free}");
+    assert!(free.contains("the port is free"), "{free}");
+
+    let held = net.edge.listen(edge(SHARED_PORT))?;
+    let taken = doctor()?;
+    assert_eq!(taken.code, Some(69), "{taken:?}");
+    assert!(verdict(&taken.stdout)?.starts_with("verdict: not ready"), "{taken:?}");
+    let owner = format!("(pid {})", std::process::id());
+    let line = taken.stdout.lines().find(|line| line.contains(&owner)).context("no owner is named")?;
+    assert!(line.starts_with("FAIL  listen on 443"), "{line}");
+
+    let work = WorkDir::create()?;
+    let file = work.write("snisplice.toml", config().render(&work.file("admin.sock")))?;
+    let daemon = run(net.edge.command(snisplice()?).args(["run", "--config"]).arg(file), b"")?;
+    assert_eq!(daemon.code, Some(69), "{daemon:?}");
+    assert!(daemon.stderr.contains(&owner), "{daemon:?}");
+    drop(held);
+    Ok(())
+}
+
+#[test]
+fn colour_is_for_terminals_whose_user_wants_it() -> Result<()> {
+    let net = Topology::create()?;
+    // `script` gives it a terminal.
+    let doctor = |no_color: &str| {
+        let mut command = net.edge.command("script");
+        command.env("NO_COLOR", no_color).args(["-qec"]).arg(format!("{} doctor", snisplice()?.display()));
+        run(command.arg("/dev/null"), b"")?.success()
+    };
+    assert!(doctor("")?.contains("\x1b[32mok"));
+    assert!(!doctor("1")?.contains('\x1b'));
     Ok(())
 }
 

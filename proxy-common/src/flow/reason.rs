@@ -169,6 +169,19 @@ impl Reason {
 pub struct End {
     /// Why.
     pub reason: Reason,
-    /// The side that ended first, where one did.
+    /// The side that brought it about, as far as one did.
     pub side: Option<Side>,
+}
+
+impl End {
+    /// A reason that names a side is never put down to the other one: `first`, the side that ended its stream first,
+    /// counts for reasons that name none.
+    #[must_use]
+    pub const fn new(reason: Reason, first: Option<Side>) -> Self {
+        let side = match reason.side() {
+            None => first,
+            named => named,
+        };
+        Self { reason, side }
+    }
 }

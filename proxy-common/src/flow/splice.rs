@@ -304,7 +304,7 @@ impl Splice {
     }
 
     const fn end(&self, reason: Reason) -> End {
-        End { reason, side: self.first }
+        End::new(reason, self.first)
     }
 }
 

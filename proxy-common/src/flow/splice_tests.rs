@@ -340,3 +340,22 @@ fn a_verdict_that_never_runs_for_the_last_segment_ends_in_a_reset() {
     };
     assert_eq!((end.reason, clean), (Reason::Reset(Side::Client), false));
 }
+
+#[test]
+fn a_reset_is_put_down_to_the_side_that_sent_it_though_the_other_one_ended_first() {
+    for side in Side::BOTH {
+        let (mut splice, mut kernel) = (start(), Kernel::default());
+        kernel.pipes[side.other().index()].fin_in = true;
+        assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+        kernel.reset[side.index()] = true;
+        let mut now = Duration::ZERO;
+        let (end, _) = loop {
+            now += Duration::from_millis(10);
+            if let Some(end) = drive(&mut splice, &mut kernel, now) {
+                break end;
+            }
+            assert!(now < Duration::from_secs(3), "never ended");
+        };
+        assert_eq!(end, End { reason: Reason::Reset(side), side: Some(side) });
+    }
+}

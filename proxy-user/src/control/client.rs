@@ -118,28 +118,30 @@ fn status_text(status: &Value) -> String {
         field("/connections/active"),
         field("/connections/accepted")
     );
-    match status.pointer("/datapaths/sockmap/reason").and_then(Value::as_str) {
-        Some(reason) => {
-            let _ = writeln!(out, "sockmap: not available: {reason}");
-        }
-        None => {
-            let _ = writeln!(
-                out,
-                "sockmap: available; the kernel carried {} bytes and left {} to userspace",
-                field("/kernel/redirected_bytes"),
-                field("/kernel/passed_bytes")
-            );
-        }
+    for name in ["sockmap", "local", "packet"] {
+        let _ = writeln!(out, "{name}: {}", availability(status, name));
     }
-    for name in ["local", "packet"] {
-        let datapath = status.pointer(&format!("/datapaths/{name}")).unwrap_or(&Value::Null);
-        let is_available = datapath.get("available") == Some(&Value::Bool(true));
-        let word = if is_available { "available" } else { "not available" };
-        let reason = datapath.get("reason").and_then(Value::as_str).map(|reason| format!(": {reason}"));
-        let _ = writeln!(out, "{name}: {word}{}", reason.unwrap_or_default());
+    if status.get("kernel").is_some_and(Value::is_object) {
+        let _ = writeln!(
+            out,
+            "spliced: the kernel forwarded {} bytes and left {} to the daemon",
+            field("/kernel/redirected_bytes"),
+            field("/kernel/passed_bytes")
+        );
     }
     out.push_str(&guard::status_line(status));
     out
+}
+
+fn availability(status: &Value, datapath: &str) -> String {
+    let datapath = status.pointer(&format!("/datapaths/{datapath}")).unwrap_or(&Value::Null);
+    let reason = datapath.get("reason").and_then(Value::as_str);
+    match (datapath.get("available") == Some(&Value::Bool(true)), reason) {
+        (true, None) => "available".to_owned(),
+        (true, Some(reason)) => format!("available, {reason}"),
+        (false, Some(reason)) if reason.starts_with("not configured") => reason.to_owned(),
+        (false, reason) => format!("unavailable: {}", reason.unwrap_or("the daemon does not say why")),
+    }
 }
 
 fn flows_text(answer: &Value) -> String {
@@ -192,6 +194,25 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0].find("SNI"), lines[1].find("-  "));
         assert_eq!(lines[0].find("DATAPATH"), lines[1].find("sockmap"));
+    }
+
+    #[test]
+    fn each_datapath_is_available_unavailable_or_not_configured() {
+        let status = json!({"datapaths": {
+            "sockmap": {"available": true, "reason": null},
+            "local": {"available": true, "reason": "off by default: EAGAIN"},
+            "packet": {"available": false, "reason": "not configured (add a [packet] section)"},
+            "copy": {"available": false, "reason": "BPF is denied"}
+        }});
+        assert_eq!(
+            ["sockmap", "local", "packet", "copy"].map(|name| availability(&status, name)),
+            [
+                "available",
+                "available, off by default: EAGAIN",
+                "not configured (add a [packet] section)",
+                "unavailable: BPF is denied"
+            ]
+        );
     }
 
     #[test]

@@ -1,53 +1,31 @@
 //! `snisplice doctor`: what this host can do, and what to change.
 
-use std::fmt::Write as _;
-use std::net::{Ipv6Addr, SocketAddr};
+mod ports;
+mod report;
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use serde::Serialize;
-
+pub(crate) use self::ports::listener;
+pub(crate) use self::report::Report;
+use self::report::{Finding, Level};
 use super::{Exit, Failure, guard};
 use crate::{kernel, sys};
 
+/// The port of the embedded default.
+const PORT: u16 = 443;
+
 /// Two descriptors for each flow, and a few for the daemon.
 const FILES_FOR_A_FLEET: u64 = 10_000;
-
-/// How a finding bears on the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Level {
-    Ok,
-    /// The daemon runs, with less.
-    Warning,
-}
-
-#[derive(Debug, Serialize)]
-struct Finding {
-    check: &'static str,
-    level: Level,
-    found: String,
-    /// What to change, where something is to be.
-    remedy: Option<String>,
-}
-
-/// All findings.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    version: &'static str,
-    kernel: String,
-    /// What `datapath = "auto"` takes here.
-    datapath: &'static str,
-    findings: Vec<Finding>,
-}
 
 /// Looks at this host, as this user.
 pub(crate) fn examine() -> Report {
     let (sockmap, local) = datapaths();
     let datapath = if sockmap.level == Level::Ok { "sockmap" } else { "copy" };
     let mut findings = capabilities();
-    findings.extend([sockmap, local, guard(), low_ports(), dual_stack(), open_files()]);
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    Report { version: env!("CARGO_PKG_VERSION"), kernel: release.trim().to_owned(), datapath, findings }
+    findings.extend([sockmap, local, guard(), port(), dual_stack(), open_files()]);
+    Report::new(sys::kernel().name, datapath, findings)
 }
 
 /// Removes what the packet datapath has pinned; says what that was.
@@ -57,7 +35,7 @@ pub(crate) fn clean(pins: &Path) -> Result<String, Failure> {
         Ok(None) => Ok(format!("nothing is pinned at {} in this network namespace\n", pins.display())),
         Err(error) => {
             let exit = match error.kind() {
-                std::io::ErrorKind::PermissionDenied => Exit::Permission,
+                io::ErrorKind::PermissionDenied => Exit::Permission,
                 _ => Exit::System,
             };
             Err(Failure::new(exit, format_args!("cannot clean {}: {error}", pins.display())))
@@ -65,47 +43,20 @@ pub(crate) fn clean(pins: &Path) -> Result<String, Failure> {
     }
 }
 
-impl Report {
-    /// For people.
-    pub(crate) fn text(&self, colour: bool) -> String {
-        let mut out = String::new();
-        let _ = writeln!(out, "snisplice {} on Linux {}", self.version, self.kernel);
-        for Finding { check, level, found, remedy } in &self.findings {
-            let mark = match (level, colour) {
-                (Level::Ok, true) => "\x1b[32mok  \x1b[0m",
-                (Level::Ok, false) => "ok  ",
-                (Level::Warning, true) => "\x1b[33mwarn\x1b[0m",
-                (Level::Warning, false) => "warn",
-            };
-            let _ = writeln!(out, "{mark}  {check:<20} {found}");
-            if let Some(remedy) = remedy {
-                let _ = writeln!(out, "      {:<20} -> {remedy}", "");
-            }
-        }
-        let _ = writeln!(out, "flows with datapath \"auto\" are carried by: {}", self.datapath);
-        out
-    }
-}
-
-fn finding(check: &'static str, found: impl Into<String>, remedy: Option<String>) -> Finding {
-    let level = if remedy.is_some() { Level::Warning } else { Level::Ok };
-    Finding { check, level, found: found.into(), remedy }
-}
-
 fn capabilities() -> Vec<Finding> {
     let Some(held) = sys::capabilities() else {
         let remedy = Some("mount /proc".to_owned());
-        return vec![finding("capabilities", "/proc/self/status does not tell", remedy)];
+        return vec![Finding::new("capabilities", "/proc/self/status does not tell", remedy)];
     };
     let one = |check, held: bool, use_: &str| {
         let remedy = format!("run as root, or grant {check} (systemd: AmbientCapabilities={check})");
         let found = if held { "held" } else { "missing" };
-        finding(check, format!("{found}: {use_}"), (!held).then_some(remedy))
+        Finding::new(check, format!("{found}: {use_}"), (!held).then_some(remedy))
     };
     vec![
         one("CAP_BPF", held.bpf(), "to load BPF programs"),
-        one("CAP_NET_ADMIN", held.net_admin(), "to make maps of sockets"),
-        one("CAP_PERFMON", held.perfmon(), "to let them see what a socket's peer has acknowledged"),
+        one("CAP_NET_ADMIN", held.net_admin(), "to create maps of sockets"),
+        one("CAP_PERFMON", held.perfmon(), "to let BPF programs read kernel memory"),
     ]
 }
 
@@ -114,26 +65,26 @@ fn datapaths() -> (Finding, Finding) {
     let passed = format!("self-test passed in {} ms", probed.took.as_millis());
     let sockmap = match probed.sockmap {
         Ok(_) => match probed.caution {
-            None => finding("datapath sockmap", passed, None),
+            None => Finding::new("datapath sockmap", passed, None),
             Some(caution) => {
                 let found = format!("{passed}, but \"auto\" copies: {}", caution.what);
-                finding("datapath sockmap", found, Some(caution.remedy))
+                Finding::new("datapath sockmap", found, Some(caution.remedy))
             }
         },
-        Err(reason) => finding("datapath sockmap", reason.what, Some(reason.remedy)),
+        Err(reason) => Finding::new("datapath sockmap", reason.what, Some(reason.remedy)),
     };
     let local = match probed.local {
-        Some(Ok(kernel::Local { noticed: None })) => {
-            finding("datapath local", "self-test passed; \"auto\" takes it for servers on this host", None)
-        }
-        // No warning: nothing is wrong with this host.
-        Some(Ok(kernel::Local { noticed: Some(noticed) })) => finding(
+        Some(Ok(kernel::Local { noticed: None })) => Finding::new(
             "datapath local",
-            format!("self-test passed; only for upstreams with datapath = \"local\", since {noticed}"),
+            "self-test passed; \"auto\" uses it for servers on this host",
             None,
         ),
-        Some(Err(reason)) => finding("datapath local", reason.what, Some(reason.remedy)),
-        None => finding("datapath local", "not tried", None),
+        // No warning: nothing is wrong with this host.
+        Some(Ok(kernel::Local { noticed: Some(noticed) })) => {
+            Finding::new("datapath local", format!("available, off by default: {noticed}"), None)
+        }
+        Some(Err(reason)) => Finding::new("datapath local", reason.what, Some(reason.remedy)),
+        None => Finding::new("datapath local", "not tried", None),
     };
     (sockmap, local)
 }
@@ -144,32 +95,54 @@ fn guard() -> Finding {
         Ok(()) => {
             let running = guard::command::running();
             let found = running.map_or_else(
-                || "the kernel takes the program; attached where [guard] says so".to_owned(),
+                || "the kernel accepts the program".to_owned(),
                 |running| format!("in use by the running daemon: {running}"),
             );
-            finding("guard", found, None)
+            Finding::new("guard", found, None)
         }
-        Err(reason) => finding("guard", reason.what, Some(reason.remedy)),
+        Err(reason) => Finding::new("guard", reason.what, Some(reason.remedy)),
     }
 }
 
-fn low_ports() -> Finding {
-    let first: u16 = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(1024);
-    let may = first <= 443 || sys::capabilities().is_some_and(sys::Capabilities::net_bind_service);
-    let remedy = "run as root, or grant CAP_NET_BIND_SERVICE";
-    let found = if may { "allowed" } else { "not allowed" };
-    finding("listen on port 443", found, (!may).then(|| remedy.to_owned()))
+/// Whether the port of the embedded default can be listened on.
+fn port() -> Finding {
+    const CHECK: &str = "listen on 443";
+    let all =
+        [SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)), SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))];
+    let [tried, without_ipv6] = all.map(sys::check_free);
+    let tried = match tried {
+        // That is another finding.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => without_ipv6,
+        tried => tried,
+    };
+    let Err(error) = tried else { return Finding::new(CHECK, "the port is free", None) };
+    match (error.kind(), listener(all[0])) {
+        (io::ErrorKind::AddrInUse, Some(owner)) if owner.name == "snisplice" => {
+            Finding::new(CHECK, format!("in use by {owner}"), None)
+        }
+        (io::ErrorKind::AddrInUse, Some(owner)) => Finding::error(
+            CHECK,
+            format!("taken by {owner}"),
+            format!("stop {}, or listen on another port or address in [[listen]]", owner.name),
+        ),
+        (io::ErrorKind::AddrInUse, None) => Finding::error(
+            CHECK,
+            "taken by a process that this user cannot see",
+            "run `snisplice doctor` as root to see which one it is",
+        ),
+        (io::ErrorKind::PermissionDenied, _) => {
+            Finding::error(CHECK, "not allowed", "run as root, or grant CAP_NET_BIND_SERVICE")
+        }
+        _ => Finding::error(CHECK, error.to_string(), "listen on another port or address in [[listen]]"),
+    }
 }
 
 fn dual_stack() -> Finding {
     match sys::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), false, None) {
-        Ok(_) => finding("IPv6", "[::] can be listened on, for IPv4 too", None),
+        Ok(_) => Finding::new("IPv6", "[::] can be listened on, for IPv4 too", None),
         Err(error) => {
             let remedy = "set address = [\"0.0.0.0:443\"] in [[listen]]".to_owned();
-            finding("IPv6", format!("[::] cannot be listened on: {error}"), Some(remedy))
+            Finding::new("IPv6", format!("[::] cannot be listened on: {error}"), Some(remedy))
         }
     }
 }
@@ -177,13 +150,13 @@ fn dual_stack() -> Finding {
 fn open_files() -> Finding {
     let (_, hard) = sys::open_file_limit();
     match hard {
-        None => finding("open files", "unlimited", None),
+        None => Finding::new("open files", "unlimited", None),
         Some(limit) => {
-            let found = format!("at most {limit}: about {} flows", limit.saturating_sub(100) / 2);
+            let found = format!("at most {limit}: about {} connections", limit.saturating_sub(100) / 2);
             let remedy = format!(
                 "raise the hard limit (systemd: LimitNOFILE=) if more are expected; {limit} is little"
             );
-            finding("open files", found, (limit < FILES_FOR_A_FLEET).then_some(remedy))
+            Finding::new("open files", found, (limit < FILES_FOR_A_FLEET).then_some(remedy))
         }
     }
 }

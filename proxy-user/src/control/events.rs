@@ -56,7 +56,7 @@ pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
             hub.flows.wake_some(0, 1);
         }
         if !sockmap.is_attached() && !hub.sockmap_lost.swap(true, Ordering::Relaxed) {
-            tracing::error!("{LOST}; new flows are copied by userspace");
+            tracing::error!("{LOST}; new connections are not spliced");
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 mod budget;
 pub(crate) mod client;
+pub(crate) mod colour;
 pub(crate) mod config;
 pub(crate) mod doctor;
 pub(crate) mod events;

@@ -196,7 +196,8 @@ fn noticed(scene: Scene<'_>) -> anyhow::Result<Option<String>> {
     Ok(match outcome {
         None => None,
         Some(Some(ErrorKind::WouldBlock)) => Some(
-            "a server's thread that waits in a read is told to try again when another one ends the stream"
+            "on this kernel a blocking read in the server can fail with EAGAIN; set datapath = \"local\" only for servers that \
+             wait by epoll"
                 .to_owned(),
         ),
         Some(other) => bail!("a read that has to wait ends with {other:?}"),

@@ -32,7 +32,7 @@ pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use moves::{Moves, News};
-pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
+pub(crate) use process::{capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
 pub(crate) use readable::readable;

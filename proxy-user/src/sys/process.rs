@@ -7,7 +7,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub(crate) struct Capabilities(u64);
 
 impl Capabilities {
-    const NET_BIND_SERVICE: u32 = 10;
     const NET_ADMIN: u32 = 12;
     const SYS_ADMIN: u32 = 21;
     const PERFMON: u32 = 38;
@@ -15,11 +14,6 @@ impl Capabilities {
 
     const fn has(self, bit: u32) -> bool {
         self.0 & (1 << bit) != 0
-    }
-
-    /// May listen on ports below 1024.
-    pub(crate) const fn net_bind_service(self) -> bool {
-        self.has(Self::NET_BIND_SERVICE)
     }
 
     /// May make socket maps.

@@ -125,9 +125,20 @@ pub fn judge(outcome: &Outcome) -> Vec<String> {
     match &outcome.record {
         None if outcome.may_be_unknown() => {}
         None => wrong.push("it has no access record".to_owned()),
-        Some(record) => wrong.extend(counts(outcome, record)),
+        Some(record) => {
+            wrong.extend(counts(outcome, record));
+            wrong.extend(blame(record));
+        }
     }
     wrong
+}
+
+/// A reason that names a side is put down to that side.
+fn blame(record: &Access) -> Option<String> {
+    let named =
+        ["client", "upstream"].into_iter().find(|side| record.reason.starts_with(&format!("{side}_")))?;
+    (record.side.as_deref() != Some(named))
+        .then(|| format!("the reason is {}, the side {:?}", record.reason, record.side))
 }
 
 /// An end is seen only of a stream that was ended, and after its last byte.

@@ -53,7 +53,7 @@ impl Kernel {
         let reason = match &self.packet {
             Some(Ok(_)) => None,
             Some(Err(reason)) => Some(reason.to_string()),
-            None => Some("no upstream of the configuration names it".to_owned()),
+            None => Some("not configured (add a [packet] section)".to_owned()),
         };
         Availability { available: reason.is_none(), reason }
     }
@@ -67,11 +67,9 @@ impl Kernel {
 
     fn local_status(&self) -> Availability {
         let reason = match &self.local {
-            Some(Ok(local)) => {
-                local.noticed.as_ref().map(|noticed| format!("only where it is named: {noticed}"))
-            }
+            Some(Ok(local)) => local.noticed.as_ref().map(|noticed| format!("off by default: {noticed}")),
             Some(Err(reason)) => Some(reason.to_string()),
-            None => Some("no upstream of the configuration is on this host".to_owned()),
+            None => Some("not configured (no upstream has a server on this host)".to_owned()),
         };
         Availability { available: matches!(self.local, Some(Ok(_))), reason }
     }

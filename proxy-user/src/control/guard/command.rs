@@ -91,7 +91,7 @@ fn stats_text(answer: &Value) -> String {
 pub(in crate::control) fn status_line(status: &Value) -> String {
     let Some(guard) = status.get("guard").filter(|guard| !guard.is_null()) else { return String::new() };
     if let Some(reason) = guard.get("reason").and_then(Value::as_str) {
-        return format!("guard: not available: {reason}\n");
+        return format!("guard: unavailable: {reason}\n");
     }
     let dry = if guard.get("dry_run") == Some(&Value::Bool(true)) { ", drops nothing (dry_run)" } else { "" };
     let places: Vec<String> = items(guard, "interfaces")
@@ -131,7 +131,7 @@ mod tests {
             "guard: eth0 native, eth1 not attached: there is no such interface, drops nothing (dry_run)\n"
         );
         let none = json!({ "guard": { "dry_run": false, "interfaces": [], "reason": "BPF is denied" } });
-        assert_eq!(status_line(&none), "guard: not available: BPF is denied\n");
+        assert_eq!(status_line(&none), "guard: unavailable: BPF is denied\n");
     }
 
     #[test]
