@@ -7,11 +7,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proxy_common::plan::{Choice, Datapath};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::admin::{self, Admin, Kernel};
-use crate::control::{Exit, Failure, doctor, events, guard, logs};
-use crate::datapath::packet::{self, Road};
+use crate::control::{Exit, Failure, Signals, doctor, events, guard, logs, paths};
+use crate::datapath::packet::Road;
 use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room};
@@ -31,6 +30,7 @@ pub(crate) fn run(snapshot: Snapshot, release: bool) -> Result<(), Failure> {
 }
 
 async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> {
+    paths::check(&snapshot)?;
     let files = open_files();
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
     let sockets = bind(&snapshot)?;
@@ -173,7 +173,7 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
 
 /// The packet datapath, if an upstream names it. Must run inside the runtime.
 fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
-    if !packet::is_wanted(&hub.snapshot) {
+    if !hub.snapshot.wants_packet() {
         return None;
     }
     let road = Road::open(hub, &hub.snapshot.packet);
@@ -315,34 +315,4 @@ async fn stop(
         let _ = worker.join();
     }
     tracing::info!("stopped");
-}
-
-/// The signals that mean something to us.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Returns on SIGTERM or SIGINT.
-    async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP ignored: the configuration is read at start only; restart to change it");
-                }
-            }
-        }
-    }
 }

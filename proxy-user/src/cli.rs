@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use crate::app;
 use crate::control::guard::{self, command::Request};
-use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders};
+use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders, paths};
 use crate::hub::snapshot::Snapshot;
+use crate::sys;
 
 #[derive(Parser)]
 #[command(
@@ -176,13 +177,15 @@ pub fn main() -> ExitCode {
             return if wrong { code(Exit::Usage) } else { ExitCode::SUCCESS };
         }
     };
-    match execute(cli.command) {
+    let ended = match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "{}", failure.message);
+            logs::print(&failure.message);
             code(failure.exit)
         }
-    }
+    };
+    logs::finish();
+    ended
 }
 
 fn code(exit: Exit) -> ExitCode {
@@ -192,14 +195,16 @@ fn code(exit: Exit) -> ExitCode {
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run { config, log_format, log_level, release } => {
-            logs::start(log_format, &log_level).map_err(|error| Failure::new(Exit::Usage, error))?;
+            // Before the first thread: all are to inherit it.
+            sys::hold_stray_signals().map_err(|error| Failure::new(Exit::System, error))?;
+            logs::start(log_format, &log_level)?;
             app::run(load(&config)?, release)
         }
         Command::Check { config, output } => check(&config, &output),
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
         Command::Doctor { clean: true, pins, .. } => print(doctor::clean(&pins)?),
-        Command::Doctor { output, .. } => {
-            let report = doctor::examine();
+        Command::Doctor { output, pins, .. } => {
+            let report = doctor::examine(&pins);
             if output.json {
                 print_json(&report)?;
             } else {
@@ -250,7 +255,8 @@ fn guard_command(what: GuardCommand) -> Result<(), Failure> {
 /// Loads a configuration; its warnings go to stderr.
 fn load(path: &ConfigPath) -> Result<Snapshot, Failure> {
     let loaded = config::load(path.config.as_deref());
-    let (loaded, origin) = loaded.map_err(|errors| Failure::new(Exit::Config, errors))?;
+    let (mut loaded, origin) = loaded.map_err(|errors| Failure::new(Exit::Config, errors))?;
+    loaded.warnings.extend(paths::warnings(&loaded.snapshot, &origin));
     warn(&loaded.warnings);
     tracing::info!(%origin, version = env!("CARGO_PKG_VERSION"), "configuration loaded");
     Ok(loaded.snapshot)
@@ -265,10 +271,12 @@ struct Checked {
 }
 
 fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
-    let loaded = config::load(path.config.as_deref());
-    if let Ok((loaded, _)) = &loaded {
+    let mut loaded = config::load(path.config.as_deref());
+    if let Ok((loaded, origin)) = &mut loaded {
         // It may name a file with more of it.
         guard::check(&loaded.snapshot)?;
+        paths::check(&loaded.snapshot)?;
+        loaded.warnings.extend(paths::warnings(&loaded.snapshot, origin));
     }
     match loaded {
         Ok((loaded, origin)) if output.json => print_json(&Checked {
@@ -294,7 +302,7 @@ fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
 
 fn warn(warnings: &[config::Problem]) {
     for warning in warnings {
-        let _ = writeln!(std::io::stderr(), "{warning}");
+        logs::print(warning);
     }
 }
 

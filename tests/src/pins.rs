@@ -22,7 +22,8 @@ impl Pins {
     pub fn create() -> Result<Self> {
         let pins = Self(WorkDir::create()?);
         std::fs::create_dir(pins.path())?;
-        let mounted = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(pins.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "bpf", "-o", "mode=700", "bpf"]).arg(pins.path()).output();
         let mounted = mounted.context("starting `mount`")?;
         let errors = String::from_utf8_lossy(&mounted.stderr);
         ensure!(mounted.status.success(), "mounting a BPF file system: {errors}(the harness needs root)");

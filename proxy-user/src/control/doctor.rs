@@ -10,7 +10,7 @@ use std::path::Path;
 pub(crate) use self::ports::listener;
 pub(crate) use self::report::Report;
 use self::report::{Finding, Level};
-use super::{Exit, Failure, guard};
+use super::{Exit, Failure, guard, paths};
 use crate::{kernel, sys};
 
 /// The port of the embedded default.
@@ -20,11 +20,11 @@ const PORT: u16 = 443;
 const FILES_FOR_A_FLEET: u64 = 10_000;
 
 /// Looks at this host, as this user.
-pub(crate) fn examine() -> Report {
+pub(crate) fn examine(pins: &Path) -> Report {
     let (sockmap, local) = datapaths();
     let datapath = if sockmap.level == Level::Ok { "sockmap" } else { "copy" };
     let mut findings = capabilities();
-    findings.extend([sockmap, local, guard(), port(), dual_stack(), open_files()]);
+    findings.extend([sockmap, local, guard(), port(), dual_stack(), open_files(), writers(pins)]);
     Report::new(sys::kernel().name, datapath, findings)
 }
 
@@ -157,6 +157,19 @@ fn open_files() -> Finding {
                 "raise the hard limit (systemd: LimitNOFILE=) if more are expected; {limit} is little"
             );
             Finding::new("open files", found, (limit < FILES_FOR_A_FLEET).then_some(remedy))
+        }
+    }
+}
+
+/// Whether others may change the files of a daemon with the paths that it has by default.
+fn writers(pins: &Path) -> Finding {
+    let mut risks = paths::of_defaults(pins).into_iter();
+    match risks.next() {
+        None => Finding::new("files", "only their owner can change configuration, socket and pins", None),
+        Some(paths::Risk { what, remedy }) => {
+            let more = risks.len();
+            let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+            Finding::new("files", format!("{what}{more}"), Some(remedy))
         }
     }
 }

@@ -12,5 +12,8 @@ pub(crate) mod explain;
 pub(crate) mod guard;
 pub(crate) mod logs;
 pub(crate) mod orders;
+pub(crate) mod paths;
+mod signals;
 
 pub(crate) use exit::{Exit, Failure};
+pub(crate) use signals::Signals;

@@ -44,6 +44,11 @@ impl Snapshot {
         self.guard.as_ref().is_some_and(|guard| number.is_none_or(|number| guard.protects(number)))
     }
 
+    /// Whether flows of any upstream may leave their sockets.
+    pub(crate) fn wants_packet(&self) -> bool {
+        self.upstreams.iter().any(|upstream| self.may_leave(upstream.datapath))
+    }
+
     /// Whether flows of an upstream with this datapath may leave their sockets.
     pub(crate) fn may_leave(&self, choice: Choice) -> bool {
         match choice {

@@ -5,6 +5,7 @@ mod bpf;
 mod clock;
 mod conntrack;
 mod epoll;
+mod file;
 mod grace;
 mod interfaces;
 mod leg;
@@ -19,6 +20,8 @@ mod release;
 mod restore;
 mod routes;
 mod shared;
+mod signals;
+mod stderr;
 mod tcp;
 mod xdp;
 
@@ -26,6 +29,7 @@ pub(crate) use bpf::attached_verdict;
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use conntrack::untrack;
 pub(crate) use epoll::Poller;
+pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
 pub(crate) use grace::wait_for_packets;
 pub(crate) use interfaces::{Changes, Interfaces, interfaces};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
@@ -40,6 +44,8 @@ pub(crate) use release::kernel;
 pub(crate) use restore::{Connection, begin, most_sent, restore};
 pub(crate) use routes::{Router, device, route};
 pub(crate) use shared::SharedWords;
+pub(crate) use signals::{Signals, Stray, hold_stray_signals};
+pub(crate) use stderr::Stderr;
 pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
     is_established, keep_alive, limit_segments, limit_unsent, peek, reading, reset_on_close,

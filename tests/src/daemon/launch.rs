@@ -1,14 +1,15 @@
 //! Starting the daemon.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, PipeReader, Read, pipe};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use rustix::pipe::fcntl_setpipe_size;
 
 use super::{Config, Daemon};
 use crate::command::snisplice;
@@ -23,6 +24,9 @@ const DIE_WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
 /// The capabilities that BPF needs, taken away: what a daemon in a locked-down container has.
 pub const WITHOUT_BPF: [&str; 2] = ["setpriv", "--bounding-set=-bpf,-net_admin,-sys_admin,-perfmon"];
 
+/// The smallest pipe that there is, in bytes.
+const SMALL_PIPE: usize = 4096;
+
 /// What to start, and how.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -31,6 +35,7 @@ pub struct Launch {
     quiet: bool,
     level: &'static str,
     release: bool,
+    unread: bool,
     patience: Duration,
 }
 
@@ -45,7 +50,15 @@ impl Launch {
 
     /// This binary.
     pub fn of(binary: PathBuf) -> Self {
-        Self { binary, wrapper: Vec::new(), quiet: false, level: "info", release: false, patience: PATIENCE }
+        Self {
+            binary,
+            wrapper: Vec::new(),
+            quiet: false,
+            level: "info",
+            release: false,
+            unread: false,
+            patience: PATIENCE,
+        }
     }
 
     /// Starts it by a command such as `setpriv` with arguments.
@@ -78,6 +91,12 @@ impl Launch {
         Self { release: true, ..self }
     }
 
+    /// Its log is a pipe of 4 KiB that nobody reads before [`Daemon::read_log`].
+    #[must_use]
+    pub fn unread(self) -> Self {
+        Self { unread: true, ..self }
+    }
+
     /// Gives it so long to become ready.
     #[must_use]
     pub fn patient(self, patience: Duration) -> Self {
@@ -108,8 +127,12 @@ impl Launch {
             None => config,
         };
         let file = work.write("snisplice.toml", config.render(&work.file("admin.sock")))?;
+        let (log_end, stderr) = pipe()?;
+        if self.unread {
+            fcntl_setpipe_size(&log_end, SMALL_PIPE)?;
+        }
         let [program, arguments @ ..] = &DIE_WITH_PARENT;
-        let mut child = edge
+        let child = edge
             .command(program)
             .args(arguments)
             .args(&self.wrapper)
@@ -119,20 +142,30 @@ impl Launch {
             .args(self.release.then_some("--release"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             // Ctrl-C is for the tests, which then end the daemon.
             .process_group(0)
             .spawn()?;
-        let log = Arc::default();
-        let log_reader = collect_log(&mut child, &log);
-        Ok(Daemon { child, edge: edge.clone(), log, log_reader, work, quiet: self.quiet, pins })
+        let mut daemon = Daemon {
+            child,
+            edge: edge.clone(),
+            log: Arc::default(),
+            log_end: Some(log_end),
+            log_reader: None,
+            work,
+            quiet: self.quiet,
+            pins,
+        };
+        if !self.unread {
+            daemon.read_log();
+        }
+        Ok(daemon)
     }
 }
 
-fn collect_log(child: &mut Child, log: &Arc<Mutex<Vec<String>>>) -> Option<JoinHandle<()>> {
-    let pipe = child.stderr.take()?;
+pub(super) fn collect_log(log_end: PipeReader, log: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let log = Arc::clone(log);
-    Some(thread::spawn(move || collect_lines(pipe, &log)))
+    thread::spawn(move || collect_lines(log_end, &log))
 }
 
 fn collect_lines(pipe: impl Read, log: &Mutex<Vec<String>>) {

@@ -7,6 +7,7 @@ mod launch;
 mod metrics;
 mod orders;
 
+use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub struct Daemon {
     child: Child,
     edge: Namespace,
     log: Arc<Mutex<Vec<String>>>,
+    /// Where nobody reads it yet.
+    log_end: Option<PipeReader>,
     log_reader: Option<JoinHandle<()>>,
     work: WorkDir,
     quiet: bool,
@@ -200,6 +203,13 @@ impl Daemon {
         })
     }
 
+    /// Reads the log from here on, if nobody does yet.
+    pub fn read_log(&mut self) {
+        if let Some(log_end) = self.log_end.take() {
+            self.log_reader = Some(launch::collect_log(log_end, &self.log));
+        }
+    }
+
     /// The lines of the log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -254,6 +264,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+        self.read_log();
         self.join_log();
         if !self.quiet {
             eprintln!("{}", self.log_text());

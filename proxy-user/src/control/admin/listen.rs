@@ -1,16 +1,22 @@
 //! Where the admin endpoint can be reached.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Admin, full_router, router};
 use crate::hub::snapshot;
 use crate::sys;
+
+/// Clients of the socket that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// The open endpoint. The socket file is removed when it is dropped.
 pub(crate) struct Listeners {
@@ -18,11 +24,27 @@ pub(crate) struct Listeners {
     socket: Option<(UnixListener, SocketFile)>,
 }
 
-struct SocketFile(PathBuf);
+/// The socket file of this daemon, and the lock that says so. Whoever has the lock may replace or remove the file.
+struct SocketFile {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+    _lock: File,
+}
+
+impl SocketFile {
+    fn new(path: &Path, lock: File) -> io::Result<Self> {
+        let found = path.symlink_metadata()?;
+        Ok(Self { path: path.to_owned(), device_and_inode: (found.dev(), found.ino()), _lock: lock })
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let found = self.path.symlink_metadata();
+        // Somebody may have put another socket there, with the lock file removed.
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.device_and_inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -64,12 +86,27 @@ fn open_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
 }
 
 fn make_socket(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock = sys::lock(Path::new(&lock_path)).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => in_use("another snisplice uses it"),
+        kind => io::Error::new(kind, format!("cannot lock {}: {error}", Path::new(&lock_path).display())),
+    })?;
     remove_stale(path)?;
-    let listener = UnixListener::bind(path)?;
-    let file = SocketFile(path.to_owned());
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file gets the mode of the socket: at no time may others than the group connect.
+    fchmod(&socket, Mode::from(0o660))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::new(path, lock)?;
+    // What the umask took away.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    listener.set_nonblocking(true)?;
-    Ok((listener, file))
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok((socket.into(), file))
+}
+
+fn in_use(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, what)
 }
 
 /// A socket that nobody answers on was left by a daemon that was killed. Anything else there is not ours.
@@ -82,9 +119,15 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !kind.is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another snisplice answers there")),
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A listener whose queue is full answers at once too, then.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Ok(()) => Err(in_use("another program answers there")),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(in_use("another program listens there"))
+        }
         Err(error) => Err(error),
     }
 }

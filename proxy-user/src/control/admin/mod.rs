@@ -21,6 +21,7 @@ pub(crate) use listen::{open, serve};
 pub(crate) use report::Kernel;
 
 use crate::control::guard::Started;
+use crate::control::logs;
 use crate::hub::{Hub, Phase};
 
 /// What the endpoint reads.
@@ -37,6 +38,7 @@ impl Admin {
         hub.meters.register(&mut registry);
         let build = [("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The build that runs", Info::new(build.to_vec()));
+        registry.register("log_dropped", "Log records dropped, since the log was not read", logs::dropped());
         registry.register_collector(Box::new(kernel::Readings {
             hub: Arc::clone(&hub),
             kernel: Arc::clone(&kernel),

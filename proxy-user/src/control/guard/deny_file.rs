@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use crate::control::config;
+use crate::sys;
 
 /// The largest file that is read.
 const MAX_BYTES: u64 = 64 << 20;
@@ -41,8 +42,8 @@ impl fmt::Display for Mistakes {
 pub(super) fn read(path: &Path) -> Result<Vec<IpNet>, Mistakes> {
     let failed = |what: String| Mistakes { path: path.to_owned(), listed: vec![(0, what)], more: 0 };
     let mut text = String::new();
-    let file = std::fs::File::open(path)
-        .map_err(|error| failed(format!("{error}; check 'deny_file' in [guard]")))?;
+    let file =
+        sys::open_regular(path).map_err(|error| failed(format!("{error}; check 'deny_file' in [guard]")))?;
     let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
     read.map_err(|error| failed(format!("{error}; it must be text in UTF-8")))?;
     if text.len() as u64 > MAX_BYTES {

@@ -306,7 +306,7 @@ impl Road {
 
     /// Enters a flow, whose port is taken already.
     pub(super) fn park(&self, hub: &Hub, parked: Parked) {
-        self.lot.journal.add(&Note::of(&parked));
+        self.lot.journal.add(Note::of(&parked));
         self.put(hub, parked);
     }
 

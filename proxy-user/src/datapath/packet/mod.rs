@@ -37,7 +37,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, Split, internal};
-use crate::hub::snapshot::{self, Snapshot};
+use crate::hub::snapshot;
 use crate::hub::{Active, Bytes, Flow, Hub, Story};
 use crate::kernel::{Packet, Unavailable};
 use crate::sys;
@@ -154,11 +154,6 @@ impl Road {
 pub(crate) struct Prepared<'a> {
     _withheld: Option<crate::kernel::packet::Withheld<'a>>,
     _reserved: Reserved<'a>,
-}
-
-/// Whether an upstream's flows may leave their sockets.
-pub(crate) fn is_wanted(snapshot: &Snapshot) -> bool {
-    snapshot.upstreams.iter().any(|upstream| snapshot.may_leave(upstream.datapath))
 }
 
 impl Carriers {

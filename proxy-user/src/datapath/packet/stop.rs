@@ -17,6 +17,7 @@ impl Road {
             }
             self.clear(&parked);
         }
+        self.lot.journal.finish();
     }
 
     /// Leaves all flows to the next daemon. Says how many there are.
@@ -28,6 +29,7 @@ impl Road {
                 self.clear(parked);
             }
         }
+        self.lot.journal.finish();
         all.iter().filter(|parked| parked.active.is_some()).count()
     }
 }

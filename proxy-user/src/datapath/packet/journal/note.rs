@@ -1,0 +1,69 @@
+//! What the journal tells of a flow, and how a line of it looks.
+
+use proxy_common::abi::packet::{KEY_WORDS, Key};
+use serde::{Deserialize, Serialize};
+
+use crate::datapath::packet::lot::Parked;
+use crate::datapath::packet::terms::Terms;
+use crate::sys;
+
+pub(super) type Words = [u32; KEY_WORDS];
+
+/// One flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::datapath::packet) struct Note {
+    pub(in crate::datapath::packet) keys: [Words; 2],
+    /// Not in what an earlier version has written.
+    #[serde(default)]
+    pub(in crate::datapath::packet) terms: Option<Terms>,
+    pub(in crate::datapath::packet) listener: String,
+    pub(in crate::datapath::packet) sni: Option<Box<str>>,
+    pub(in crate::datapath::packet) route: String,
+    pub(in crate::datapath::packet) upstream: Option<String>,
+    /// How old it was, at this time of the clock that runs since the host was started.
+    pub(in crate::datapath::packet) age_ms: u64,
+    pub(in crate::datapath::packet) clock_ms: u64,
+    pub(in crate::datapath::packet) hello_ms: Option<u64>,
+    pub(in crate::datapath::packet) connect_ms: Option<u64>,
+}
+
+impl Note {
+    pub(in crate::datapath::packet) fn of(parked: &Parked) -> Self {
+        let facts = parked.flow.facts().clone();
+        Self {
+            keys: parked.keys.each_ref().map(Key::to_words),
+            terms: parked.terms,
+            listener: parked.flow.listener.to_string(),
+            sni: facts.sni,
+            route: facts.route.to_string(),
+            upstream: facts.upstream.map(|name| name.to_string()),
+            age_ms: u64::try_from((parked.story.before + parked.flow.accepted.elapsed()).as_millis())
+                .unwrap_or(0),
+            clock_ms: sys::uptime_ms(),
+            hello_ms: parked.story.hello.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+            connect_ms: parked.story.connect.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+        }
+    }
+}
+
+/// A line that was read.
+#[derive(Deserialize)]
+pub(super) enum Line {
+    Came(Box<Note>),
+    Went(Words),
+}
+
+/// The same line, to be written.
+#[derive(Serialize)]
+pub(super) enum LineOf<'a> {
+    Came(&'a Note),
+    Went(&'a Words),
+}
+
+impl LineOf<'_> {
+    pub(super) fn write(&self, text: &mut Vec<u8>) -> std::io::Result<()> {
+        serde_json::to_writer(&mut *text, self)?;
+        text.push(b'\n');
+        Ok(())
+    }
+}
