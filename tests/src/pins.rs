@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::deadline::{PATIENCE, wait_for};
 use crate::workdir::WorkDir;
 
 /// Name of the mount point in a test's directory.
@@ -71,6 +72,17 @@ impl Pins {
     /// A file beside it.
     pub fn journal(&self) -> PathBuf {
         self.0.file("packet.journal")
+    }
+
+    /// Waits until the journal names so many flows: it is written by a thread of its own, which dies with a killed daemon.
+    ///
+    /// # Errors
+    /// When it does not within 10 s.
+    pub fn wait_for_journal(&self, flows: usize) -> Result<()> {
+        wait_for(&format!("{flows} flows in the journal"), PATIENCE, || {
+            let text = std::fs::read_to_string(self.journal()).ok()?;
+            (text.lines().count() >= flows && text.ends_with('\n')).then_some(())
+        })
     }
 }
 

@@ -99,6 +99,7 @@ fn a_flow_of_an_earlier_daemon_gets_sockets_too_with_its_names_or_without() -> R
         let (mut client, mut server) = site.flow()?;
         transfer(&mut client, &mut server, 1, 1000)?;
         wait_for_packets(&site.daemon, 1)?;
+        pins.wait_for_journal(1)?;
         site.daemon.signal(libc::SIGKILL)?;
         site.daemon.wait_for_exit(PATIENCE)?;
         if !has_journal {

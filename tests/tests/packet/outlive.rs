@@ -41,6 +41,7 @@ fn a_killed_daemon_breaks_none_of_them_and_the_next_one_counts_on() -> Result<()
     let pins = Pins::create()?;
     let mut site = RawSite::start(&config_with(&pins))?;
     let mut flows = begin(&site, FLOWS)?;
+    pins.wait_for_journal(FLOWS)?;
     kill(&mut site.daemon)?;
     for (client, server) in &mut flows {
         transfer(client, server, 2, 20_000)?;
