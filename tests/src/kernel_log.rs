@@ -2,7 +2,7 @@
 //! warnings that name a thread of its own daemon.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -12,6 +12,10 @@ use crate::daemon::Daemon;
 
 /// A record is never longer (`PRINTK_MESSAGE_MAX` in the kernel, and what it puts around it).
 const RECORD_MAX: usize = 8192;
+
+/// What is written into the log before a test does what may make the kernel warn once. `cargo xtask test`, which looks for
+/// warnings, knows this line.
+const ANNOUNCEMENT: &[u8] = b"snisplice-tests may cause one: TCP recvmsg seq # bug";
 
 /// The log from some moment on.
 #[derive(Debug)]
@@ -34,6 +38,15 @@ impl KernelLog {
         };
         file.seek(SeekFrom::End(0)).context("finding the end of the kernel's log")?;
         Ok(Some(Self(file)))
+    }
+
+    /// Announces that a socket is about to be taken away from the daemon while bytes move: one read may be on its way.
+    ///
+    /// # Errors
+    /// When nothing can be written into the log.
+    pub fn announce_one() -> Result<()> {
+        let mut log = OpenOptions::new().write(true).open("/dev/kmsg").context("opening the kernel's log")?;
+        log.write_all(ANNOUNCEMENT).context("writing into the kernel's log")
     }
 
     /// The warnings since then, or since the last call, that the kernel gave while it ran a thread of the daemon: each with

@@ -1,6 +1,7 @@
-//! `test`: everything that says whether this tree is good, in stages.
+//! `test`: everything that says whether this tree is good, in stages. The kernel must not complain during any of them.
 
 mod guest;
+mod kernel_log;
 mod libtest;
 mod soak;
 mod summary;
@@ -79,10 +80,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let skipped = vec!["lint, unit and end-to-end tests, since there is no build to test".to_owned()];
         stages.push(Stage { name: "the rest".to_owned(), skipped, ..Stage::default() });
     } else if options.guest {
-        stages.push(guest_stage(options));
+        stages.push(kernel_log::around(|| guest_stage(options)));
     } else {
         stages.push(lint_stage(options));
-        stages.extend(options.only.is_none().then(fuzz_stage));
+        stages.extend(options.only.is_none().then(|| kernel_log::around(fuzz_stage)));
         stages.extend(test_stages(options));
     }
     println!("{}", summary::render(&stages));
@@ -99,7 +100,7 @@ fn set_up(options: &Options) -> Result<()> {
 }
 
 fn test_stages(options: &Options) -> Vec<Stage> {
-    let mut stages = vec![tests("unit", unit(options), options)];
+    let mut stages = vec![kernel_log::around(|| tests("unit", unit(options), options))];
     let all = match programs() {
         Ok(all) => all,
         Err(error) => {
@@ -110,7 +111,8 @@ fn test_stages(options: &Options) -> Vec<Stage> {
     };
     let mut add = |what: &str, programs: &[String], datapath: Datapath| {
         let name = format!("{what} ({})", datapath.name());
-        stages.push(tests(&name, vec![end_to_end(programs, datapath, options)], options));
+        let commands = vec![end_to_end(programs, datapath, options)];
+        stages.push(kernel_log::around(|| tests(&name, commands, options)));
     };
     let chosen = match options.datapath.as_slice() {
         [] => &[Datapath::Sockmap, Datapath::Copy],
@@ -127,7 +129,7 @@ fn test_stages(options: &Options) -> Vec<Stage> {
         }
     }
     if options.datapath.is_empty() && options.only.is_none() {
-        stages.push(guest_stage(options));
+        stages.push(kernel_log::around(|| guest_stage(options)));
     }
     // With `--only` a stage may be empty, but not all of them.
     if options.only.is_some() && stages.iter().all(|stage| stage.ran() == 0) {
@@ -334,6 +336,7 @@ impl Outcome {
         let mut failed: Vec<String> = tally.failures.iter().map(|(test, _)| test.clone()).collect();
         failed.extend((failed.len()..tally.failed).map(|_| "a test that left no words".to_owned()));
         failed.extend(self.broken.iter().map(|(what, _)| what.clone()));
+        failed.extend(kernel_log::of_guest(&self.log));
         Stage { name: name.to_owned(), passed: tally.passed(), failed, skipped, ..Stage::default() }
     }
 

@@ -32,6 +32,10 @@ bb ip link set lo up
 ulimit -n 20000
 bb stty -F /dev/hvc0 raw -echo
 bb stty -F /dev/hvc1 raw -echo
+# What the kernel logs from here on goes to the reader of the output, each line with a prefix that he knows.
+bb dmesg -c >/dev/null
+echo "snisplice-tests begin" >/dev/kmsg
 bb sh "$dir/job.sh" >/dev/hvc0 2>/dev/hvc1 </dev/null
+bb dmesg -r | bb sed 's/^/guest kernel: /' >/dev/hvc1
 bb sync
 bb poweroff -f
