@@ -15,7 +15,7 @@ use super::compile::Checked;
 use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
-use super::{guard, packet, rules, value};
+use super::{address, guard, packet, quantity, rules, value};
 use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
@@ -134,7 +134,7 @@ fn listener(
     places: &mut Places,
     report: &mut Report<'_>,
 ) -> Listener {
-    let addresses = list(entry.address.items(), value::listen_address, report);
+    let addresses = list(entry.address.items(), address::listen, report);
     let listener = Listener {
         name: name(&entry.name, report),
         addresses: values(&addresses),
@@ -191,13 +191,13 @@ fn condition(entry: &raw::Route, report: &mut Report<'_>) {
 }
 
 fn upstream(entry: &raw::Upstream, places: &mut Places, report: &mut Report<'_>) -> Upstream {
-    let servers = list(entry.servers.items(), value::server, report);
+    let servers = list(entry.servers.items(), address::server, report);
     let datapath = entry.datapath.given().and_then(|text| report.keep(text.at, value::datapath(&text.value)));
     let upstream = Upstream {
         name: name(&entry.name, report),
         servers: values(&servers),
         datapath: datapath.unwrap_or(Choice::Auto),
-        hold: duration(&entry.hold, &value::HOLD, DEFAULT_HOLD, report),
+        hold: duration(&entry.hold, &quantity::HOLD, DEFAULT_HOLD, report),
     };
     places.servers.extend(servers);
     upstream
@@ -209,7 +209,7 @@ fn admin(entry: Option<&raw::Admin>, report: &mut Report<'_>) -> Admin {
         .and_then(|text| report.keep(text.at, value::socket(&text.value)));
     let http = entry
         .and_then(|entry| entry.http.given())
-        .and_then(|text| report.keep(text.at, value::http(&text.value)));
+        .and_then(|text| report.keep(text.at, address::http(&text.value)));
     Admin {
         socket: socket.unwrap_or_else(|| Some(PathBuf::from(DEFAULT_SOCKET))),
         http: http.unwrap_or(Some(DEFAULT_HTTP)),
@@ -220,7 +220,7 @@ fn timeouts(entry: Option<&raw::Timeouts>, report: &mut Report<'_>) -> Timeouts 
     let default = Timeouts::default();
     let Some(entry) = entry else { return default };
     let idle = idle(&entry.idle, default.idle, report);
-    let mut wait = |field, default| duration(field, &value::WAIT, default, report);
+    let mut wait = |field, default| duration(field, &quantity::WAIT, default, report);
     Timeouts {
         hello: wait(&entry.hello, default.hello),
         connect: wait(&entry.connect, default.connect),
@@ -232,14 +232,14 @@ fn timeouts(entry: Option<&raw::Timeouts>, report: &mut Report<'_>) -> Timeouts 
 }
 
 fn idle(field: &Field<String>, default: Duration, report: &mut Report<'_>) -> Duration {
-    let given = field.given().and_then(|text| report.keep(text.at, value::idle(&text.value)));
+    let given = field.given().and_then(|text| report.keep(text.at, quantity::idle(&text.value)));
     given.unwrap_or(default)
 }
 
 fn limits(entry: Option<&raw::Limits>, report: &mut Report<'_>) -> Limits {
     let tcp_memory = entry
         .and_then(|entry| entry.tcp_memory.given())
-        .and_then(|text| report.keep(text.at, value::memory(&text.value)));
+        .and_then(|text| report.keep(text.at, quantity::memory(&text.value)));
     let source_connections =
         entry.map_or(0, |entry| within(&entry.source_connections, &CONNECTIONS, 0, report));
     Limits { tcp_memory, source_connections }
@@ -268,6 +268,6 @@ pub(super) fn duration(
     default: Duration,
     report: &mut Report<'_>,
 ) -> Duration {
-    let given = field.given().and_then(|text| report.keep(text.at, value::duration(&text.value, bounds)));
+    let given = field.given().and_then(|text| report.keep(text.at, quantity::duration(&text.value, bounds)));
     given.unwrap_or(default)
 }

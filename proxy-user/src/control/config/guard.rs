@@ -10,9 +10,10 @@ use proxy_common::guard::Policy;
 
 use super::check::{UpstreamNames, duration, list, values, within};
 use super::keys;
-use super::raw::{At, Field, Strings, Table};
+use super::raw::{At, Field, Strings};
 use super::report::{Fault, Report, quote};
-use super::value;
+use super::table::Table;
+use super::{quantity, value};
 use crate::hub::snapshot::Guard;
 
 /// Longest name of an interface (`IFNAMSIZ` with its closing zero).
@@ -97,8 +98,8 @@ pub(super) fn check(entry: &Raw, names: &UpstreamNames<'_>, report: &mut Report<
         sources: within(&entry.sources, &SOURCES, DEFAULT_SOURCES, report),
         bans: Policy {
             threshold: within(&entry.ban_after, &OFFENCES, 0, report),
-            window: duration(&entry.ban_window, &value::WAIT, Duration::from_secs(60), report),
-            time: duration(&entry.ban_time, &value::WAIT, Duration::from_secs(600), report),
+            window: duration(&entry.ban_window, &quantity::WAIT, Duration::from_secs(60), report),
+            time: duration(&entry.ban_time, &quantity::WAIT, Duration::from_secs(600), report),
             limit: usize::try_from(within(&entry.ban_limit, &BANS, 10_000, report)).unwrap_or(usize::MAX),
         },
         protect: entry.protect.given().map(|_| protect),

@@ -4,15 +4,18 @@
 //! `compile` makes the snapshot. All of them report into one list, so that an operator sees every error at
 //! once. The reference for operators is docs/config.md.
 
+mod address;
 mod check;
 mod compile;
 mod guard;
 mod keys;
 mod packet;
+mod quantity;
 mod raw;
 mod report;
 mod rules;
 mod source;
+mod table;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -104,7 +107,7 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
 /// # Errors
 /// What is wrong with it, and the way out.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    value::duration(text, &value::WAIT).map_err(|fault| format!("{}; {}", fault.what, fault.way_out))
+    quantity::duration(text, &quantity::WAIT).map_err(|fault| format!("{}; {}", fault.what, fault.way_out))
 }
 
 /// Checks and compiles a configuration text. `file` is the name to report problems under.

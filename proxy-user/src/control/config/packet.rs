@@ -6,9 +6,10 @@ use proxy_common::packet::attach::Attach;
 
 use super::check::{duration, list, values};
 use super::keys::{self, closest};
-use super::raw::{Field, Strings, Table};
+use super::raw::{Field, Strings};
 use super::report::{Fault, Report, quote};
-use super::value;
+use super::table::Table;
+use super::{quantity, value};
 use crate::hub::snapshot::Packet;
 
 /// What the file says.
@@ -38,8 +39,8 @@ pub(super) fn check(entry: Option<&Raw>, report: &mut Report<'_>) -> Packet {
     let Some(entry) = entry else { return default };
     let sources = values(&list(entry.sources.items(), source, report));
     Packet {
-        after: duration(&entry.after, &value::HOLD, default.after, report),
-        ports: text(&entry.ports, value::ports, report).unwrap_or(default.ports),
+        after: duration(&entry.after, &quantity::HOLD, default.after, report),
+        ports: text(&entry.ports, quantity::ports, report).unwrap_or(default.ports),
         sources: if sources.is_empty() { default.sources } else { sources },
         pins: text(&entry.pins, value::absolute, report).unwrap_or(default.pins),
         journal: text(&entry.journal, value::absolute, report).unwrap_or(default.journal),
