@@ -22,4 +22,6 @@ pub mod packet;
 #[cfg(feature = "std")]
 pub mod plan;
 #[cfg(feature = "std")]
+pub mod ports;
+#[cfg(feature = "std")]
 pub mod route;

@@ -11,9 +11,9 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::app;
+use crate::control::config::{Host, Loaded, Origin};
 use crate::control::guard::{self, command::Request};
 use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders, paths};
-use crate::hub::snapshot::Snapshot;
 use crate::sys;
 
 #[derive(Parser)]
@@ -146,7 +146,7 @@ struct Orders {
 
 #[derive(Args)]
 struct ConfigPath {
-    /// Configuration file [default: /etc/snisplice/snisplice.toml if it exists, else the embedded default]
+    /// Configuration file, or - for standard input [default: /etc/snisplice/snisplice.toml if it exists, else the embedded default]
     #[arg(long, short)]
     config: Option<PathBuf>,
 }
@@ -174,12 +174,18 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let wrong = error.use_stderr();
             let _ = error.print();
-            return if wrong { code(Exit::Usage) } else { ExitCode::SUCCESS };
+            return if wrong {
+                in_json(&Failure::new(Exit::Usage, error.render().to_string().trim_end()));
+                code(Exit::Usage)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let ended = match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            in_json(&failure);
             logs::print(&failure.message);
             code(failure.exit)
         }
@@ -192,13 +198,26 @@ fn code(exit: Exit) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// A program that has asked for JSON gets it for a failure as well.
+fn in_json(failure: &Failure) {
+    if !failure.is_printed && std::env::args_os().any(|argument| argument == "--json") {
+        let _ = print_json(&serde_json::json!({
+            "ok": false, "exit": failure.exit as u8, "errors": failure.errors(),
+        }));
+    }
+}
+
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run { config, log_format, log_level, release } => {
             // Before the first thread: all are to inherit it.
             sys::hold_stray_signals().map_err(|error| Failure::new(Exit::System, error))?;
             logs::start(log_format, &log_level)?;
-            app::run(load(&config)?, release)
+            let loaded = load(&config)?;
+            for warning in &loaded.warnings {
+                tracing::warn!("{warning}");
+            }
+            app::run(loaded.snapshot, release)
         }
         Command::Check { config, output } => check(&config, &output),
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
@@ -210,11 +229,13 @@ fn execute(command: Command) -> Result<(), Failure> {
             } else {
                 print(report.text(colour::is_wanted(&std::io::stdout())))?;
             }
-            let error = || Failure::new(Exit::Unavailable, "the daemon cannot run here as it is");
+            let failure = || Failure::new(Exit::Unavailable, "the daemon cannot run here as it is");
+            let error = || Failure { is_printed: true, ..failure() };
             report.is_ready().then_some(()).ok_or_else(error)
         }
         Command::Route { sni, source, listener, config, output } => {
-            let snapshot = load(&config)?;
+            let Loaded { snapshot, warnings } = load(&config)?;
+            warn(&warnings);
             let explained = explain::explain(&snapshot, sni.as_deref(), source, listener.as_deref());
             let explained = explained.map_err(|error| Failure::new(Exit::Usage, error))?;
             if output.json { print_json(&explained) } else { print(format_args!("{explained}\n")) }
@@ -232,7 +253,7 @@ fn execute(command: Command) -> Result<(), Failure> {
 fn give(order: (&str, &str), Orders { ids, ask }: &Orders) -> Result<(), Failure> {
     let (printed, failure) = orders::give(&ask.socket, order, ids, ask.output.json)?;
     print(printed)?;
-    failure.map_or(Ok(()), Err)
+    failure.map_or(Ok(()), |failure| Err(Failure { is_printed: ask.output.json, ..failure }))
 }
 
 fn guard_command(what: GuardCommand) -> Result<(), Failure> {
@@ -252,33 +273,33 @@ fn guard_command(what: GuardCommand) -> Result<(), Failure> {
     print(guard::command::run(&ask.socket, &request, ask.output.json)?)
 }
 
-/// Loads a configuration; its warnings go to stderr.
-fn load(path: &ConfigPath) -> Result<Snapshot, Failure> {
-    let loaded = config::load(path.config.as_deref());
-    let (mut loaded, origin) = loaded.map_err(|errors| Failure::new(Exit::Config, errors))?;
+/// Loads a configuration for use.
+fn load(path: &ConfigPath) -> Result<Loaded, Failure> {
+    let (mut loaded, origin) = config::load(path.config.as_deref(), &Host::default())?;
     loaded.warnings.extend(paths::warnings(&loaded.snapshot, &origin));
-    warn(&loaded.warnings);
     tracing::info!(%origin, version = env!("CARGO_PKG_VERSION"), "configuration loaded");
-    Ok(loaded.snapshot)
+    Ok(loaded)
 }
 
 #[derive(Serialize)]
 struct Checked {
     ok: bool,
     file: Option<String>,
-    errors: Vec<config::Problem>,
+    errors: Vec<serde_json::Value>,
     warnings: Vec<config::Problem>,
 }
 
+/// A configuration and the files that it names, with what warnings say of this host.
+fn checked(path: &ConfigPath) -> Result<(Loaded, Origin), Failure> {
+    let (mut loaded, origin) = config::load(path.config.as_deref(), &Host::ask())?;
+    guard::check(&loaded.snapshot)?;
+    paths::check(&loaded.snapshot)?;
+    loaded.warnings.extend(paths::warnings(&loaded.snapshot, &origin));
+    Ok((loaded, origin))
+}
+
 fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
-    let mut loaded = config::load(path.config.as_deref());
-    if let Ok((loaded, origin)) = &mut loaded {
-        // It may name a file with more of it.
-        guard::check(&loaded.snapshot)?;
-        paths::check(&loaded.snapshot)?;
-        loaded.warnings.extend(paths::warnings(&loaded.snapshot, origin));
-    }
-    match loaded {
+    match checked(path) {
         Ok((loaded, origin)) if output.json => print_json(&Checked {
             ok: true,
             file: Some(origin.to_string()),
@@ -289,20 +310,19 @@ fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
             warn(&loaded.warnings);
             print(format_args!("{origin}: ok\n"))
         }
-        Err(errors) if output.json => {
-            // They are on stdout already.
-            let failure = Failure::new(Exit::Config, "the configuration has errors");
+        Err(failure) if output.json => {
             let file = path.config.as_deref().map(|path| path.display().to_string());
-            print_json(&Checked { ok: false, file, errors: errors.into_problems(), warnings: Vec::new() })?;
-            Err(failure)
+            print_json(&Checked { ok: false, file, errors: failure.errors(), warnings: Vec::new() })?;
+            let failure = Failure::new(failure.exit, "the configuration has errors");
+            Err(Failure { is_printed: true, ..failure })
         }
-        Err(errors) => Err(Failure::new(Exit::Config, errors)),
+        Err(failure) => Err(failure),
     }
 }
 
 fn warn(warnings: &[config::Problem]) {
     for warning in warnings {
-        logs::print(warning);
+        logs::print(warning.as_warning());
     }
 }
 

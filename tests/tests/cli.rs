@@ -1,6 +1,6 @@
 //! The command line: what operators read before they start the daemon.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use harness::command::{Finished, run, snisplice};
 use harness::daemon::cli;
 use harness::deadline::{PATIENCE, wait_for};
@@ -71,6 +71,133 @@ fn a_missing_or_broken_file_is_a_configuration_error() -> Result<()> {
             assert!((ended.stdout + &ended.stderr).contains(word), "{verb} {file}");
         }
     }
+    Ok(())
+}
+
+/// What `check --json` says, which is JSON whatever is wrong, and nothing else.
+fn checked_json(arguments: &[&str], stdin: &str, code: i32) -> Result<serde_json::Value> {
+    let ended = snisplice_with(&[&["check", "--json"], arguments].concat(), stdin)?;
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))
+}
+
+#[test]
+fn check_reads_standard_input() -> Result<()> {
+    let work = WorkDir::create()?;
+    let good = std::fs::read_to_string(site_file(&work)?)?;
+    let said = snisplice_with(&["check", "--config", "-"], &good)?.success()?;
+    assert_eq!(said, "standard input: ok\n");
+    let ended = snisplice_with(&["check", "--config", "-"], BAD)?;
+    assert_eq!(ended.code, Some(78));
+    assert!(ended.stderr.contains("stdin:3:24: \"not an address\""), "{ended:?}");
+    let answer = checked_json(&["--config", "-"], "frontend x\n", 78)?;
+    assert_eq!(
+        answer["errors"],
+        serde_json::json!([{
+            "file": "stdin", "line": 1, "column": 1,
+            "message": "this is not TOML: 'frontend x' looks like HAProxy; write it as TOML, as 'snisplice config default' \
+                        prints it",
+        }])
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() -> Result<()> {
+    let work = WorkDir::create()?;
+    let pipe = work.file("pipe").display().to_string();
+    run(std::process::Command::new("mkfifo").arg(&pipe), b"")?.success()?;
+    let deny = |file: &str| -> Result<String> {
+        let text =
+            config().guard("lo", &format!("deny_file = \"{file}\"\n")).render(&work.file("admin.sock"));
+        Ok(work.write("deny.toml", text)?.display().to_string())
+    };
+    let (by_pipe, by_device) = (deny(&pipe)?, work.file("deny.toml").display().to_string());
+    for verb in ["check", "run", "route"] {
+        for file in [&pipe, "/dev/zero", "/"] {
+            let ended = snisplice_with(&[verb, "--config", file], "")?;
+            assert_eq!(ended.code, Some(78), "{verb} {file}: {ended:?}");
+            assert!(ended.stderr.contains(&format!("{file}: it is a ")), "{verb} {file}: {ended:?}");
+        }
+    }
+    let ended = snisplice_with(&["check", "--config", &by_pipe], "")?;
+    assert!(ended.code == Some(78) && ended.stderr.contains("it is a named pipe"), "{ended:?}");
+    deny("/dev/zero")?;
+    let ended = snisplice_with(&["check", "--config", &by_device], "")?;
+    assert!(ended.code == Some(78) && ended.stderr.contains("it is a device"), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn every_failure_with_json_is_json() -> Result<()> {
+    let work = WorkDir::create()?;
+    let missing = work.file("missing.toml").display().to_string();
+    let answer = checked_json(&["--config", &missing], "", 78)?;
+    assert_eq!(
+        (answer["ok"].as_bool(), answer["errors"][0]["file"].as_str()),
+        (Some(false), Some(&*missing))
+    );
+    // A list of networks with a mistake in its second line.
+    let list = work.write("deny.txt", "10.0.0.0/8\n 10.0.0.1/8\n")?.display().to_string();
+    let text = config().guard("lo", &format!("deny_file = \"{list}\"\n")).render(&work.file("admin.sock"));
+    let answer = checked_json(&["--config", "-"], &text, 78)?;
+    let error = &answer["errors"][0];
+    assert_eq!(
+        (error["file"].as_str(), error["line"].as_u64(), error["column"].as_u64()),
+        (Some(&*list), Some(2), Some(2))
+    );
+    let absent = work.file("absent.sock").display().to_string();
+    let ask = ["--json", "--socket", &absent];
+    for (arguments, code) in [
+        (vec!["check", "--json", "--no-such-flag"], 64),
+        (vec!["route", "--json", "--config", &missing], 78),
+        (vec!["route", "--json", "--listener", "nonsense"], 64),
+        ([&["status"][..], &ask].concat(), 69),
+        ([&["flows"][..], &ask].concat(), 69),
+        ([&["kill", "1"][..], &ask].concat(), 69),
+        ([&["guard", "list"][..], &ask].concat(), 69),
+        ([&["guard", "ban", "10.0.0.1/8"][..], &ask].concat(), 64),
+    ] {
+        let ended = snisplice_with(&arguments, "")?;
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        let answer: serde_json::Value =
+            serde_json::from_str(&ended.stdout).with_context(|| format!("{arguments:?}: {ended:?}"))?;
+        assert_eq!(
+            (answer["ok"].as_bool(), answer["exit"].as_i64()),
+            (Some(false), Some(code.into())),
+            "{answer}"
+        );
+        assert!(answer["errors"][0]["message"].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
+    }
+    Ok(())
+}
+
+#[test]
+fn warnings_are_labelled_and_change_no_exit_code() -> Result<()> {
+    let work = WorkDir::create()?;
+    let text = config().guard("absent0", "").timeout("idle", "20s").render(&work.file("admin.sock"))
+        + "[packet]\nports = \"40000-40001\"\n";
+    let text = text.replace("servers = [\"", "servers = [\"192.0.2.1:1\", \"192.0.2.1:1\", \"");
+    let text = text.replace("sni = [\"", "source = [\"10.0.0.5/8\"]\nsni = [\"*\", \"");
+    let ended = snisplice_with(&["check", "--config", "-"], &text)?;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    for what in [
+        "this host has no interface \"absent0\"",
+        "'idle' of \"20s\" also ends polling connections",
+        "the kernel gives ports of 40000-40001 to other connections",
+        "the server \"192.0.2.1:1\" is already in this",
+        "\"10.0.0.5/8\" has bits set",
+        "\"*\" takes only names of one label",
+    ] {
+        let found = lines
+            .iter()
+            .any(|line| line.starts_with("stdin:") && line.contains(&format!(": warning: {what}")));
+        assert!(found, "no warning: {what}\nin:\n{}", ended.stderr);
+    }
+    assert!(lines.iter().all(|line| line.contains(": warning: ")), "{}", ended.stderr);
+    let answer = checked_json(&["--config", "-"], &text, 0)?;
+    assert_eq!(answer["warnings"].as_array().map(Vec::len), Some(lines.len()), "{answer}");
     Ok(())
 }
 

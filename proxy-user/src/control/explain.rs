@@ -179,13 +179,14 @@ mod tests {
         source: Option<&str>,
         listener: Option<&str>,
     ) -> Result<Explanation, ExplainError> {
-        let snapshot = config::parse(CONFIG, "test.toml").unwrap().snapshot;
+        let snapshot = config::parse(CONFIG, "test.toml", &config::Host::default()).unwrap().snapshot;
         explain(&snapshot, sni, source.map(|source| source.parse().unwrap()), listener)
     }
 
     #[test]
     fn a_route_is_named_with_its_upstream_and_the_reason() {
-        let snapshot = config::parse(config::DEFAULT, "default.toml").unwrap().snapshot;
+        let snapshot =
+            config::parse(config::DEFAULT, "default.toml", &config::Host::default()).unwrap().snapshot;
         let source = "10.1.2.3".parse().unwrap();
         let answer = explain(&snapshot, Some("Polling.example.com."), Some(source), None).unwrap();
         assert_eq!(

@@ -81,7 +81,7 @@ pub(crate) struct Upstream {
 }
 
 /// Where to connect to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Server {
     /// A literal address.
     Address(SocketAddr),

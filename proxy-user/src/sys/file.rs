@@ -10,6 +10,8 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 /// Opens a regular file for reading. A FIFO, a device or a socket is an error at once: opening a FIFO would wait for its
 /// writer, and reading a terminal or `/dev/zero` never ends. Symbolic links are followed.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    check_regular(&std::fs::metadata(path)?)?;
+    // Something else may be there by now.
     let file = File::from(open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
     check_regular(&file.metadata()?)?;
     Ok(file)

@@ -70,12 +70,23 @@ fn it_follows_an_interface_that_goes_and_comes() -> Result<()> {
     let guard = Guard::of(&daemon)?;
     assert_eq!(guard.mode("late"), None);
     ensure!(format!("{guard:?}").contains("there is no such interface"), "{guard:?}");
-    for _ in 0..2 {
+    // One warning at start, and one at each change.
+    let warnings = |text: &str| {
+        let is_one = |line: &&String| line.contains("WARN") && line.contains("late") && line.contains(text);
+        daemon.log().iter().filter(is_one).count()
+    };
+    let (absent, gone, appeared) =
+        ("there is no such interface", "the interface has gone", "the interface has appeared");
+    daemon.wait_for_log(absent)?;
+    for round in 1..=2 {
         ip(&["link", "add", "late", "type", "veth", "peer", "name", "late-peer"])?;
         assert_eq!(Guard::attached(&daemon, "late")?, "native");
         ip(&["link", "del", "late"])?;
         Guard::wait(&daemon, "the guard to notice", |guard| guard.mode("late").is_none())?;
+        wait_for("the warnings", PATIENCE, || (warnings(gone) == round).then_some(()))?;
+        assert_eq!(warnings(appeared), round);
     }
+    assert_eq!(warnings(absent), 1);
     // An address that comes later is a listener's as well, since it listens on all.
     ip(&["address", "add", "192.0.2.77/24", "dev", "client"])?;
     let frame = harness::guard::frame::Frame::new(

@@ -168,6 +168,21 @@ fn an_operator_bans_networks_of_any_size_for_a_while_or_by_force() -> Result<()>
 }
 
 #[test]
+fn a_ban_in_a_dry_run_says_that_nothing_is_dropped() -> Result<()> {
+    let site = RawSite::start(&config().guard("client", "dry_run = true\n"))?;
+    Guard::attached(&site.daemon, "client")?;
+    let said = Guard::command(&site.daemon, &["ban", "10.1.0.2", "--for", "1h"])?.success()?;
+    ensure!(said.contains("banned 10.1.0.2/32\nnothing is dropped: [guard] has dry_run = true"), "{said}");
+    ensure!(is_answered(&site, CLIENT_IPV4)?, "it was dropped");
+    let listed = Guard::command(&site.daemon, &["list"])?.success()?;
+    ensure!(listed.contains("10.1.0.2/32") && listed.contains("nothing is dropped"), "{listed}");
+    let json = Guard::command(&site.daemon, &["ban", "10.1.0.3", "--json"])?.success()?;
+    let answer: serde_json::Value = serde_json::from_str(&json)?;
+    ensure!(answer["dry_run"].as_bool() == Some(true), "{json}");
+    site.daemon.stop()
+}
+
+#[test]
 fn nothing_can_be_changed_over_tcp() -> Result<()> {
     let site = RawSite::start(&config().guard("client", ""))?;
     assert_eq!(site.daemon.get_over_tcp("/api/v1/guard")?.status, 200);

@@ -96,7 +96,7 @@ impl BanRequest {
         let net = network(&self.net)?;
         let banned = guard.ban(net, time, self.force);
         banned.map_err(|refused| (StatusCode::CONFLICT, refused.to_string()))?;
-        Ok(json!({ "banned": net.to_string() }))
+        Ok(json!({ "banned": net.to_string(), "dry_run": guard.is_dry() }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Addresses: what is listened on, and what is connected to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::report::{Fault, quote};
 use crate::hub::snapshot::Server;
@@ -9,52 +9,95 @@ use crate::hub::snapshot::Server;
 const MAX_HOST: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// Where to listen: an address, not a name, and a port that is not 0.
+/// Where to listen: an address, not a name, and a port that is not 0. An IPv4 address in IPv6 form is one of IPv4.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, Fault> {
     let address: SocketAddr = text.parse().map_err(|_| {
-        let form = match text.rsplit_once(':') {
-            _ if text.parse::<IpAddr>().is_ok() => "add the port, and write an IPv6 address in brackets",
-            Some(("" | "*", _)) => "write [::] before the port to listen on every address",
-            _ => "write IP:port",
-        };
+        let form = wrong_form(text).unwrap_or_else(|| match text.rsplit_once(':') {
+            Some(("" | "*", _)) => "write [::] before the port to listen on every address".to_owned(),
+            _ => "write IP:port".to_owned(),
+        });
         Fault::new(
             format!("{} is not an address to listen on", quote(text)),
-            format!("{form}, for example \"[::]:443\" or \"192.0.2.1:443\""),
+            with_example(form, "\"[::]:443\" or \"192.0.2.1:443\""),
         )
     })?;
     port(text, address.port())?;
-    Ok(address)
+    Ok(canonical(address))
 }
 
-/// Where to connect to: `IP:port` or `host:port`.
+/// Advice and an example, where the advice does not give one.
+fn with_example(way_out: String, example: &str) -> String {
+    if way_out.contains('"') { way_out } else { format!("{way_out}, for example {example}") }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    let ip = address.ip().to_canonical();
+    if ip == address.ip() { address } else { SocketAddr::new(ip, address.port()) }
+}
+
+/// Where to connect to: `IP:port` or `host:port`. By IPv4 where it is IPv4 in IPv6 form, as its packets say.
 pub(super) fn server(text: &str) -> Result<Server, Fault> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         port(text, address.port())?;
-        // By IPv4 it is connected to, and its packets say so.
-        let ip = address.ip().to_canonical();
-        let address = if ip == address.ip() { address } else { SocketAddr::new(ip, address.port()) };
-        return Ok(Server::Address(address));
+        return Ok(Server::Address(canonical(address)));
     }
     let not_a_server = |way_out: &str| {
         Fault::new(
             format!("{} is not a server", quote(text)),
-            format!(
-                "{way_out}, for example \"10.0.0.5:8443\", \"[2001:db8::5]:8443\" or \"backend.example:8443\""
+            with_example(
+                way_out.to_owned(),
+                "\"10.0.0.5:8443\", \"[2001:db8::5]:8443\" or \"backend.example:8443\"",
             ),
         )
     };
-    if text.parse::<IpAddr>().is_ok() {
-        return Err(not_a_server("add the port, and write an IPv6 address in brackets"));
+    if let Some(form) = wrong_form(text) {
+        return Err(not_a_server(&form));
     }
     let (host, number) = text.rsplit_once(':').ok_or_else(|| not_a_server("add the port"))?;
-    let digits = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
-    let number: u16 =
-        number.parse().ok().filter(|_| digits).ok_or_else(|| not_a_server("write a port from 1 to 65535"))?;
+    let number = read_port(number).ok_or_else(|| not_a_server("write a port from 1 to 65535"))?;
     if !is_host(host) {
         return Err(not_a_server("write IP:port or host:port"));
     }
     port(text, number)?;
     Ok(Server::Name { host: host.to_owned(), port: number })
+}
+
+/// What to do where an IP address is there, and its port, its brackets or both are not as they must be.
+fn wrong_form(text: &str) -> Option<String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        // In `2001:db8::1:443` the last part may be meant as the port.
+        let (head, last) = text.rsplit_once(':').unwrap_or_default();
+        return Some(match (ip, bracketed(head, last)) {
+            (IpAddr::V4(_), _) => "add the port".to_owned(),
+            (IpAddr::V6(_), Some(meant)) => format!("add the port, or write {meant} if that is the port"),
+            (IpAddr::V6(_), None) => "add the port, and write an IPv6 address in brackets".to_owned(),
+        });
+    }
+    let (head, last) = text.rsplit_once(':')?;
+    if let Some(meant) = bracketed(head, last) {
+        return Some(format!("write {meant}, with an IPv6 address in brackets"));
+    }
+    let inner = head.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    let has_address = match inner {
+        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+        None => head.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4()),
+    };
+    if has_address && read_port(last).is_none() {
+        return Some("write a port from 1 to 65535".to_owned());
+    }
+    let whole = text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    whole.and_then(|whole| whole.parse::<Ipv6Addr>().ok()).map(|_| "add the port".to_owned())
+}
+
+/// `[head]:port` in quotes, if that is an IPv6 address and a port.
+fn bracketed(head: &str, port: &str) -> Option<String> {
+    head.parse::<Ipv6Addr>().ok()?;
+    read_port(port).filter(|port| *port != 0)?;
+    Some(format!("\"[{head}]:{port}\""))
+}
+
+fn read_port(text: &str) -> Option<u16> {
+    if text.bytes().all(|c| c.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 fn port(text: &str, port: u16) -> Result<(), Fault> {
@@ -99,5 +142,5 @@ pub(super) fn http(text: &str) -> Result<Option<SocketAddr>, Fault> {
             "write \"127.0.0.1:PORT\" or \"[::1]:PORT\", and put a proxy that authenticates before it",
         ));
     }
-    Ok(Some(address))
+    Ok(Some(canonical(address)))
 }

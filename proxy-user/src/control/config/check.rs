@@ -1,6 +1,7 @@
 //! Every entry by itself: its values, and the upstream that it names.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -12,10 +13,11 @@ use proxy_common::plan::Choice;
 use proxy_common::route::{Pattern, Route};
 
 use super::compile::Checked;
+use super::host::Host;
 use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
-use super::{address, guard, packet, quantity, rules, value};
+use super::{address, advice, guard, packet, quantity, rules, syntax, value};
 use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
@@ -44,7 +46,7 @@ pub(super) struct RoutePlaces {
 }
 
 /// Checks the entries, then the rules between them.
-pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
+pub(super) fn check(raw: &Raw, host: &Host, report: &mut Report<'_>) -> Checked {
     let names = UpstreamNames::of(raw);
     let mut places = Places::default();
     let checked = Checked {
@@ -58,6 +60,7 @@ pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
         packet: packet::check(raw.packet.as_ref(), report),
     };
     rules::check(raw, &checked, &places, report);
+    advice::check(raw, &checked, &places, host, report);
     checked
 }
 
@@ -65,16 +68,22 @@ pub(super) fn check(raw: &Raw, report: &mut Report<'_>) -> Checked {
 pub(super) struct UpstreamNames<'r> {
     index: HashMap<&'r str, usize>,
     order: Vec<&'r str>,
+    /// Whether the name of an upstream is missing, or there twice: it may be the one that seems unknown.
+    is_incomplete: bool,
 }
 
 impl<'r> UpstreamNames<'r> {
     /// Of equal names the first counts; another rule reports the others.
     fn of(raw: &'r Raw) -> Self {
-        let mut names = Self { index: HashMap::new(), order: Vec::new() };
+        let is_incomplete = raw.has_unread_upstreams;
+        let mut names = Self { index: HashMap::new(), order: Vec::new(), is_incomplete };
         for (index, entry) in raw.upstreams.iter().enumerate() {
-            if let Some(name) = entry.name.given() {
-                names.index.entry(&name.value).or_insert(index);
-                names.order.push(&name.value);
+            match entry.name.given().map(|name| (&name.value, names.index.entry(&name.value))) {
+                Some((name, Entry::Vacant(vacant))) => {
+                    vacant.insert(index);
+                    names.order.push(name);
+                }
+                _ => names.is_incomplete = true,
             }
         }
         names
@@ -86,7 +95,7 @@ impl<'r> UpstreamNames<'r> {
 
     pub(super) fn find(&self, to: &At<String>, report: &mut Report<'_>) -> Option<usize> {
         let index = self.index.get(to.value.as_str()).copied();
-        if index.is_none() {
+        if index.is_none() && !self.is_incomplete {
             report.fault(to.at, |_| self.unknown(&to.value));
         }
         index
@@ -120,7 +129,10 @@ pub(super) fn list<T>(
     parse: impl Fn(&str) -> Result<T, Fault>,
     report: &mut Report<'_>,
 ) -> Vec<At<T>> {
-    let one = |item: &At<String>| Some(At { at: item.at, value: report.keep(item.at, parse(&item.value))? });
+    let one = |item: &At<String>| {
+        let value = syntax::literal(&item.value).and_then(&parse);
+        Some(At { at: item.at, value: report.keep(item.at, value)? })
+    };
     items.iter().filter_map(one).collect()
 }
 
@@ -151,7 +163,7 @@ fn route(
     report: &mut Report<'_>,
 ) -> Route {
     condition(entry, report);
-    let source = list(entry.source.items(), value::source, report);
+    let source = networks(entry.source.items(), report);
     let mut sni = list(entry.sni.items(), value::pattern, report);
     // Beside an error in the sources, the patterns would look as if they took every client.
     if matches!(entry.source, Field::Wrong) || source.len() < entry.source.items().len() {
@@ -168,6 +180,18 @@ fn route(
     let default = entry.default.given().map_or(entry.at, |default| default.at);
     places.routes.push(RoutePlaces { route: entry.at, default, sni, source });
     route
+}
+
+/// Networks of clients. Bits beyond the prefix change nothing, as in the rules of a firewall.
+fn networks(items: &[At<String>], report: &mut Report<'_>) -> Vec<At<IpNet>> {
+    let mut networks = list(items, value::network, report);
+    for network in &mut networks {
+        if let Some(Fault { what, way_out }) = value::bits_beyond(&network.value) {
+            report.warn(network.at, what, way_out);
+        }
+        network.value = network.value.trunc();
+    }
+    networks
 }
 
 /// A route takes names, sources, or what is left.
@@ -192,6 +216,7 @@ fn condition(entry: &raw::Route, report: &mut Report<'_>) {
 
 fn upstream(entry: &raw::Upstream, places: &mut Places, report: &mut Report<'_>) -> Upstream {
     let servers = list(entry.servers.items(), address::server, report);
+    unlike(&servers, report);
     let datapath = entry.datapath.given().and_then(|text| report.keep(text.at, value::datapath(&text.value)));
     let upstream = Upstream {
         name: name(&entry.name, report),
@@ -201,6 +226,22 @@ fn upstream(entry: &raw::Upstream, places: &mut Places, report: &mut Report<'_>)
     };
     places.servers.extend(servers);
     upstream
+}
+
+/// A server that is there twice is tried twice before a client is refused.
+fn unlike(servers: &[At<Server>], report: &mut Report<'_>) {
+    let mut first = HashMap::new();
+    for server in servers {
+        let at = *first.entry(&server.value).or_insert(server.at);
+        if at != server.at {
+            report.caution(server.at, |text| {
+                let shown = quote(&server.value.to_string());
+                let what =
+                    format!("the server {shown} is already in this [[upstream]], at {}", text.place(at));
+                Fault::new(what, "remove one of the two")
+            });
+        }
+    }
 }
 
 fn admin(entry: Option<&raw::Admin>, report: &mut Report<'_>) -> Admin {

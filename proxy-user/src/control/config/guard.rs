@@ -1,7 +1,6 @@
 //! `[guard]`: its keys, and what they mean.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ const OFFENCES: RangeInclusive<u32> = 0..=1_000_000;
 /// What the file says.
 #[derive(Debug)]
 pub(super) struct Raw {
-    interfaces: Strings,
+    pub(super) interfaces: Strings,
     mode: Field<String>,
     dry_run: Field<bool>,
     allow: Strings,
@@ -86,7 +85,7 @@ pub(super) fn check(entry: &Raw, names: &UpstreamNames<'_>, report: &mut Report<
         dry_run: entry.dry_run.given().is_some_and(|dry_run| dry_run.value),
         allow: values(&list(entry.allow.items(), value::source, report)),
         deny: values(&list(entry.deny.items(), value::source, report)),
-        deny_file: text(&entry.deny_file, path, report),
+        deny_file: text(&entry.deny_file, value::absolute, report),
         syn_rate: within(&entry.syn_rate, &RATE, 200, report),
         syn_burst: within(&entry.syn_burst, &BURST, 400, report),
         syn_ceiling: within(&entry.syn_ceiling, &RATE, 0, report),
@@ -103,7 +102,7 @@ pub(super) fn check(entry: &Raw, names: &UpstreamNames<'_>, report: &mut Report<
             limit: usize::try_from(within(&entry.ban_limit, &BANS, 10_000, report)).unwrap_or(usize::MAX),
         },
         protect: entry.protect.given().map(|_| protect),
-        pin: text(&entry.pin, path, report),
+        pin: text(&entry.pin, value::absolute, report),
     }
 }
 
@@ -155,11 +154,4 @@ fn mode(text: &str) -> Result<Option<bool>, Fault> {
             "write \"auto\", \"native\" or \"generic\"",
         )),
     }
-}
-
-fn path(text: &str) -> Result<PathBuf, Fault> {
-    if text.starts_with('/') && !text.contains('\0') {
-        return Ok(PathBuf::from(text));
-    }
-    Err(Fault::new(format!("{} is not an absolute path", quote(text)), "write one that begins with '/'"))
 }

@@ -5,16 +5,20 @@
 //! once. The reference for operators is docs/config.md.
 
 mod address;
+mod advice;
 mod check;
 mod compile;
 mod guard;
+mod host;
 mod keys;
 mod packet;
 mod quantity;
 mod raw;
+mod repeated;
 mod report;
 mod rules;
 mod source;
+mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -31,8 +35,9 @@ use toml::de::DeTable;
 use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
-use self::report::Report;
+pub(crate) use self::host::Host;
 pub(crate) use self::report::{ConfigErrors, Problem};
+use self::report::{Fault, Report};
 use self::source::Text;
 use crate::hub::snapshot::Snapshot;
 
@@ -61,6 +66,8 @@ pub(crate) struct Loaded {
 pub(crate) enum Origin {
     /// This file.
     File(PathBuf),
+    /// What was piped to the command.
+    Stdin,
     /// No file: [`DEFAULT`].
     Embedded,
 }
@@ -69,29 +76,37 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
+            Self::Stdin => f.write_str("standard input"),
             Self::Embedded => f.write_str("the embedded default"),
         }
     }
 }
 
-/// Loads the file at `path`; without one, [`SYSTEM_PATH`] when it exists, else [`DEFAULT`].
+/// Loads the file at `path`, or standard input for `-`; without a path, [`SYSTEM_PATH`] when it exists, else [`DEFAULT`]. Warnings
+/// are also about `host`.
 ///
 /// # Errors
 /// The file cannot be read, is larger than 1 MiB, is not UTF-8, or is not a valid configuration.
-pub(crate) fn load(path: Option<&Path>) -> Result<(Loaded, Origin), ConfigErrors> {
-    load_from(path, Path::new(SYSTEM_PATH))
+pub(crate) fn load(path: Option<&Path>, host: &Host) -> Result<(Loaded, Origin), ConfigErrors> {
+    load_from(path, Path::new(SYSTEM_PATH), host)
 }
 
-fn load_from(path: Option<&Path>, system: &Path) -> Result<(Loaded, Origin), ConfigErrors> {
+fn load_from(path: Option<&Path>, system: &Path, host: &Host) -> Result<(Loaded, Origin), ConfigErrors> {
     // Only a file that is not there makes way for the default. One that cannot be read is an error.
     let absent = || system.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let path = match path {
         Some(path) => path,
-        None if absent() => return Ok((parse(DEFAULT, DEFAULT_NAME)?, Origin::Embedded)),
+        None if absent() => return Ok((parse(DEFAULT, DEFAULT_NAME, host)?, Origin::Embedded)),
         None => system,
     };
     let text = source::read(path)?;
-    Ok((parse(&text, &path.display().to_string())?, Origin::File(path.to_owned())))
+    let is_stdin = path == Path::new(source::STDIN);
+    let (name, origin) = if is_stdin {
+        (source::STDIN_NAME.to_owned(), Origin::Stdin)
+    } else {
+        (path.display().to_string(), Origin::File(path.to_owned()))
+    };
+    Ok((parse(&text, &name, host)?, origin))
 }
 
 /// A network, as lists have it.
@@ -115,7 +130,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// The text is not valid TOML (then one mistake is reported) or not a valid configuration (then
 /// all of them are).
-pub(crate) fn parse(text: &str, file: &str) -> Result<Loaded, ConfigErrors> {
+pub(crate) fn parse(text: &str, file: &str, host: &Host) -> Result<Loaded, ConfigErrors> {
     if text.len() > source::MAX_BYTES {
         return Err(source::too_large(file));
     }
@@ -123,7 +138,7 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Loaded, ConfigErrors> {
     let mut report = Report::new(&text);
     let Some(document) = read_toml(&text, &mut report) else { return Err(report.into_errors()) };
     let raw = raw::read(document.get_ref(), &mut report);
-    let checked = check::check(&raw, &mut report);
+    let checked = check::check(&raw, host, &mut report);
     let warnings = report.finish()?;
     Ok(Loaded { snapshot: compile::compile(checked), warnings })
 }
@@ -131,20 +146,30 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Loaded, ConfigErrors> {
 /// The document, or None with the reason in the report.
 fn read_toml<'t>(text: &Text<'t>, report: &mut Report<'_>) -> Option<Spanned<DeTable<'t>>> {
     if let Some(at) = too_deep(text.as_str()) {
-        report.error(
-            at,
-            format_args!("tables in braces are nested more than {MAX_NESTING} deep"),
-            "write them as sections, such as [[listen]], with their keys below",
-        );
+        let (at, fault) = syntax::explain_start(text.as_str()).unwrap_or_else(|| (at, nested_too_deep()));
+        report.error(at, fault.what, fault.way_out);
         return None;
     }
-    DeTable::parse(text.as_str())
-        .map_err(|error| {
-            let at = error.span().map_or(text.as_str().len(), |span| span.start);
+    let error = match DeTable::parse(text.as_str()) {
+        Ok(document) => return Some(document),
+        Err(error) => error,
+    };
+    let at = error.span().map_or(text.as_str().len(), |span| span.start);
+    let (at, fault) = repeated::explain(text, at, error.message())
+        .or_else(|| syntax::explain(text.as_str(), at))
+        .unwrap_or_else(|| {
             let what = format!("not valid TOML: {}", error.message());
-            report.error(at, what, "correct this first, the rest of the file is checked after it");
-        })
-        .ok()
+            (at, Fault::new(what, "correct this first, the rest of the file is checked after it"))
+        });
+    report.error(at, fault.what, fault.way_out);
+    None
+}
+
+fn nested_too_deep() -> Fault {
+    Fault::new(
+        format!("tables in braces are nested more than {MAX_NESTING} deep"),
+        "write them as sections, such as [[listen]], with their keys below",
+    )
 }
 
 /// Where braces are nested more than [`MAX_NESTING`] deep, as a byte offset.

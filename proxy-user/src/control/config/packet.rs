@@ -15,8 +15,9 @@ use crate::hub::snapshot::Packet;
 /// What the file says.
 #[derive(Debug)]
 pub(super) struct Raw {
+    pub(super) at: usize,
     after: Field<String>,
-    ports: Field<String>,
+    pub(super) ports: Field<String>,
     sources: Strings,
     pins: Field<String>,
     journal: Field<String>,
@@ -25,6 +26,7 @@ pub(super) struct Raw {
 
 pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Raw {
     Raw {
+        at: table.at,
         after: table.duration(&keys::AFTER),
         ports: table.string(&keys::PORTS),
         sources: table.strings(&keys::LOCAL_SOURCES),

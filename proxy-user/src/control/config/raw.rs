@@ -52,6 +52,8 @@ pub(super) struct Raw {
     pub(super) listens: Vec<Listen>,
     pub(super) routes: Vec<Route>,
     pub(super) upstreams: Vec<Upstream>,
+    /// Whether something stands in the place of upstreams, or of one of them, that is none.
+    pub(super) has_unread_upstreams: bool,
     pub(super) admin: Option<Admin>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) limits: Option<Limits>,
@@ -135,6 +137,9 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
             datapath: table.string(&keys::DATAPATH),
             hold: table.duration(&keys::HOLD),
         }),
+        has_unread_upstreams: document
+            .get(keys::UPSTREAM.name)
+            .is_some_and(|found| !is_tables(found.get_ref())),
         admin: single(document, &keys::ADMIN, report, |table| Admin {
             socket: table.string(&keys::SOCKET),
             http: table.string(&keys::HTTP),
@@ -153,6 +158,13 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
         }),
         guard: single(document, &keys::GUARD, report, super::guard::read),
         packet: single(document, &keys::PACKET, report, super::packet::read),
+    }
+}
+
+fn is_tables(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Array(list) => list.iter().all(|entry| entry.get_ref().is_table()),
+        other => other.is_table(),
     }
 }
 
@@ -204,13 +216,20 @@ fn table<T>(
 }
 
 fn not_this_section(section: &Section, value: &Spanned<DeValue<'_>>, report: &mut Report<'_>) {
-    let found = article(value.get_ref());
-    let often = if section.repeated { "once for each entry" } else { "once" };
-    report.error(
-        value.span().start,
-        format_args!("'{}' is not {found}", section.name),
-        format_args!("write {section}, {often}, and its keys below it"),
-    );
+    let (name, at) = (section.name, value.span().start);
+    let way_out = match (section.repeated, value.get_ref()) {
+        (true, DeValue::Table(_)) => {
+            let what = format_args!("there can be several of '{name}', so [{name}] is not enough");
+            return report.error(at, what, format_args!("use [[{name}]] for each of them"));
+        }
+        (false, DeValue::Array(_)) => {
+            let what = format_args!("there is only one '{name}', so [[{name}]] is too much");
+            return report.error(at, what, format_args!("use [{name}]"));
+        }
+        (true, _) => format!("write {section}, once for each entry, and its keys below it"),
+        (false, _) => format!("write {section}, once, and its keys below it"),
+    };
+    report.error(at, format_args!("'{name}' is not {}", article(value.get_ref())), way_out);
 }
 
 fn unknown_section(name: &str) -> Fault {

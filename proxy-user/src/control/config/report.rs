@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::source::Text;
+use super::source::{Text, printable};
 
 /// Problems of one kind that are kept. A file can hold more than anyone reads; the rest is counted.
 pub(super) const MAX_PROBLEMS: usize = 1000;
@@ -25,6 +25,19 @@ pub(crate) struct Problem {
     pub(crate) column: Option<usize>,
     /// What is wrong, and after a semicolon what to do. One line.
     pub(crate) message: String,
+}
+
+impl Problem {
+    /// Of the file as a whole.
+    pub(crate) fn of_file(file: &str, message: String) -> Self {
+        Self { file: printable(file), line: None, column: None, message }
+    }
+
+    /// As a line of its own among other output: `FILE:LINE:COLUMN: warning: what; what to do`.
+    pub(crate) fn as_warning(&self) -> String {
+        let message = format!("warning: {}", self.message);
+        Self { message, ..self.clone() }.to_string()
+    }
 }
 
 impl fmt::Display for Problem {
@@ -51,8 +64,13 @@ impl ConfigErrors {
     }
 
     /// The only error, of the file as a whole.
-    pub(super) fn of_file(file: String, what: impl fmt::Display, way_out: impl fmt::Display) -> Self {
-        Self::single(Problem { file, line: None, column: None, message: format!("{what}; {way_out}") })
+    pub(super) fn of_file(file: &str, what: impl fmt::Display, way_out: impl fmt::Display) -> Self {
+        Self::single(Problem::of_file(file, format!("{what}; {way_out}")))
+    }
+
+    /// Errors that belong together. There must be one.
+    pub(crate) fn of(problems: Vec<Problem>) -> Self {
+        Self { problems }
     }
 
     /// The errors one by one, for output that a program reads.
@@ -125,7 +143,13 @@ impl<'t> Report<'t> {
 
     /// Adds a warning at byte offset `at`. Warnings above the limit are dropped.
     pub(super) fn warn(&mut self, at: usize, what: impl fmt::Display, way_out: impl fmt::Display) {
+        self.caution(at, |_| Fault::new(what.to_string(), way_out.to_string()));
+    }
+
+    /// Adds a warning that takes work to word, like [`Report::fault`].
+    pub(super) fn caution(&mut self, at: usize, word: impl FnOnce(&Text<'_>) -> Fault) {
         if self.warnings.len() < MAX_PROBLEMS {
+            let Fault { what, way_out } = word(self.text);
             self.warnings.push((at, self.text.problem(at, &format!("{what}; {way_out}"))));
         }
     }

@@ -1,13 +1,17 @@
 //! The text of a configuration: read within bounds, and from byte offsets to lines and columns.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::report::{ConfigErrors, Problem};
+use crate::sys;
 
 /// Largest configuration file in bytes.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
+
+/// The path that stands for standard input, and the name to report its problems under.
+pub(super) const STDIN: &str = "-";
+pub(super) const STDIN_NAME: &str = "stdin";
 
 /// A configuration text and the name to report it under.
 pub(super) struct Text<'t> {
@@ -55,14 +59,21 @@ impl<'t> Text<'t> {
 
     /// A problem without a place.
     pub(super) fn problem_of_file(&self, message: String) -> Problem {
-        Problem { file: self.file.clone(), line: None, column: None, message }
+        Problem::of_file(&self.file, message)
     }
 }
 
-/// Reads a file of at most [`MAX_BYTES`] that is UTF-8.
+/// Reads a file of at most [`MAX_BYTES`] that is UTF-8; for [`STDIN`] the standard input.
 pub(super) fn read(path: &Path) -> Result<String, ConfigErrors> {
-    let file = path.display().to_string();
-    let bytes = read_bounded(path).map_err(|error| unreadable(&file, &error))?;
+    let (file, bytes) = if path == Path::new(STDIN) {
+        let bytes = bounded(io::stdin().lock());
+        (STDIN_NAME.to_owned(), bytes.map_err(|error| unreadable(STDIN_NAME, &error))?)
+    } else {
+        let file = path.display().to_string();
+        let opened = sys::open_regular(path);
+        let bytes = opened.and_then(bounded).map_err(|error| unreadable(&file, &error))?;
+        (file, bytes)
+    };
     if bytes.len() > MAX_BYTES {
         return Err(too_large(&file));
     }
@@ -73,16 +84,15 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigErrors> {
     })
 }
 
-/// The file's bytes, up to one more than the limit.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// The bytes, up to one more than the limit.
+fn bounded(reader: impl Read) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    reader.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 pub(super) fn unreadable(file: &str, error: &io::Error) -> ConfigErrors {
-    let file = printable(file);
     match error.kind() {
         io::ErrorKind::NotFound => ConfigErrors::of_file(
             file,
@@ -94,8 +104,10 @@ pub(super) fn unreadable(file: &str, error: &io::Error) -> ConfigErrors {
             "this user may not read the file",
             "give the user that snisplice runs as read access to the file and to the directories above it",
         ),
-        io::ErrorKind::IsADirectory => {
-            ConfigErrors::of_file(file, "this is a directory", "name the file in it with --config")
+        // What it is stands in the error.
+        io::ErrorKind::InvalidInput => {
+            let way_out = "name a file with --config, or '-' for standard input";
+            ConfigErrors::of_file(file, error, way_out)
         }
         _ => ConfigErrors::of_file(
             file,
@@ -108,7 +120,7 @@ pub(super) fn unreadable(file: &str, error: &io::Error) -> ConfigErrors {
 /// The error for a text above [`MAX_BYTES`].
 pub(super) fn too_large(file: &str) -> ConfigErrors {
     ConfigErrors::of_file(
-        printable(file),
+        file,
         "the file is larger than 1 MiB",
         "check that this is the right file, and replace lists of names by '*' and '**' patterns",
     )
@@ -121,7 +133,7 @@ fn not_utf8(file: &str, valid: &str, byte: u8) -> ConfigErrors {
 }
 
 /// The text on one line, and without what would steer a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }

@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{Key, Section};
 use super::raw::{At, Field, Strings, unknown_key};
 use super::report::{Report, quote};
+use super::syntax;
 
 /// One table of the file while it is read.
 pub(super) struct Table<'r, 'd, 't> {
@@ -48,7 +49,11 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     pub(super) fn string(&mut self, key: &Key) -> Field<String> {
         let Some(value) = self.entries.get(key.name) else { return Field::Absent };
         match value.get_ref() {
-            DeValue::String(text) => Field::Given(At { at: value.span().start, value: text.to_string() }),
+            DeValue::String(text) => {
+                let at = value.span().start;
+                let text = self.report.keep(at, syntax::literal(text));
+                text.map_or(Field::Wrong, |text| Field::Given(At { at, value: text.to_owned() }))
+            }
             other => self.wrong_type(key, value, "a string", other),
         }
     }

@@ -9,6 +9,7 @@ use proxy_common::route::Pattern;
 
 use super::keys::closest;
 use super::report::{Fault, quote};
+use super::syntax::is_windows_path;
 
 /// Longest name in bytes. Names become metric labels.
 const MAX_NAME: usize = 63;
@@ -42,23 +43,36 @@ pub(super) fn pattern(text: &str) -> Result<Pattern, Fault> {
     })
 }
 
+/// A range of client addresses without bits beyond its prefix.
+pub(super) fn source(text: &str) -> Result<IpNet, Fault> {
+    let range = network(text)?;
+    match bits_beyond(&range) {
+        Some(fault) => Err(fault),
+        None => Ok(range),
+    }
+}
+
+/// What is strange about a range in which bits beyond the prefix are set.
+pub(super) fn bits_beyond(range: &IpNet) -> Option<Fault> {
+    if *range == range.trunc() {
+        return None;
+    }
+    Some(Fault::new(
+        format!("\"{range}\" has bits set beyond its prefix"),
+        format!("write \"{}\" for the range or \"{}\" for the one address", range.trunc(), range.addr()),
+    ))
+}
+
 /// A range of client addresses. IPv4 clients are matched as IPv4 on every listener, so `::ffff:0:0/96` becomes
 /// the IPv4 range that it stands for.
-pub(super) fn source(text: &str) -> Result<IpNet, Fault> {
+pub(super) fn network(text: &str) -> Result<IpNet, Fault> {
     let range = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
         Fault::new(
             format!("{} is not a range of addresses", quote(text)),
             "write one such as \"10.0.0.0/8\" or \"2001:db8::/32\", or a single address",
         )
     })?;
-    let range = mapped(range).map_or(range, IpNet::V4);
-    if range != range.trunc() {
-        return Err(Fault::new(
-            format!("{} has bits set beyond its prefix", quote(text)),
-            format!("write \"{}\" for the range or \"{}\" for the one address", range.trunc(), range.addr()),
-        ));
-    }
-    Ok(range)
+    Ok(mapped(range).map_or(range, IpNet::V4))
 }
 
 /// An IPv4-mapped range (RFC 4291, section 2.5.5.2) as IPv4.
@@ -74,7 +88,14 @@ pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
     if path.is_absolute() && !text.contains('\0') {
         return Ok(path);
     }
-    Err(Fault::new(format!("{} is not an absolute path", quote(text)), "write one that begins with /"))
+    Err(windows_path(text).unwrap_or_else(|| {
+        Fault::new(format!("{} is not an absolute path", quote(text)), "write one that begins with '/'")
+    }))
+}
+
+fn windows_path(text: &str) -> Option<Fault> {
+    let way_out = "write a Unix path, such as \"/run/snisplice/admin.sock\"";
+    is_windows_path(text).then(|| Fault::new(format!("{} is a path of Windows", quote(text)), way_out))
 }
 
 /// The datapath of an upstream.
@@ -99,10 +120,12 @@ pub(super) fn socket(text: &str) -> Result<Option<PathBuf>, Fault> {
         return Ok(None);
     }
     if !text.starts_with('/') || text.contains('\0') || text.ends_with('/') {
-        return Err(Fault::new(
-            format!("{} is not the path of a socket", quote(text)),
-            "write an absolute path such as \"/run/snisplice/admin.sock\", or \"\" for no admin socket",
-        ));
+        return Err(windows_path(text).unwrap_or_else(|| {
+            Fault::new(
+                format!("{} is not the path of a socket", quote(text)),
+                "write an absolute path such as \"/run/snisplice/admin.sock\", or \"\" for no admin socket",
+            )
+        }));
     }
     if text.len() > MAX_SOCKET_PATH {
         return Err(Fault::new(

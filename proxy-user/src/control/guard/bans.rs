@@ -36,7 +36,8 @@ impl Guard {
             }
         }
         if !banned.is_empty() {
-            tracing::info!(count = banned.len(), bans = state.bans.len(), "sources banned");
+            let dry_run = self.config.dry_run;
+            tracing::info!(count = banned.len(), bans = state.bans.len(), dry_run, "sources banned");
             if let Err(error) = self.apply(&state, &banned, &[]) {
                 tracing::error!(%error, "a ban has no effect");
             }
@@ -70,7 +71,7 @@ impl Guard {
         if applied.is_err() {
             state.bans.lift(&net);
         } else {
-            tracing::info!(%net, "banned by an operator");
+            tracing::info!(%net, dry_run = self.config.dry_run, "banned by an operator");
         }
         applied
     }

@@ -44,7 +44,7 @@ pub(crate) fn run(socket: &Path, request: &Request, json: bool) -> Result<String
     Ok(match request {
         Request::List => list_text(&answer),
         Request::Stats => stats_text(&answer),
-        Request::Ban { .. } => format!("banned {}\n", field("banned")),
+        Request::Ban { .. } => format!("banned {}\n{}", field("banned"), dry_run_line(&answer)),
         Request::Unban { .. } => format!("lifted the ban of {}\n", field("lifted")),
         Request::Reload => format!("{} networks in the deny file\n", field("networks")),
     })
@@ -60,7 +60,17 @@ fn list_text(answer: &Value) -> String {
         let field = |name: &str| text(ban.get(name).unwrap_or(&Value::Null));
         let _ = writeln!(out, "{:<44}{:<14}{}", field("net"), field("reason"), field("seconds_left"));
     }
-    out
+    out + dry_run_line(answer)
+}
+
+/// What an operator must know who bans somebody, or looks who is banned.
+fn dry_run_line(answer: &Value) -> &'static str {
+    match answer.get("dry_run") {
+        Some(Value::Bool(true)) => {
+            "nothing is dropped: [guard] has dry_run = true; remove it and restart to have bans enforced\n"
+        }
+        _ => "",
+    }
 }
 
 fn stats_text(answer: &Value) -> String {
@@ -132,6 +142,16 @@ mod tests {
         );
         let none = json!({ "guard": { "dry_run": false, "interfaces": [], "reason": "BPF is denied" } });
         assert_eq!(status_line(&none), "guard: unavailable: BPF is denied\n");
+    }
+
+    #[test]
+    fn a_list_of_bans_that_drop_nothing_says_so() {
+        let text = list_text(&json!({ "list": [], "dry_run": true }));
+        assert!(
+            text.lines().any(|line| line.starts_with("nothing is dropped: [guard] has dry_run")),
+            "{text}"
+        );
+        assert_eq!(list_text(&json!({ "list": [], "dry_run": false })).lines().count(), 1);
     }
 
     #[test]

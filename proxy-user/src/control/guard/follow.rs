@@ -94,11 +94,19 @@ impl Guard {
 
     fn follow(&self, state: &mut State, name: &Arc<str>, number: Option<u32>) {
         let Some(number) = number else {
-            if state.places.remove(name).is_some() {
-                tracing::warn!(interface = %name, "the interface has gone; the guard waits for it");
+            let was_there = state.places.remove(name).is_some();
+            if state.absent.insert(Arc::clone(name)) {
+                let what = if was_there { "the interface has gone" } else { "there is no such interface" };
+                tracing::warn!(
+                    interface = %name,
+                    "{what}: its packets are not guarded; the guard waits for it, check the name in [guard] with `ip link`"
+                );
             }
             return;
         };
+        if state.absent.remove(name) {
+            tracing::warn!(interface = %name, "the interface has appeared: the guard attaches to it");
+        }
         if let Some(Ok(link)) = state.places.get(name)
             && link.interface == number
         {

@@ -6,7 +6,7 @@ mod deny_file;
 mod follow;
 mod report;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ struct State {
     file: Vec<IpNet>,
     /// Attached, or why not. An interface that is not there is not in here.
     places: BTreeMap<Arc<str>, Result<Link, String>>,
+    /// Interfaces that are not there, and of which the log says so.
+    absent: BTreeSet<Arc<str>>,
     endpoints: HashSet<Endpoint>,
     /// Entries of the map of sources.
     watched: u64,
@@ -84,7 +86,7 @@ pub(crate) fn start(hub: &Arc<Hub>) -> Result<Started, Failure> {
 pub(crate) fn check(snapshot: &snapshot::Snapshot) -> Result<Vec<IpNet>, Failure> {
     let Some(config) = &snapshot.guard else { return Ok(Vec::new()) };
     let file = config.deny_file.as_deref().map(deny_file::read).transpose();
-    let file = file.map_err(|errors| Failure::new(Exit::Config, errors))?.unwrap_or_default();
+    let file = file?.unwrap_or_default();
     let deny = config.deny.iter().chain(&file).copied();
     Table::build(config.allow.iter().copied(), deny).map_err(|error| Failure::new(Exit::Config, error))?;
     Ok(file)
@@ -126,6 +128,7 @@ impl Guard {
             refused: BTreeMap::new(),
             file,
             places: BTreeMap::new(),
+            absent: BTreeSet::new(),
             endpoints: HashSet::new(),
             watched: 0,
         };

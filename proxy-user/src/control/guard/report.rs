@@ -57,6 +57,11 @@ pub(in crate::control) struct Listed {
 }
 
 impl Guard {
+    /// Whether it only counts what it would drop.
+    pub(in crate::control) fn is_dry(&self) -> bool {
+        self.config.dry_run
+    }
+
     pub(in crate::control) fn report(&self) -> GuardReport {
         let state = self.state();
         let interfaces = self.config.interfaces.iter().map(|name| {

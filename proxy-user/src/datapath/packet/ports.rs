@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::Key;
+use proxy_common::ports::are_own;
 use tokio::net::TcpSocket;
 
 use super::lot::{source, target};
@@ -192,34 +193,9 @@ fn is_here(source: IpAddr) -> bool {
     source.is_unspecified() || sys::route(None, source).is_ok_and(|route| route.is_here)
 }
 
-/// Whether the kernel gives none of `range` to connections that ask for no port: those of `local`, without `reserved`.
-fn are_own(range: &RangeInclusive<u16>, local: &str, reserved: &str) -> bool {
-    let mut bounds = local.split_whitespace().filter_map(|bound| bound.parse::<u16>().ok());
-    let (Some(first), Some(last)) = (bounds.next(), bounds.next()) else { return false };
-    let reserved: Vec<RangeInclusive<u16>> = reserved.trim().split(',').filter_map(parts).collect();
-    range.clone().all(|port| {
-        !(first..=last).contains(&port) || reserved.iter().any(|reserved| reserved.contains(&port))
-    })
-}
-
-fn parts(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    Some(first.parse().ok()?..=last.parse().ok()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports_are_own_outside_the_local_range_or_reserved_in_it() {
-        let own = |range, reserved| are_own(&range, "32768\t60999\n", reserved);
-        assert!(own(61_000..=65_535, "\n"));
-        assert!(!own(60_999..=61_000, ""));
-        assert!(own(40_000..=40_010, "1,40000-40010\n"));
-        assert!(!own(40_000..=40_010, "40000-40009"));
-        assert!(!are_own(&(61_000..=61_001), "", ""), "the kernel does not tell");
-    }
 
     #[test]
     fn addresses_take_turns_when_the_ports_of_one_are_used_up() {

@@ -25,18 +25,35 @@ fn a_listen_address_is_an_ip_and_a_port() {
         ("localhost:443", "write IP:port"),
         ("443", "write IP:port"),
         ("10.0.0.300:443", "write IP:port"),
-        ("[::]:65536", "write IP:port"),
         ("", "write IP:port"),
         (":443", "write [::] before the port to listen on every address"),
         ("*:443", "write [::] before the port to listen on every address"),
-        ("192.0.2.1", "add the port, and write an IPv6 address in brackets"),
+        ("192.0.2.1", "add the port"),
+        ("[2001:db8::1]", "add the port"),
         ("2001:db8::1", "add the port, and write an IPv6 address in brackets"),
+        ("[::]:65536", "write a port from 1 to 65535"),
+        ("[::]:70000", "write a port from 1 to 65535"),
+        ("[::]:https", "write a port from 1 to 65535"),
+        ("192.0.2.1:99999", "write a port from 1 to 65535"),
     ] {
         assert_listen_error(
             &format!("name = 'a'\naddress = ['192.0.2.9:1', §'{address}']"),
             &format!("\"{address}\" is not an address to listen on; {way_out}, {example}"),
         );
     }
+    for (address, meant) in [(":::443", "[::]:443"), ("2001:0:0:0:0:0:0:1:443", "[2001:0:0:0:0:0:0:1]:443")] {
+        assert_listen_error(
+            &format!("name = 'a'\naddress = §'{address}'"),
+            &format!(
+                "\"{address}\" is not an address to listen on; write \"{meant}\", with an IPv6 address in brackets"
+            ),
+        );
+    }
+    assert_listen_error(
+        "name = 'a'\naddress = §'2001:db8::1:443'",
+        "\"2001:db8::1:443\" is not an address to listen on; add the port, or write \"[2001:db8::1]:443\" if that is \
+         the port",
+    );
     assert_listen_error(
         "name = 'a'\naddress = §'[::]:0'",
         "port 0 in \"[::]:0\" is not a port; write a port from 1 to 65535",
@@ -47,7 +64,9 @@ fn a_listen_address_is_an_ip_and_a_port() {
 fn a_server_is_an_ip_or_a_host_and_a_port() {
     let example = "for example \"10.0.0.5:8443\", \"[2001:db8::5]:8443\" or \"backend.example:8443\"";
     for (server, way_out) in [
-        ("10.0.0.5", "add the port, and write an IPv6 address in brackets"),
+        ("10.0.0.5", "add the port"),
+        ("10.0.0.5:65536", "write a port from 1 to 65535"),
+        ("[::1]:70000", "write a port from 1 to 65535"),
         ("2001:db8::5", "add the port, and write an IPv6 address in brackets"),
         ("backend.example", "add the port"),
         ("backend.example:", "write a port from 1 to 65535"),
@@ -65,6 +84,10 @@ fn a_server_is_an_ip_or_a_host_and_a_port() {
             &format!("\"{server}\" is not a server; {way_out}, {example}"),
         );
     }
+    assert_upstream_error(
+        "servers = §':::443'",
+        "\":::443\" is not a server; write \"[::]:443\", with an IPv6 address in brackets",
+    );
     // A label of 64 bytes, and a name of 255.
     for host in ["a".repeat(64), format!("{}a", "a.".repeat(127))] {
         assert_upstream_error(
@@ -111,7 +134,7 @@ fn the_packet_datapath_takes_addresses_and_ways_that_there_are() {
 
 #[test]
 fn a_duration_has_a_unit_and_bounds() {
-    for text in ["", "10", "s", "1.5s", "-1s", "10 s", "10S", "1h30m", "1d"] {
+    for text in ["", "10", "s", "-1s", "1.s.", "1.0005s", "1y", "s1"] {
         assert_section_error(
             &format!("[timeouts]\nhello = §'{text}'"),
             &format!(
@@ -120,6 +143,25 @@ fn a_duration_has_a_unit_and_bounds() {
             ),
         );
     }
+    for (text, meant) in [
+        ("1d", "24h"),
+        ("1.5s", "1500ms"),
+        ("0.25s", "250ms"),
+        ("1.5h", "90m"),
+        ("1h30m", "90m"),
+        ("10 s", "10s"),
+        ("10S", "10s"),
+        ("5 min", "5m"),
+        ("90 seconds", "90s"),
+    ] {
+        assert_section_error(
+            &format!("[timeouts]\nhello = §'{text}'"),
+            &format!(
+                "\"{text}\" is not a duration; write a whole number and ms, s, m or h, here \"{meant}\""
+            ),
+        );
+    }
+    assert_section_error("[timeouts]\nhello = §'2d'", "\"2d\" is too long; write \"1ms\" to \"24h\"");
     assert_section_error("[timeouts]\nconnect = §'0s'", "\"0s\" is too short; write \"1ms\" to \"24h\"");
     assert_section_error("[timeouts]\ndrain = §'25h'", "\"25h\" is too long; write \"1ms\" to \"24h\"");
     assert_section_error(
@@ -130,6 +172,31 @@ fn a_duration_has_a_unit_and_bounds() {
         "servers = 'a:1'\nhold = §'99999999999999999999h'",
         "\"99999999999999999999h\" is too long; write \"0s\" to \"24h\"",
     );
+}
+
+#[test]
+fn a_size_has_a_unit_of_the_powers_of_two() {
+    for (text, meant) in [
+        ("512MB", "512MiB"),
+        ("512mb", "512MiB"),
+        ("512M", "512MiB"),
+        ("512 MiB", "512MiB"),
+        ("1.5GiB", "1536MiB"),
+        ("1TB", "1024GiB"),
+    ] {
+        assert_section_error(
+            &format!("[limits]\ntcp_memory = §'{text}'"),
+            &format!("\"{text}\" is not a size; write a whole number and KiB, MiB or GiB, here \"{meant}\""),
+        );
+    }
+    for text in ["", "512", "MiB", "1.5.5GiB", "512EB", "1 MiB 2"] {
+        assert_section_error(
+            &format!("[limits]\ntcp_memory = §'{text}'"),
+            &format!(
+                "\"{text}\" is not a size; write a whole number and KiB, MiB or GiB, for example \"512MiB\""
+            ),
+        );
+    }
 }
 
 #[test]
@@ -157,11 +224,6 @@ fn a_source_is_a_network() {
             ),
         );
     }
-    assert_route_error(
-        "name = 'a'\nsource = §'10.1.2.3/8'",
-        "\"10.1.2.3/8\" has bits set beyond its prefix; write \"10.0.0.0/8\" for the range or \"10.1.2.3\" for \
-         the one address",
-    );
 }
 
 #[test]
@@ -202,6 +264,21 @@ fn an_unknown_upstream_is_named_beside_the_known_ones() {
     );
 }
 
+/// The one that seems unknown may be the one that still has its neighbour's name, or none yet.
+#[test]
+fn an_upstream_whose_name_is_wrong_makes_no_other_one_unknown() {
+    let rest = "[[route]]\nname = 'a'\ndefault = true\nto = 'octopus'\n";
+    let second = UPSTREAM.replace("'web'", "§'web'");
+    assert_errors(
+        &format!("{LISTEN}{rest}{UPSTREAM}{second}"),
+        &["the upstream \"web\" is already at line 9, column 8; give one of the two another name"],
+    );
+    assert_errors(
+        &format!("{LISTEN}{rest}{UPSTREAM}§[[upstream]]\nservers = 'a:1'\n"),
+        &["this [[upstream]] has no 'name'; add name = \"web\""],
+    );
+}
+
 #[test]
 fn the_admin_socket_is_an_absolute_path_that_fits() {
     for path in ["admin.sock", "/run/snisplice/", "@snisplice"] {
@@ -217,6 +294,33 @@ fn the_admin_socket_is_an_absolute_path_that_fits() {
         &format!("[admin]\nsocket = §'/{}'", "a".repeat(107)),
         "the path of the socket has 108 bytes; use a path of at most 107 bytes: the kernel takes no longer one",
     );
+}
+
+#[test]
+fn a_path_is_one_of_unix() {
+    for (section, path) in
+        [("[admin]\nsocket", r"C:\run\x"), ("[packet]\njournal", r"C:/x"), ("[packet]\npins", r"\\server\x")]
+    {
+        let shown = format!("{path:?}");
+        assert_section_error(
+            &format!("{section} = §'{path}'"),
+            &format!(
+                "{shown} is a path of Windows; write a Unix path, such as \"/run/snisplice/admin.sock\""
+            ),
+        );
+    }
+}
+
+#[test]
+fn variables_are_not_substituted() {
+    let message =
+        |value: &str| format!("variables are not substituted, and {value:?} has one; write the value itself");
+    for value in ["${X}:443", "$ADDRESS", "{{ .Values.address }}"] {
+        assert_listen_error(&format!("name = 'a'\naddress = ['[::]:1', §'{value}']"), &message(value));
+    }
+    assert_section_error("[admin]\nsocket = §'${DIR}/admin.sock'", &message("${DIR}/admin.sock"));
+    assert_errors("[[listen]]\naddress = §${ADDRESS}\n", &[&message("${ADDRESS}")]);
+    assert_errors("[[listen]]\naddress = §$ADDRESS # x\n", &[&message("$ADDRESS")]);
 }
 
 #[test]

@@ -5,9 +5,19 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::super::report::ConfigErrors;
 use super::super::source::MAX_BYTES;
-use super::super::{DEFAULT, Origin, SYSTEM_PATH, load, load_from, parse};
+use super::super::{DEFAULT, Host, Loaded, Origin, SYSTEM_PATH};
+use super::parse;
 use super::{LISTEN, UPSTREAM};
+
+fn load(path: Option<&Path>) -> Result<(Loaded, Origin), ConfigErrors> {
+    super::super::load(path, &Host::default())
+}
+
+fn load_from(path: Option<&Path>, system: &Path) -> Result<(Loaded, Origin), ConfigErrors> {
+    super::super::load_from(path, system, &Host::default())
+}
 
 /// A directory of its own, removed at the end.
 struct Directory(PathBuf);
@@ -81,7 +91,10 @@ fn what_is_wrong_with_the_file_itself_is_one_error_without_a_line() {
         ": there is no such file; name another one with --config, or write one to start from with 'snisplice config \
          default'"
     );
-    assert_eq!(error_of(&directory.0), ": this is a directory; name the file in it with --config");
+    assert_eq!(
+        error_of(&directory.0),
+        ": it is a directory, not a regular file; name a file with --config, or '-' for standard input"
+    );
     let error = error_of(&directory.file("file", "").join("below"));
     assert!(error.starts_with(": the file cannot be read: Not a directory"), "{error}");
     let json = serde_json::to_value(load(Some(&directory.0)).unwrap_err().into_problems()).unwrap();
@@ -89,7 +102,7 @@ fn what_is_wrong_with_the_file_itself_is_one_error_without_a_line() {
         json,
         serde_json::json!([{
             "file": directory.0.to_str(), "line": null, "column": null,
-            "message": "this is a directory; name the file in it with --config",
+            "message": "it is a directory, not a regular file; name a file with --config, or '-' for standard input",
         }])
     );
 }
@@ -113,9 +126,29 @@ fn a_file_has_at_most_one_mebibyte() {
     let error = ": the file is larger than 1 MiB; check that this is the right file, and replace lists of names by \
                  '*' and '**' patterns";
     assert_eq!(error_of(&directory.file("large", padded(MAX_BYTES + 1))), error);
-    assert_eq!(error_of(Path::new("/dev/zero")), error);
     let parsed = parse(&padded(MAX_BYTES + 1), "text").unwrap_err();
     assert_eq!(parsed.to_string(), format!("text{error}"));
+}
+
+/// To read from one might never end.
+#[test]
+fn what_is_no_file_is_not_read() {
+    let directory = Directory::new();
+    let pipe = directory.0.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let socket = directory.0.join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (path, kind) in
+        [(&*pipe, "named pipe (FIFO)"), (&*socket, "socket"), (Path::new("/dev/zero"), "device")]
+    {
+        assert_eq!(
+            error_of(path),
+            format!(
+                ": it is a {kind}, not a regular file; name a file with --config, or '-' for standard input"
+            )
+        );
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::parse;
+use super::parse;
 use super::{LISTEN, ROUTE, UPSTREAM, assert_section_error};
 use crate::hub::snapshot::Guard;
 
@@ -78,6 +78,11 @@ fn mistakes_are_named_where_they_are() {
     wrong("sources = §99999999999999999999", "9223372036854775807 is too large; write 1024 to 4194304");
     wrong("source_v6 = §'64'", "'source_v6' must be a whole number, not a string; write source_v6 = 64");
     wrong("deny_file = §'deny.txt'", "\"deny.txt\" is not an absolute path; write one that begins with '/'");
+    wrong(
+        "deny = §'10.1.2.3/8'",
+        "\"10.1.2.3/8\" has bits set beyond its prefix; write \"10.0.0.0/8\" for the range or \"10.1.2.3\" for the one \
+         address",
+    );
     wrong("protect = [§'wb']", "unknown upstream \"wb\"; did you mean \"web\"? There are \"web\"");
     wrong(
         "ban_time = §5",

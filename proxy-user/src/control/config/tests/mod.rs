@@ -1,5 +1,6 @@
 //! Tests of the whole way from a text to a snapshot or its errors.
 
+mod advice;
 mod entries;
 mod files;
 mod guard;
@@ -7,9 +8,11 @@ mod reference;
 mod robust;
 mod shape;
 mod snapshot;
+mod syntax;
 mod together;
 
-use super::parse;
+use super::Loaded;
+use super::host::Host;
 use super::report::{ConfigErrors, Problem};
 
 /// Stands in a test's text where an error is expected. It is taken out before the text is parsed.
@@ -42,6 +45,11 @@ fn places(problems: &[Problem]) -> Vec<(usize, usize)> {
 
 fn messages(problems: &[Problem]) -> Vec<&str> {
     problems.iter().map(|problem| problem.message.as_str()).collect()
+}
+
+/// On a host of which nothing is known.
+fn parse(text: &str, file: &str) -> Result<Loaded, ConfigErrors> {
+    super::parse(text, file, &Host::default())
 }
 
 fn errors_of(text: &str) -> ConfigErrors {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::keys::SECTIONS;
-use super::super::parse;
+use super::parse;
 
 const REFERENCE: &str = include_str!("../../../../../docs/config.md");
 

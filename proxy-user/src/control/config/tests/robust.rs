@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
+use super::super::DEFAULT;
 use super::super::source::MAX_BYTES;
-use super::super::{DEFAULT, parse};
+use super::parse;
 
 /// Parses, and checks what holds for every error.
 fn parse_any(text: &str) -> bool {
@@ -27,7 +28,19 @@ fn parse_any(text: &str) -> bool {
 }
 
 /// Pieces from which a text is likely to be almost a configuration.
-const PIECES: [&str; 40] = [
+const PIECES: [&str; 52] = [
+    "; x\n",
+    "// x\n",
+    "listen:\n",
+    "server { listen 1; }\n",
+    "bind *:443\n",
+    "name = “a”\n",
+    "name = web\n",
+    "address = ${X}\n",
+    "socket = \"C:\\x\"\n",
+    "hello = '1.5d'\n",
+    "tcp_memory = '99999999999999999999.5GB'\n",
+    "default = true;\n",
     "[[listen]]\n",
     "[[route]]\n",
     "[[upstream]]\n",
@@ -143,6 +156,15 @@ fn a_full_file_ends() {
         fill("[[upstream]]\nname='u'\nservers=[", &|_, text| text.push_str("'127.0.0.1:443',"))
             + "]\n"
             + base,
+        fill("[[upstream]]\nname='u'\nservers=[", &|_, text| text.push_str("'10.0.0.1:443',"))
+            + "]\n[[listen]]\nname='l'\naddress='[::]:443'\nto='x'\n",
+        "[listen]\n".repeat(MAX_BYTES / 9),
+        "[x]\n".repeat(MAX_BYTES / 4 - 3) + "a=1\nb=2\na=3",
+        "[admin]\n".to_owned() + &"a=1\n".repeat(MAX_BYTES / 4 - 2),
+        "“".repeat(MAX_BYTES / 3),
+        "a ".repeat(MAX_BYTES / 2),
+        "a=".to_owned() + &"web ".repeat(MAX_BYTES / 4 - 2),
+        format!("a=\"{}", "\\".repeat(MAX_BYTES - 4)),
         // One long line, and every second place in a message is at its end.
         fill("[[listen]]\nname='a'\naddress=[", &|n, text| match text.len() {
             ..500_000 => text.push_str("'192.0.2.1:1',"),

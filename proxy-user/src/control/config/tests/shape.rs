@@ -10,8 +10,8 @@ use super::{
 fn of_a_text_that_is_not_toml_one_mistake_is_reported() {
     let rest = "correct this first, the rest of the file is checked after it";
     for (text, what) in [
-        ("[[listen]]\nname = §web\n", "string values must be quoted, expected literal string"),
-        ("[[listen]]\nname = 'a'\n§name = 'b'\n[x]\ny = 1\ny = 2\n", "duplicate key"),
+        ("[[listen]]\nname §'web'\n", "key with no value, expected `=`"),
+        ("a = { b = 1, §b = 2 }\n", "duplicate key"),
         ("# \u{e9}\n[admin§", "unclosed table, expected `]`"),
         ("[admin]\nhttp = 'é' §x\n", "unexpected key or value, expected newline, `#`"),
     ] {
@@ -125,17 +125,18 @@ fn a_section_of_the_wrong_kind_is_reported_and_still_read() {
     assert_errors(
         &format!("§[listen]\nname = §'A'\naddress = '[::]:443'\n{ROUTE}{UPSTREAM}"),
         &[
-            "'listen' is not a table; write [[listen]], once for each entry, and its keys below it",
+            "there can be several of 'listen', so [listen] is not enough; use [[listen]] for each of them",
             "\"A\" is not a name; use 1 to 63 of a-z, 0-9, '-' and '_', and begin with a letter or digit",
         ],
     );
-    assert_section_error("§[[admin]]", "'admin' is not an array; write [admin], once, and its keys below it");
+    assert_section_error("§[[admin]]", "there is only one 'admin', so [[admin]] is too much; use [admin]");
     assert_errors(
-        &format!("upstream = [§1]\n{LISTEN}to = §'web'\n"),
-        &[
-            "'upstream' is not an integer; write [[upstream]], once for each entry, and its keys below it",
-            "unknown upstream \"web\"; there is no [[upstream]] yet: add one with name = \"web\"",
-        ],
+        &format!("upstream = [§1]\n{LISTEN}to = 'web'\n"),
+        &["'upstream' is not an integer; write [[upstream]], once for each entry, and its keys below it"],
+    );
+    assert_errors(
+        &format!("{LISTEN}to = §'web'\n"),
+        &["unknown upstream \"web\"; there is no [[upstream]] yet: add one with name = \"web\""],
     );
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use proxy_common::hello::HostName;
 use proxy_common::plan::{Choice, Datapath};
 
-use super::super::{DEFAULT, parse};
-use super::{LISTEN, ROUTE, UPSTREAM, messages, places, unmark};
+use super::super::DEFAULT;
+use super::parse;
 use crate::hub::snapshot::{Server, Snapshot};
 
 /// The example of the design.
@@ -196,21 +196,4 @@ fn what_looks_like_a_conflict_and_is_none_is_allowed() {
          [[route]]\nname = 'z'\nsni = ['a.b', 'A.B.']\nto = 'x'\n\
          [[upstream]]\nname = 'x'\nservers = ['10.0.0.1:443', '[::]:444', 'x.localhost:443']\n",
     );
-}
-
-#[test]
-fn what_has_no_use_is_a_warning() {
-    let text =
-        format!("{LISTEN}to = 'web'\n§{ROUTE}{UPSTREAM}[[upstream]]\nname = §'old'\nservers = 'a:1'\n");
-    let (text, marks) = unmark(&text);
-    let loaded = parse(&text, "test.toml").unwrap();
-    assert_eq!(
-        messages(&loaded.warnings),
-        [
-            "no route is used: every [[listen]] has a 'to'; remove the routes, or remove 'to' from a listener",
-            "nothing goes to the upstream \"old\"; name it in the 'to' of a route or a listener, or remove it",
-        ]
-    );
-    assert_eq!(places(&loaded.warnings), marks);
-    assert_eq!(loaded.snapshot.upstreams.len(), 2);
 }
