@@ -16,7 +16,9 @@ const SERVER_NAME: u16 = 0;
 const SUPPORTED_GROUPS: u16 = 10;
 const SIGNATURE_ALGORITHMS: u16 = 13;
 const PADDING: u16 = 21;
+const PRE_SHARED_KEY: u16 = 41;
 const SUPPORTED_VERSIONS: u16 = 43;
+const PSK_KEY_EXCHANGE_MODES: u16 = 45;
 const KEY_SHARE: u16 = 51;
 
 /// A well-formed TLS 1.3 ClientHello.
@@ -24,12 +26,13 @@ const KEY_SHARE: u16 = 51;
 pub struct Hello {
     name: Option<String>,
     padding: u16,
+    identity: Option<u16>,
 }
 
 impl Hello {
     /// A hello with this server name, byte by byte as given.
     pub fn to(name: &str) -> Self {
-        Self { name: Some(name.to_owned()), padding: 0 }
+        Self { name: Some(name.to_owned()), ..Self::default() }
     }
 
     /// A hello without the server_name extension.
@@ -41,6 +44,12 @@ impl Hello {
     #[must_use]
     pub fn padded(self, bytes: u16) -> Self {
         Self { padding: bytes, ..self }
+    }
+
+    /// Offers a pre-shared key whose identity, such as a ticket, has so many bytes.
+    #[must_use]
+    pub fn offering_identity(self, bytes: u16) -> Self {
+        Self { identity: Some(bytes), ..self }
     }
 
     /// The hello in as few records as possible.
@@ -82,6 +91,15 @@ impl Hello {
         all.extend(extension(KEY_SHARE, &sized_u16(&share)));
         if self.padding > 0 {
             all.extend(extension(PADDING, &vec![0; usize::from(self.padding)]));
+        }
+        if let Some(bytes) = self.identity {
+            all.extend(extension(PSK_KEY_EXCHANGE_MODES, &sized_u8(&[1]))); // psk_dhe_ke
+            let mut identity = sized_u16(&vec![0x42; usize::from(bytes)]);
+            identity.extend([0; 4]); // obfuscated_ticket_age
+            let mut offered = sized_u16(&identity);
+            offered.extend(sized_u16(&sized_u8(&[0x99; 32]))); // binders
+            // Must be the last.
+            all.extend(extension(PRE_SHARED_KEY, &offered));
         }
         all
     }
@@ -155,6 +173,12 @@ mod tests {
             assert_eq!(name_read_by_rustls(records), Ok(Some("polling.example.com".to_owned())));
         }
         assert_eq!(name_read_by_rustls(Hello::without_name().bytes()), Ok(None));
+    }
+
+    #[test]
+    fn a_tls_library_reads_a_hello_with_a_large_identity() {
+        let records = Hello::to("polling.example.com").offering_identity(60_000).bytes();
+        assert_eq!(name_read_by_rustls(records), Ok(Some("polling.example.com".to_owned())));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::daemon::Launch;
 use harness::deadline::dawdle;
 use harness::hello::{Hello, endless};
 use harness::peers::raw::{finish, read_to_ending, reset, transfer};
@@ -137,4 +138,76 @@ fn an_endless_hello_is_refused() -> Result<()> {
     drop(client.write_all(&endless(40 * 1024)));
     expect_refusal(&site, &mut client, "hello_too_large", "too_large")?;
     site.daemon.stop()
+}
+
+/// As clients send that resume with a large ticket, in full records and in many small ones.
+fn large_hellos() -> Vec<Vec<u8>> {
+    let hello = |identity| Hello::to(POLLING_NAME).offering_identity(identity);
+    vec![hello(21 * 1024).bytes(), hello(60_000).bytes(), hello(60_000).records_of(1000)]
+}
+
+#[test]
+fn a_large_hello_is_refused_by_default() -> Result<()> {
+    let site = RawSite::start(&config())?;
+    for (hello, number) in large_hellos().iter().zip(1_u8..) {
+        let mut client = site.connect()?;
+        // The daemon may close before all is sent.
+        drop(client.write_all(hello));
+        let access = site.daemon.wait_for_access(client.local_addr()?)?;
+        assert_eq!(access.reason, "hello_too_large", "{access:?}");
+        site.daemon.wait_for_metric(
+            "snisplice_clienthello_total",
+            &[("result", "too_large")],
+            number.into(),
+        )?;
+    }
+    assert!(site.polling.is_untouched(), "a server was connected to");
+    site.daemon.stop()
+}
+
+#[test]
+fn a_large_hello_is_taken_where_the_limit_allows_it() -> Result<()> {
+    let site = RawSite::start(&config().hello_size("64KiB"))?;
+    for hello in large_hellos() {
+        expect_taken(&site, &hello, 1400)?;
+    }
+    site.daemon.stop()
+}
+
+/// The kernel's buffers are too small for such a hello: the daemon makes room, and does not look in vain meanwhile.
+#[test]
+fn a_large_hello_fits_where_buffers_are_small() -> Result<()> {
+    let small = "echo '4096 8192 16384' > /proc/sys/net/ipv4/tcp_rmem && exec \"$@\"";
+    let launch = Launch::new()?.under(&["sh", "-c", small, "sh"]);
+    let site = RawSite::launch(&config().hello_size("64KiB"), &launch)?;
+    let before = cpu_time(site.daemon.pid())?;
+    for hello in large_hellos() {
+        expect_taken(&site, &hello, 1400)?;
+    }
+    let spent = cpu_time(site.daemon.pid())? - before;
+    // 3 clients that pause for 300 ms: who looks all the time needs most of that.
+    assert!(spent < Duration::from_millis(450), "{spent:?} of CPU time");
+    site.daemon.stop()
+}
+
+/// Sends all of a hello but its end in pieces, pauses, and then sends the rest and more.
+fn expect_taken(site: &RawSite, hello: &[u8], piece: usize) -> Result<()> {
+    let mut client = site.connect()?;
+    let (head, tail) = hello.split_at(hello.len() - 10);
+    for piece in head.chunks(piece) {
+        client.write_all(piece)?;
+    }
+    dawdle(Duration::from_millis(300));
+    client.write_all(tail)?;
+    let mut server = site.polling.accept_after(hello)?;
+    transfer(&mut client, &mut server, 1, 300_000)?;
+    transfer(&mut server, &mut client, 2, 300_000)
+}
+
+/// What a process has spent so far, in user and kernel mode (proc_pid_stat(5)).
+fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
 }

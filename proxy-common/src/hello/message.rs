@@ -1,6 +1,6 @@
 //! The handshake layer (RFC 8446 section 4): how much of the first message is there.
 
-use super::{Defect, MAX_HANDSHAKE, Verdict};
+use super::{Defect, MaxHello, Verdict};
 
 /// Length of a handshake header: type, 24-bit length.
 pub(super) const HEADER: usize = 4;
@@ -12,13 +12,18 @@ const CLIENT_HELLO: u8 = 1;
 const MIN_BODY: usize = 2 + 32 + 1 + 2 + 1;
 
 /// The first handshake message of a stream: its header, and how many of its bytes have been seen.
-#[derive(Default)]
 pub(super) struct Message {
+    max: MaxHello,
     header: [u8; HEADER],
     seen: usize,
 }
 
 impl Message {
+    /// Of which nothing has been seen.
+    pub(super) const fn new(max: MaxHello) -> Self {
+        Self { max, header: [0; HEADER], seen: 0 }
+    }
+
     /// Length with the header, once that is known; until then the least that a `ClientHello` can have.
     pub(super) fn len(&self) -> usize {
         HEADER + if self.seen < HEADER { MIN_BODY } else { self.body_len() }
@@ -58,7 +63,7 @@ impl Message {
         }
         match self.body_len() {
             ..MIN_BODY => Err(Verdict::Broken(Defect::Body)),
-            MIN_BODY..=MAX_HANDSHAKE => Ok(()),
+            body if body <= self.max.body() => Ok(()),
             _ => Err(Verdict::TooLarge),
         }
     }
@@ -75,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_header_may_come_byte_by_byte() {
-        let mut message = Message::default();
+        let mut message = Message::new(MaxHello::DEFAULT);
         for (byte, missing) in [(1, 41), (0, 40), (0, 39), (50, 50)] {
             assert_eq!(message.take(&[byte]), Ok(1));
             assert_eq!(message.missing(), missing);
@@ -88,12 +93,14 @@ mod tests {
 
     #[test]
     fn the_header_decides_as_soon_as_it_can() {
-        let take = |bytes: &[u8]| Message::default().take(bytes);
+        let take = |bytes: &[u8]| Message::new(MaxHello::DEFAULT).take(bytes);
         assert_eq!(take(&[2]), Err(Verdict::Broken(Defect::HandshakeType)));
         assert_eq!(take(&[1, 0, 0, 37]), Err(Verdict::Broken(Defect::Body)));
         assert_eq!(take(&[1, 0, 0, 38]), Ok(4));
         assert_eq!(take(&[1, 0, 0x40, 0]), Ok(4));
         assert_eq!(take(&[1, 0, 0x40, 1]), Err(Verdict::TooLarge));
         assert_eq!(take(&[1, 0xff]), Ok(2));
+        assert_eq!(Message::new(MaxHello::MAX).take(&[1, 1, 0, 0]), Ok(4));
+        assert_eq!(Message::new(MaxHello::MAX).take(&[1, 1, 0, 1]), Err(Verdict::TooLarge));
     }
 }

@@ -17,12 +17,44 @@ pub(crate) use name::check_label;
 pub use name::{HostName, NameError};
 use record::Records;
 
-/// The longest `ClientHello` body that is looked at, in bytes. Real ones, with post-quantum key shares, stay
-/// below 3 KiB.
-pub const MAX_HANDSHAKE: usize = 16 * 1024;
+/// The longest hello that is looked at.
+///
+/// Real ones, with post-quantum key shares, stay below 3 KiB. A pre-shared key's identity can have up to 64 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxHello(usize);
 
-/// The most bytes of a stream that are looked at, record headers included.
-pub const MAX_PEEK: usize = 32 * 1024;
+impl MaxHello {
+    /// Below this, hellos that are sent today would be refused.
+    pub const MIN: Self = Self(4 * 1024);
+    /// Enough for every TLS library.
+    pub const DEFAULT: Self = Self(16 * 1024);
+    /// The kernel lets clients send so much to a socket that nobody reads.
+    pub const MAX: Self = Self(64 * 1024);
+
+    /// Of so many bytes, or the nearest number that is allowed.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self(bytes.clamp(Self::MIN.0, Self::MAX.0))
+    }
+
+    /// The most bytes of the body of the `ClientHello`.
+    #[must_use]
+    pub const fn body(self) -> usize {
+        self.0
+    }
+
+    /// The most bytes of the stream that are looked at, record headers included.
+    #[must_use]
+    pub const fn peek(self) -> usize {
+        2 * self.0
+    }
+}
+
+impl Default for MaxHello {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
 
 /// What the first bytes of a stream are.
 ///
@@ -33,7 +65,7 @@ pub enum Verdict {
     Incomplete {
         /// How many bytes, counted from the start of the stream, must be there before the hello can be whole.
         ///
-        /// More than were given and at most [`MAX_PEEK`]. No valid hello that starts with the given bytes
+        /// More than were given and at most [`MaxHello::peek`]. No valid hello that starts with the given bytes
         /// ends earlier, so a caller may sleep until that many are there. A stream that is not a hello can
         /// end earlier: the caller also needs its deadline and the end of the stream.
         need: usize,
@@ -44,7 +76,7 @@ pub enum Verdict {
     NotTls,
     /// It starts as TLS, and then breaks the protocol.
     Broken(Defect),
-    /// The hello is longer than [`MAX_HANDSHAKE`], or cannot end within [`MAX_PEEK`] bytes of the stream.
+    /// The hello is longer than [`MaxHello::body`], or cannot end within [`MaxHello::peek`] bytes of the stream.
     TooLarge,
 }
 
@@ -126,19 +158,19 @@ impl Defect {
 ///
 /// Nothing is copied before the hello is whole, nor then if it came in one record.
 #[must_use]
-pub fn inspect(bytes: &[u8]) -> Verdict {
+pub fn inspect(bytes: &[u8], max: MaxHello) -> Verdict {
     match bytes {
         // One byte tells most other protocols apart, and their clients may send no more before an answer.
         [] => Verdict::Incomplete { need: 1 },
         [kind, ..] if *kind != record::HANDSHAKE => Verdict::NotTls,
         [_, major, ..] if *major != record::MAJOR => Verdict::NotTls,
-        _ => scan(bytes).unwrap_or_else(|verdict| verdict),
+        _ => scan(bytes, max).unwrap_or_else(|verdict| verdict),
     }
 }
 
 /// Walks the records in stream order, so that more bytes cannot change what was decided on fewer.
-fn scan(bytes: &[u8]) -> Result<Verdict, Verdict> {
-    let mut message = Message::default();
+fn scan(bytes: &[u8], max: MaxHello) -> Result<Verdict, Verdict> {
+    let mut message = Message::new(max);
     let mut at = 0;
     loop {
         let rest = bytes.get(at..).unwrap_or_default();
@@ -150,7 +182,7 @@ fn scan(bytes: &[u8]) -> Result<Verdict, Verdict> {
         // What does not fit in the rest of this record needs at least one more header.
         let later = missing.saturating_sub(record.len - used);
         let earliest_end = at + record::HEADER + used + (missing - later) + record::wire_len(later);
-        if earliest_end > MAX_PEEK {
+        if earliest_end > max.peek() {
             return Err(Verdict::TooLarge);
         }
         if missing == 0 {

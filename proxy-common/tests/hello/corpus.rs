@@ -4,7 +4,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use proxy_common::hello::{ClientHello, Sni, Verdict, inspect};
+use super::usual::inspect;
+use proxy_common::hello::{ClientHello, Sni, Verdict};
 
 use super::builder::{asks_for, asks_for_none, records, unwrap_records};
 use super::laws;

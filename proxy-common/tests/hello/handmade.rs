@@ -1,6 +1,7 @@
 //! Streams that no recorded client sends: old forms, limits, and what is no hello.
 
-use proxy_common::hello::{ClientHello, Defect, MAX_HANDSHAKE, MAX_PEEK, Sni, Verdict, inspect};
+use super::usual::{MAX_HANDSHAKE, MAX_PEEK, inspect};
+use proxy_common::hello::{ClientHello, Defect, MaxHello, Sni, Verdict};
 
 use super::builder::{Hello, asks_for, asks_for_none, record, records, server_name, unwrap_records};
 use super::corpus;
@@ -71,6 +72,23 @@ fn a_hello_may_be_as_long_as_the_limit() {
     assert_eq!(inspect(&records(&longer, &[16384])[..9]), Verdict::TooLarge, "its header is enough");
     longer[1..4].fill(0xff);
     assert_eq!(inspect(&records(&longer, &[1])[..24]), Verdict::TooLarge);
+}
+
+/// As one with a ticket of 21 KiB for a pre-shared key.
+#[test]
+fn the_limit_can_be_set() {
+    for (bytes, kib) in [(21 * 1024, 22), (60_000, 64)] {
+        let message = Hello::new("a.example").padded_to(bytes);
+        for stream in [records(&message, &[16384]), records(&message, &[1000])] {
+            assert_eq!(inspect(&stream), Verdict::TooLarge);
+            let max = MaxHello::new(kib * 1024);
+            let inspect = |bytes: &[u8]| proxy_common::hello::inspect(bytes, max);
+            assert_eq!(inspect(&stream), asks_for("a.example"));
+            let one_less = inspect(&stream[..stream.len() - 1]);
+            assert_eq!(one_less, Verdict::Incomplete { need: stream.len() });
+        }
+    }
+    assert_eq!([0, 1 << 20].map(MaxHello::new), [MaxHello::MIN, MaxHello::MAX]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What holds for every stream: asserted by the other modules on theirs.
 
-use proxy_common::hello::{MAX_PEEK, Verdict, inspect};
+use super::usual::{MAX_PEEK, inspect};
+use proxy_common::hello::Verdict;
 
 /// The most looks that a caller takes who follows `need`.
 pub const MAX_LOOKS: usize = 50;

@@ -1,7 +1,8 @@
 //! How much `need` may ask for, and how often a caller looks that follows it.
 
+use super::usual::{MAX_PEEK, inspect};
 use proptest::prelude::*;
-use proxy_common::hello::{MAX_PEEK, Verdict, inspect};
+use proxy_common::hello::Verdict;
 
 use super::builder::{Hello, record, records};
 use super::laws::{MAX_LOOKS, follow};

@@ -12,3 +12,5 @@ mod laws;
 mod looks;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod usual;

@@ -1,9 +1,10 @@
 //! Random bytes, random records and damaged recordings; and two other parsers to agree with.
 
+use super::usual::inspect;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxy_common::hello::{ClientHello, Defect, HostName, Sni, Verdict, inspect};
+use proxy_common::hello::{ClientHello, Defect, HostName, Sni, Verdict};
 use tls_parser::{SNIType, TlsExtension, parse_tls_handshake_client_hello};
 
 use super::builder::{record, records, unwrap_records};

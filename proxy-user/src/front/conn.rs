@@ -115,8 +115,10 @@ async fn route(
     way: &mut Story,
 ) -> Result<(TcpStream, usize), Reason> {
     let begun = Instant::now();
+    let limit = hub.snapshot.timeouts.hello;
+    let looks = peek::opening(&stream, hub.snapshot.limits.hello_size);
     let opening = tokio::select! {
-        opening = tokio::time::timeout(hub.snapshot.timeouts.hello, peek::opening(&stream)) => opening,
+        opening = tokio::time::timeout(limit, looks) => opening,
         () = flow.killed() => return Err(killed(&stream)),
     };
     way.hello = Some(begun.elapsed());

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proxy_common::guard::Policy;
+use proxy_common::hello::MaxHello;
 use proxy_common::packet::attach::Attach;
 use proxy_common::plan::{Choice, Datapath};
 use proxy_common::route::Table;
@@ -119,6 +120,8 @@ pub(crate) struct Limits {
     pub(crate) tcp_memory: Option<u64>,
     /// Connections that one source may have at a time. 0: any number.
     pub(crate) source_connections: u32,
+    /// The longest hello that is looked at.
+    pub(crate) hello_size: MaxHello,
 }
 
 /// `[guard]`.

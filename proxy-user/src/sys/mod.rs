@@ -49,7 +49,7 @@ pub(crate) use stderr::Stderr;
 pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
     is_established, keep_alive, limit_segments, limit_unsent, peek, reading, reset_on_close,
-    tune_receive_buffer, wake_when_readable, write_at_once,
+    tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
     attach_xdp, count_entries, link_interface, pin, pinned, update_link, wait_for_programs,

@@ -110,6 +110,36 @@ pub(crate) fn tune_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Like [`wake_when_readable`], of a socket that nobody reads until then: its receive buffer is made so large that `bytes` fit. The
+/// kernel cuts what is asked for to half of the buffer, or of what `net.ipv4.tcp_rmem` lets it become (`tcp_set_rcvlowat`), and
+/// wakes for that at once and again. Where that is too little the size of the buffer is forced, which takes CAP_NET_ADMIN.
+pub(crate) fn wake_when_all_readable(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
+    wake_when_readable(socket, bytes)?;
+    if low_water(socket)? >= bytes {
+        return Ok(());
+    }
+    force_receive_buffer(socket, bytes)?;
+    // Its size may grow again. The size of the other buffer has not been touched.
+    let result = wake_when_readable(socket, bytes);
+    match set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => result,
+        unlocked => result.and(unlocked),
+    }
+}
+
+/// `SO_RCVLOWAT`, as the kernel has it.
+fn low_water(socket: &impl AsFd) -> io::Result<usize> {
+    let mut value: libc::c_int = 0;
+    let mut size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the fd is borrowed, so it stays open; the kernel writes at most `size` bytes into `value` and the new size into
+    // `size`, both of which live here.
+    let result = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw mut value).cast(), &raw mut size)
+    };
+    if result == 0 { Ok(usize::try_from(value).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Wakes readers only when at least `bytes` are queued, or at the end of the stream (`SO_RCVLOWAT`). Setting it also
 /// makes the kernel look at the queue at once, which is how bytes that arrived before a splice are set going
 /// (`tcp_set_rcvlowat` in `net/ipv4/tcp.c`).

@@ -3,12 +3,19 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use proxy_common::hello::{MAX_PEEK, Sni, Verdict, inspect};
+use proxy_common::hello::{MaxHello, Sni, Verdict};
 
 /// The most looks that a caller takes who sleeps until as many bytes are there as it was told.
 const MAX_LOOKS: usize = 50;
 
 fuzz_target!(|stream: &[u8]| {
+    for max in [MaxHello::MIN, MaxHello::DEFAULT, MaxHello::MAX] {
+        look(stream, max);
+    }
+});
+
+fn look(stream: &[u8], max: MaxHello) {
+    let inspect = |bytes: &[u8]| proxy_common::hello::inspect(bytes, max);
     let last = inspect(stream);
     let mut len = 0;
     for looks in 1.. {
@@ -16,7 +23,7 @@ fuzz_target!(|stream: &[u8]| {
         let Some(begun) = stream.get(..len) else { break };
         match inspect(begun) {
             Verdict::Incomplete { need } => {
-                assert!(need > len && need <= MAX_PEEK, "{need} after {len}");
+                assert!(need > len && need <= max.peek(), "{need} after {len}");
                 len = need;
             }
             verdict => {
@@ -37,4 +44,4 @@ fuzz_target!(|stream: &[u8]| {
         let again = proxy_common::hello::HostName::parse(name.as_str());
         assert_eq!(again.as_ref(), Ok(&name), "a name is not its own name");
     }
-});
+}

@@ -127,13 +127,24 @@ impl Config {
     /// Sets the budget of memory for TCP.
     #[must_use]
     pub fn tcp_memory(self, size: &str) -> Self {
-        Self { limits: format!("[limits]\ntcp_memory = \"{size}\"\n\n"), ..self }
+        self.limit(&format!("tcp_memory = \"{size}\""))
     }
 
     /// Sets how many connections a source may have.
     #[must_use]
     pub fn source_connections(self, count: usize) -> Self {
-        Self { limits: format!("[limits]\nsource_connections = {count}\n\n"), ..self }
+        self.limit(&format!("source_connections = {count}"))
+    }
+
+    /// Sets how long a hello may be.
+    #[must_use]
+    pub fn hello_size(self, size: &str) -> Self {
+        self.limit(&format!("hello_size = \"{size}\""))
+    }
+
+    fn limit(mut self, line: &str) -> Self {
+        self.limits += &format!("{line}\n");
+        self
     }
 
     /// Adds a guard of one interface, with further lines of its section.
@@ -196,7 +207,9 @@ impl Config {
         if !self.timeouts.is_empty() {
             text += &format!("[timeouts]\n{}\n", self.timeouts);
         }
-        text += &self.limits;
+        if !self.limits.is_empty() {
+            text += &format!("[limits]\n{}\n", self.limits);
+        }
         text += &self.guard;
         if let Some(packet) = &self.packet {
             text += packet;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use proxy_common::hello::MaxHello;
 use proxy_common::plan::Choice;
 use proxy_common::route::{Pattern, Route};
 
@@ -278,12 +279,17 @@ fn idle(field: &Field<String>, default: Duration, report: &mut Report<'_>) -> Du
 }
 
 fn limits(entry: Option<&raw::Limits>, report: &mut Report<'_>) -> Limits {
-    let tcp_memory = entry
-        .and_then(|entry| entry.tcp_memory.given())
-        .and_then(|text| report.keep(text.at, quantity::memory(&text.value)));
+    let mut size = |field: Option<&Field<String>>, bounds: &RangeInclusive<u64>| {
+        let given = field.and_then(Field::given);
+        given.and_then(|text| report.keep(text.at, quantity::size(&text.value, bounds)))
+    };
+    let tcp_memory = size(entry.map(|entry| &entry.tcp_memory), &quantity::MEMORY);
+    let hello_size = size(entry.map(|entry| &entry.hello_size), &quantity::HELLO);
+    let hello_size = hello_size
+        .map_or(MaxHello::DEFAULT, |size| MaxHello::new(usize::try_from(size).unwrap_or(usize::MAX)));
     let source_connections =
         entry.map_or(0, |entry| within(&entry.source_connections, &CONNECTIONS, 0, report));
-    Limits { tcp_memory, source_connections }
+    Limits { tcp_memory, source_connections, hello_size }
 }
 
 pub(super) fn within(

@@ -52,6 +52,7 @@ pub(super) static DRAIN: Key = key("drain", r#""30s""#);
 pub(super) static KEEPALIVE: Key = key("keepalive", r#""65s""#);
 pub(super) static TCP_MEMORY: Key = key("tcp_memory", r#""512MiB""#);
 pub(super) static SOURCE_CONNECTIONS: Key = key("source_connections", r#"1000"#);
+pub(super) static HELLO_SIZE: Key = key("hello_size", r#""16KiB""#);
 
 pub(super) static INTERFACES: Key = key("interfaces", r#"["eth0"]"#);
 pub(super) static MODE: Key = key("mode", r#""auto""#);
@@ -91,7 +92,7 @@ pub(super) static TIMEOUTS: Section = Section {
     keys: &[&HELLO, &CONNECT, &HALF_CLOSE, &IDLE, &DRAIN, &KEEPALIVE],
 };
 pub(super) static LIMITS: Section =
-    Section { name: "limits", repeated: false, keys: &[&TCP_MEMORY, &SOURCE_CONNECTIONS] };
+    Section { name: "limits", repeated: false, keys: &[&TCP_MEMORY, &SOURCE_CONNECTIONS, &HELLO_SIZE] };
 
 pub(super) static GUARD: Section = Section {
     name: "guard",

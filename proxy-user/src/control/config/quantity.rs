@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use proxy_common::hello::MaxHello;
+
 use super::report::{Fault, quote};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -17,7 +19,10 @@ pub(super) const HOLD: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 const IDLE_MIN: Duration = Duration::from_secs(1);
 
 /// Bounds of a budget of memory, in bytes.
-const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
+pub(super) const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
+
+/// Bounds of the size of a hello, in bytes.
+pub(super) const HELLO: RangeInclusive<u64> = MaxHello::MIN.body() as u64..=MaxHello::MAX.body() as u64;
 
 /// A whole number and its unit, within `bounds`.
 pub(super) fn duration(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, Fault> {
@@ -70,7 +75,7 @@ pub(super) fn idle(text: &str) -> Result<Duration, Fault> {
 }
 
 /// A size in memory, within bounds: a whole number and its unit.
-pub(super) fn memory(text: &str) -> Result<u64, Fault> {
+pub(super) fn size(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, Fault> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
     let shift = match unit {
@@ -80,19 +85,22 @@ pub(super) fn memory(text: &str) -> Result<u64, Fault> {
         _ => 0,
     };
     if number.is_empty() || shift == 0 {
-        let example = meant_size(text)
-            .map_or_else(|| "for example \"512MiB\"".to_owned(), |meant| format!("here \"{meant}\""));
+        let example = meant_size(text).map_or_else(
+            || format!("for example \"{}\"", written(*bounds.start())),
+            |meant| format!("here \"{meant}\""),
+        );
         return Err(Fault::new(
             format!("{} is not a size", quote(text)),
             format!("write a whole number and KiB, MiB or GiB, {example}"),
         ));
     }
     let bytes = number.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(1 << shift);
-    if MEMORY.contains(&bytes) {
+    if bounds.contains(&bytes) {
         return Ok(bytes);
     }
-    let side = if bytes > *MEMORY.end() { "large" } else { "small" };
-    Err(Fault::new(format!("{} is too {side}", quote(text)), "write \"1MiB\" to \"1024GiB\""))
+    let side = if bytes > *bounds.end() { "large" } else { "small" };
+    let [least, most] = [bounds.start(), bounds.end()].map(|bytes| written(*bytes));
+    Err(Fault::new(format!("{} is too {side}", quote(text)), format!("write \"{least}\" to \"{most}\"")))
 }
 
 /// A range of ports, of which none is one that anybody may listen on.
@@ -136,6 +144,13 @@ fn meant_duration(text: &str) -> Option<(u128, String)> {
         .into_iter()
         .find(|(scale, _)| ms % scale == 0)?;
     Some((u128::from(ms), format!("{}{unit}", ms / scale)))
+}
+
+/// A size as it is written, in the largest unit up to 1023 of the next one.
+fn written(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let (shift, unit) = units.into_iter().find(|(shift, _)| bytes >> shift > 0).unwrap_or((10, "KiB"));
+    format!("{}{unit}", bytes >> shift)
 }
 
 /// The size that a text in another notation means, as `512MB`, `512M` or `1.5 GiB`.

@@ -107,6 +107,7 @@ pub(super) struct Timeouts {
 pub(super) struct Limits {
     pub(super) tcp_memory: Field<String>,
     pub(super) source_connections: Field<i64>,
+    pub(super) hello_size: Field<String>,
 }
 
 /// Reads the whole document and reports everything that is not of the known shape.
@@ -155,6 +156,7 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
         limits: single(document, &keys::LIMITS, report, |table| Limits {
             tcp_memory: table.string(&keys::TCP_MEMORY),
             source_connections: table.number(&keys::SOURCE_CONNECTIONS),
+            hello_size: table.string(&keys::HELLO_SIZE),
         }),
         guard: single(document, &keys::GUARD, report, super::guard::read),
         packet: single(document, &keys::PACKET, report, super::packet::read),

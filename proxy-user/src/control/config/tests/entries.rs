@@ -193,10 +193,20 @@ fn a_size_has_a_unit_of_the_powers_of_two() {
         assert_section_error(
             &format!("[limits]\ntcp_memory = §'{text}'"),
             &format!(
-                "\"{text}\" is not a size; write a whole number and KiB, MiB or GiB, for example \"512MiB\""
+                "\"{text}\" is not a size; write a whole number and KiB, MiB or GiB, for example \"1MiB\""
             ),
         );
     }
+    let bounds = "write \"1MiB\" to \"1024GiB\"";
+    assert_section_error("[limits]\ntcp_memory = §'1023KiB'", &format!("\"1023KiB\" is too small; {bounds}"));
+    assert_section_error("[limits]\ntcp_memory = §'1025GiB'", &format!("\"1025GiB\" is too large; {bounds}"));
+    let bounds = "write \"4KiB\" to \"64KiB\"";
+    assert_section_error("[limits]\nhello_size = §'3KiB'", &format!("\"3KiB\" is too small; {bounds}"));
+    assert_section_error("[limits]\nhello_size = §'65KiB'", &format!("\"65KiB\" is too large; {bounds}"));
+    assert_section_error(
+        "[limits]\nhello_size = §'99999999999999999999GiB'",
+        &format!("\"99999999999999999999GiB\" is too large; {bounds}"),
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use proxy_common::hello::HostName;
+use proxy_common::hello::{HostName, MaxHello};
 use proxy_common::plan::{Choice, Datapath};
 
 use super::super::DEFAULT;
@@ -88,7 +88,7 @@ fn the_default_is_what_the_reference_says() {
     let seconds = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain, timeouts.keepalive];
     assert_eq!(seconds.map(|timeout| timeout.as_secs()), [10, 5, 60, 30, 65]);
     assert_eq!((timeouts.idle, snapshot.limits.tcp_memory), (Duration::ZERO, None));
-    assert_eq!(snapshot.limits.source_connections, 0);
+    assert_eq!((snapshot.limits.source_connections, snapshot.limits.hello_size), (0, MaxHello::DEFAULT));
 }
 
 /// Every key that is commented out in the default shows its default value, and is valid when taken in.
@@ -157,7 +157,7 @@ fn every_key_arrives() {
          datapath = 'copy'\nhold = '0s'\n\
          [admin]\nsocket = ''\nhttp = ''\n\
          [timeouts]\nhello = '1ms'\nconnect = '2s'\nhalf_close = '3m'\ndrain = '24h'\nkeepalive = '30s'\nidle = '1s'\n\
-         [limits]\ntcp_memory = '3MiB'\nsource_connections = 7\n\
+         [limits]\ntcp_memory = '3MiB'\nsource_connections = 7\nhello_size = '64KiB'\n\
          [packet]\nafter = '0s'\nports = '2000-2001'\npins = '/p'\njournal = '/j'\n\
          sources = ['192.0.2.1', '2001:db8::1']\nattach = 'clsact'\n",
     );
@@ -176,7 +176,7 @@ fn every_key_arrives() {
     let all = [timeouts.hello, timeouts.connect, timeouts.half_close, timeouts.drain, timeouts.keepalive];
     assert_eq!(all.map(|timeout| timeout.as_millis()), [1, 2_000, 180_000, 86_400_000, 30_000]);
     assert_eq!((timeouts.idle, snapshot.limits.tcp_memory), (Duration::from_secs(1), Some(3 << 20)));
-    assert_eq!(snapshot.limits.source_connections, 7);
+    assert_eq!((snapshot.limits.source_connections, snapshot.limits.hello_size), (7, MaxHello::MAX));
     let packet = snapshot.packet;
     assert_eq!((packet.after, packet.ports), (Duration::ZERO, 2000..=2001));
     let sources: Vec<_> = packet.sources.iter().map(ToString::to_string).collect();
