@@ -217,6 +217,8 @@ fn wants_local(snapshot: &Snapshot) -> bool {
     let here = |server: &Server| match server {
         Server::Address(address) => sys::is_own_address(address.ip()),
         Server::Name { .. } => true,
+        // Reached over its link.
+        Server::LinkLocal { .. } => false,
     };
     snapshot.upstreams.iter().any(|upstream| match upstream.datapath {
         Choice::Only(Datapath::Local) => true,

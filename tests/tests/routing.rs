@@ -1,11 +1,11 @@
 //! Which connection goes to which server, seen by the server's certificate or by the bytes that arrive there.
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
-use harness::daemon::{Config, Daemon};
+use harness::daemon::{Config, Daemon, Launch};
 use harness::hello::{Hello, UNRECOGNIZED_NAME};
 use harness::keyed;
 use harness::netns::{BACKEND_IPV6, EDGE_IPV6, Topology, backend, edge};
@@ -13,7 +13,7 @@ use harness::peers::agent::{Agent, Work};
 use harness::peers::backend::{Backend, Echo};
 use harness::peers::polling::Polling;
 use harness::peers::programs::{OpensslServer, curl, openssl_certificate};
-use harness::peers::raw::{Ending, RawListener, expect_ending, finish};
+use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::peers::tls::{self, Identity};
 use harness::peers::web::{PAGE, fetch_keyed, fetch_page, upload};
 use harness::site::{POLLING_NAME, POLLING_PORT, RawSite, SHARED_PORT, Site, WEB_NAME, config};
@@ -201,5 +201,44 @@ fn openssl_can_be_the_server() -> Result<()> {
         assert_eq!(&answer, expected, "{name}");
     }
     assert!(connect("openssl.test", &rustls).is_err(), "the pin of another server was accepted");
+    daemon.stop()
+}
+
+/// The address means something on one link only. The interface may come after the daemon, and come again with another number.
+#[test]
+fn a_link_local_server_is_reached_by_its_interface() -> Result<()> {
+    const PORT: u16 = 7443;
+    let net = Topology::create()?;
+    let server = RawListener::bind(&net.backend, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT))?;
+    let config = Config::new()
+        .listen_to("tls", "[::]:443", "far")
+        .upstream("far", format!("[fe80::77%late]:{PORT}"))
+        .hold("60s");
+    let daemon = Launch::new()?.start(&net.edge, &config)?;
+    for _ in 0..2 {
+        let (metric, failures) =
+            ("snisplice_upstream_connect_failures_total", [("upstream", "far"), ("reason", "resolve")]);
+        let before = daemon.metrics()?.sum(metric, &failures);
+        let mut client = net.client.connect(edge(SHARED_PORT))?;
+        // There is no such interface, as yet or any more.
+        daemon.wait_for_metric(metric, &failures, before + 1.0)?;
+        let peer = net.backend.name();
+        net.edge.ip_batch(&format!(
+            "link add late type veth peer name late netns {peer}\nlink set late up\n\
+             address add fe80::78/64 dev late nodad\n"
+        ))?;
+        net.backend.ip_batch("link set late up\naddress add fe80::77/64 dev late nodad\n")?;
+        let mut upstream = server.accept()?;
+        transfer(&mut client, &mut upstream, 1, 100_000)?;
+        transfer(&mut upstream, &mut client, 2, 100_000)?;
+        let record = client.local_addr()?;
+        drop((client, upstream));
+        let access = daemon.wait_for_access(record)?;
+        assert!(
+            access.server.as_deref().is_some_and(|server| server.starts_with("[fe80::77%")),
+            "{access:?}"
+        );
+        net.edge.ip_batch("link del late\n")?;
+    }
     daemon.stop()
 }

@@ -1,7 +1,7 @@
 //! Connecting to an upstream: its servers in turn, and again after a pause while the client can be held.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
@@ -78,10 +78,12 @@ async fn pass(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Fail
     let Wanted { carriers, upstream, follows, .. } = *wanted;
     let hub = &carriers.hub;
     let road = carriers.road.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
-    let call = Call { follows, road: road.map(|road| (road, client)) };
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
     for server in &upstream.servers {
         let attempt = Instant::now();
+        // What the packet datapath knows of an address does not say on which link it is.
+        let road = road.filter(|_| !matches!(server, Server::LinkLocal { .. }));
+        let call = Call { follows, road: road.map(|road| (road, client)) };
         match one(server, call, hub.snapshot.timeouts.connect, upstream.hold).await {
             Ok(stream) => {
                 hub.meters.connected(attempt.elapsed());
@@ -179,6 +181,10 @@ fn fresh(address: SocketAddr, follows: bool) -> io::Result<TcpSocket> {
 async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
     match server {
         Server::Address(address) => Ok(vec![*address]),
+        Server::LinkLocal { ip, interface, port } => {
+            let scope = sys::interface_number(interface)?;
+            Ok(vec![SocketAddrV6::new(*ip, *port, 0, scope).into()])
+        }
         Server::Name { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
     }
 }

@@ -1,7 +1,7 @@
 //! The interfaces of this network namespace and their addresses, and when they change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -45,6 +45,15 @@ pub(crate) fn interfaces() -> io::Result<Interfaces> {
     // SAFETY: the list came from getifaddrs, and nothing refers to it any more.
     unsafe { libc::freeifaddrs(head) };
     Ok(found)
+}
+
+/// The number of the interface with this name, or of this number. It may be another one when the interface has gone and come.
+pub(crate) fn interface_number(name: &str) -> io::Result<u32> {
+    let absent = || io::Error::new(io::ErrorKind::NotFound, format!("this host has no interface {name}"));
+    let text = CString::new(name).map_err(|_| absent())?;
+    // SAFETY: the name is a C string that lives as long as the call.
+    let number = unsafe { libc::if_nametoindex(text.as_ptr()) };
+    if number != 0 { Ok(number) } else { name.parse().map_err(|_| absent()) }
 }
 
 fn address(entry: &libc::ifaddrs) -> Option<IpAddr> {
@@ -142,5 +151,15 @@ mod tests {
         let found = interfaces().unwrap();
         assert!(found.links.get("lo").is_some_and(|number| *number > 0), "{found:?}");
         Changes::watch().unwrap().take();
+    }
+
+    #[test]
+    fn an_interface_has_a_number() {
+        let number = interface_number("lo").unwrap();
+        assert_eq!(interface_number(&number.to_string()).unwrap(), number);
+        for absent in ["absent0", "l\0o", ""] {
+            let error = interface_number(absent).unwrap_err().to_string();
+            assert_eq!(error, format!("this host has no interface {absent}"));
+        }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) use conntrack::untrack;
 pub(crate) use epoll::Poller;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
 pub(crate) use grace::wait_for_packets;
-pub(crate) use interfaces::{Changes, Interfaces, interfaces};
+pub(crate) use interfaces::{Changes, Interfaces, interface_number, interfaces};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::report::{Fault, quote};
+use super::value;
 use crate::hub::snapshot::Server;
 
 /// Longest host name and longest label of one (RFC 1035, section 2.3.4), in bytes.
@@ -11,6 +12,15 @@ const MAX_LABEL: usize = 63;
 
 /// Where to listen: an address, not a name, and a port that is not 0. An IPv4 address in IPv6 form is one of IPv4.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, Fault> {
+    let link_local = |port: u16| {
+        Fault::new(
+            format!("{} is a link-local address, which cannot be listened on by itself", quote(text)),
+            format!("write \"[::]:{port}\", which takes connections to it as well"),
+        )
+    };
+    if let Some(scoped) = Scoped::read(text) {
+        return Err(link_local(scoped.port));
+    }
     let address: SocketAddr = text.parse().map_err(|_| {
         let form = wrong_form(text).unwrap_or_else(|| match text.rsplit_once(':') {
             Some(("" | "*", _)) => "write [::] before the port to listen on every address".to_owned(),
@@ -22,7 +32,44 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, Fault> {
         )
     })?;
     port(text, address.port())?;
+    if is_link_local(address.ip()) {
+        return Err(link_local(address.port()));
+    }
     Ok(canonical(address))
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// `[fe80::1%eth0]:443`: an address, the interface that it is to be reached by, and a port.
+struct Scoped<'t> {
+    ip: Ipv6Addr,
+    interface: &'t str,
+    port: u16,
+}
+
+impl<'t> Scoped<'t> {
+    fn read(text: &'t str) -> Option<Self> {
+        let (inner, port) = text.strip_prefix('[')?.rsplit_once("]:")?;
+        let (ip, interface) = inner.split_once('%')?;
+        Some(Self { ip: ip.parse().ok()?, interface, port: read_port(port)? })
+    }
+
+    fn server(&self, text: &str) -> Result<Server, Fault> {
+        let Self { ip, interface, port: number } = *self;
+        if !ip.is_unicast_link_local() {
+            return Err(Fault::new(
+                format!(
+                    "{} names an interface, which only a link-local address (fe80::/10) needs",
+                    quote(text)
+                ),
+                format!("write \"[{ip}]:{number}\""),
+            ));
+        }
+        port(text, number)?;
+        Ok(Server::LinkLocal { ip, interface: value::interface(interface)?, port: number })
+    }
 }
 
 /// Advice and an example, where the advice does not give one.
@@ -37,8 +84,17 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// Where to connect to: `IP:port` or `host:port`. By IPv4 where it is IPv4 in IPv6 form, as its packets say.
 pub(super) fn server(text: &str) -> Result<Server, Fault> {
+    if let Some(scoped) = Scoped::read(text) {
+        return scoped.server(text);
+    }
     if let Ok(address) = text.parse::<SocketAddr>() {
         port(text, address.port())?;
+        if is_link_local(address.ip()) {
+            return Err(Fault::new(
+                format!("{} is a link-local address, and does not say on which interface", quote(text)),
+                format!("add it, such as \"[{}%eth0]:{}\"", address.ip(), address.port()),
+            ));
+        }
         return Ok(Server::Address(canonical(address)));
     }
     let not_a_server = |way_out: &str| {

@@ -67,7 +67,7 @@ fn looks_like_polling(checked: &Checked, places: &Places) -> bool {
 fn port_of(server: &Server) -> u16 {
     match server {
         Server::Address(address) => address.port(),
-        Server::Name { port, .. } => *port,
+        Server::Name { port, .. } | Server::LinkLocal { port, .. } => *port,
     }
 }
 

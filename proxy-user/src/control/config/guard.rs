@@ -15,9 +15,6 @@ use super::table::Table;
 use super::{quantity, value};
 use crate::hub::snapshot::Guard;
 
-/// Longest name of an interface (`IFNAMSIZ` with its closing zero).
-const MAX_INTERFACE: usize = 15;
-
 const RATE: RangeInclusive<u32> = 0..=100_000_000;
 const BURST: RangeInclusive<u32> = 1..=1_000_000;
 const PERCENT: RangeInclusive<u32> = 0..=90;
@@ -76,7 +73,7 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Raw {
 }
 
 pub(super) fn check(entry: &Raw, names: &UpstreamNames<'_>, report: &mut Report<'_>) -> Guard {
-    let interfaces = list(entry.interfaces.items(), interface, report);
+    let interfaces = list(entry.interfaces.items(), value::interface, report);
     twice(&interfaces, report);
     let protect: Vec<_> = entry.protect.items().iter().filter_map(|name| names.find(name, report)).collect();
     Guard {
@@ -116,19 +113,6 @@ fn text<T>(
 
 fn bits(number: u32) -> u8 {
     u8::try_from(number).unwrap_or(u8::MAX)
-}
-
-fn interface(text: &str) -> Result<Arc<str>, Fault> {
-    let good = (1..=MAX_INTERFACE).contains(&text.len())
-        && text.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'/' | b':' | b'"' | b'\\'))
-        && !matches!(text, "." | "..");
-    if good {
-        return Ok(Arc::from(text));
-    }
-    Err(Fault::new(
-        format!("{} is not the name of an interface", quote(text)),
-        "write one that `ip link` shows, such as \"eth0\"",
-    ))
 }
 
 fn twice(interfaces: &[At<Arc<str>>], report: &mut Report<'_>) {

@@ -205,7 +205,7 @@ fn no_loops(bound: &Bound, servers: &[At<Server>], report: &mut Report<'_>) {
                 let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 loopback.into_iter().find_map(|ip| taken_by(bound, SocketAddr::new(ip, *port)))
             }
-            Server::Name { .. } => None,
+            Server::Name { .. } | Server::LinkLocal { .. } => None,
         };
         if let Some((address, at)) = looped {
             report.fault(server.at, |text| {

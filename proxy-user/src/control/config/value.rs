@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use proxy_common::plan::{Choice, Datapath};
@@ -17,6 +18,9 @@ const MAX_NAME: usize = 63;
 /// Longest path of a Unix socket: `sun_path` with its closing zero (unix(7)), in bytes.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// Longest name of an interface (`IFNAMSIZ` with its closing zero).
+const MAX_INTERFACE: usize = 15;
+
 /// `[a-z0-9][a-z0-9_-]{0,62}`
 pub(super) fn name(text: &str) -> Result<&str, Fault> {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -29,6 +33,20 @@ pub(super) fn name(text: &str) -> Result<&str, Fault> {
     Err(Fault::new(
         format!("{} is not a name", quote(text)),
         "use 1 to 63 of a-z, 0-9, '-' and '_', and begin with a letter or digit",
+    ))
+}
+
+/// The name of an interface, which need not be there.
+pub(super) fn interface(text: &str) -> Result<Arc<str>, Fault> {
+    let good = (1..=MAX_INTERFACE).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_graphic() && !matches!(c, b'/' | b':' | b'"' | b'\\'))
+        && !matches!(text, "." | "..");
+    if good {
+        return Ok(Arc::from(text));
+    }
+    Err(Fault::new(
+        format!("{} is not the name of an interface", quote(text)),
+        "write one that `ip link` shows, such as \"eth0\"",
     ))
 }
 

@@ -104,6 +104,37 @@ fn a_server_is_an_ip_or_a_host_and_a_port() {
 }
 
 #[test]
+fn a_link_local_server_has_an_interface() {
+    assert_upstream_error(
+        "servers = ['[fe80::1%eth0]:1', '[fe80::1%2]:1', §'[fe80::1]:8443']",
+        "\"[fe80::1]:8443\" is a link-local address, and does not say on which interface; add it, such as \
+         \"[fe80::1%eth0]:8443\"",
+    );
+    assert_upstream_error(
+        "servers = §'[2001:db8::1%eth0]:8443'",
+        "\"[2001:db8::1%eth0]:8443\" names an interface, which only a link-local address (fe80::/10) needs; write \
+         \"[2001:db8::1]:8443\"",
+    );
+    assert_upstream_error(
+        "servers = §'[fe80::1%a/b]:8443'",
+        "\"a/b\" is not the name of an interface; write one that `ip link` shows, such as \"eth0\"",
+    );
+    assert_upstream_error(
+        "servers = §'[fe80::1%eth0]:0'",
+        "port 0 in \"[fe80::1%eth0]:0\" is not a port; write a port from 1 to 65535",
+    );
+    for address in ["[fe80::1]:443", "[fe80::1%eth0]:443"] {
+        assert_listen_error(
+            &format!("name = 'a'\naddress = §'{address}'"),
+            &format!(
+                "\"{address}\" is a link-local address, which cannot be listened on by itself; write \"[::]:443\", which \
+                 takes connections to it as well"
+            ),
+        );
+    }
+}
+
+#[test]
 fn a_datapath_is_one_that_this_version_has() {
     assert_upstream_error(
         "servers = 'a:1'\ndatapath = §'sokmap'",

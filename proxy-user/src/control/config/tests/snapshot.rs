@@ -147,6 +147,22 @@ fn a_server_by_ipv4_is_one_however_it_is_written() {
 }
 
 #[test]
+fn an_address_of_ipv4_is_listened_on_as_one() {
+    let text = DEFAULT.replace("[::]:443", "[::ffff:127.0.0.1]:443");
+    assert_eq!(good(&text).listeners[0].addresses, [address("127.0.0.1:443")]);
+    let text = DEFAULT.replace("\"127.0.0.1:10944\"", "\"[::ffff:127.0.0.1]:10944\"");
+    assert_eq!(good(&text).admin.http, Some(address("127.0.0.1:10944")));
+}
+
+#[test]
+fn a_link_local_server_keeps_its_interface() {
+    let text = DEFAULT.replace("127.0.0.1:8443", "[fe80::0:1%eth0.7]:8443");
+    let server = &good(&text).upstreams[1].servers[0];
+    assert_eq!(server.to_string(), "[fe80::1%eth0.7]:8443");
+    assert!(matches!(server, Server::LinkLocal { port: 8443, .. }));
+}
+
+#[test]
 fn every_key_arrives() {
     let snapshot = good(
         "[[listen]]\nname = 'a'\naddress = ['192.0.2.1:443', '[2001:db8::1]:443']\nto = 'u'\n\
