@@ -10,7 +10,7 @@ use proxy_common::plan::{Choice, Datapath};
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, Signals, doctor, events, guard, logs, paths};
-use crate::datapath::packet::Road;
+use crate::datapath::packet::{self, Road};
 use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room};
@@ -171,21 +171,26 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
     Kernel { sockmap: probed.sockmap, caution: probed.caution, local: probed.local, packet }
 }
 
-/// The packet datapath, if an upstream names it. Must run inside the runtime.
+/// The packet datapath, if an upstream may use it, or an earlier daemon has left connections. Must run inside the runtime.
 fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
-    if !hub.snapshot.wants_packet() {
-        return None;
-    }
-    let road = Road::open(hub, &hub.snapshot.packet);
+    let is_wanted = hub.snapshot.wants_packet();
+    let road = if is_wanted { Road::open(hub, &hub.snapshot.packet) } else { packet::open_left(hub)? };
     match &road {
         Ok(road) => {
-            tracing::info!("packet datapath is ready");
+            if is_wanted {
+                tracing::info!("packet datapath is ready");
+            }
             let (road, hub) = (Arc::clone(road), Arc::clone(hub));
             tokio::spawn(essential("signs of life", Arc::clone(&hub), Arc::clone(&road).tend()));
             tokio::spawn(essential("routes", Arc::clone(&hub), Arc::clone(&road).follow()));
             tokio::spawn(essential("flows without sockets", Arc::clone(&hub), road.watch(hub)));
         }
-        Err(reason) => tracing::warn!(%reason, "packet datapath unavailable: connections keep their sockets"),
+        Err(reason) if is_wanted => {
+            tracing::warn!(%reason, "packet datapath unavailable: connections keep their sockets");
+        }
+        Err(reason) => {
+            tracing::warn!(%reason, "the offloaded connections of an earlier snisplice are not looked after");
+        }
     }
     Some(road)
 }
@@ -200,6 +205,12 @@ fn leave(hub: &Hub, road: &Road, release: bool) {
         return;
     }
     let flows = road.abandon(hub);
+    if flows == 0 && !road.packet.takes_new {
+        // Nothing wants the programs any more.
+        if let Err(error) = road.packet.withdraw() {
+            tracing::warn!(%error, "what is pinned stays; `doctor --clean` removes it");
+        }
+    }
     if flows > 0 {
         tracing::info!(
             flows,

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::app;
 use crate::control::config::{Host, Loaded, Origin};
 use crate::control::guard::{self, command::Request};
-use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders, paths};
+use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders, paths, pinned};
 use crate::sys;
 
 #[derive(Parser)]
@@ -57,7 +57,7 @@ enum Command {
     },
     /// Say what this host can do, and what to change
     Doctor {
-        /// Remove what the packet datapath has pinned in this network namespace; its flows are reset
+        /// Remove what the packet datapath has pinned in this network namespace, whose flows are reset, and in those that are gone
         #[arg(long)]
         clean: bool,
         /// Where that is
@@ -221,7 +221,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Check { config, output } => check(&config, &output),
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),
-        Command::Doctor { clean: true, pins, .. } => print(doctor::clean(&pins)?),
+        Command::Doctor { clean: true, pins, .. } => print(pinned::clean(&pins)?),
         Command::Doctor { output, pins, .. } => {
             let report = doctor::examine(&pins);
             if output.json {

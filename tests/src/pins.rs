@@ -45,6 +45,24 @@ impl Pins {
         Ok(!self.path().read_dir()?.flatten().any(|entry| entry.path().is_dir()))
     }
 
+    /// The folders of daemons.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn folders(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.path().read_dir()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+    }
+
+    /// The folder of the one daemon.
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let mut all = self.folders()?;
+        ensure!(all.len() == 1, "{all:?}");
+        all.pop().context("no folder")
+    }
+
     /// The link of a program, at any interface.
     ///
     /// # Errors

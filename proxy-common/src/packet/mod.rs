@@ -11,6 +11,8 @@ pub mod craft;
 pub mod drain;
 #[cfg(feature = "std")]
 pub mod eligible;
+#[cfg(feature = "std")]
+pub mod folder;
 pub mod header;
 #[cfg(feature = "std")]
 pub mod life;

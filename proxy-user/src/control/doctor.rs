@@ -10,7 +10,7 @@ use std::path::Path;
 pub(crate) use self::ports::listener;
 pub(crate) use self::report::Report;
 use self::report::{Finding, Level};
-use super::{Exit, Failure, guard, paths};
+use super::{guard, paths, pinned};
 use crate::{kernel, sys};
 
 /// The port of the embedded default.
@@ -25,22 +25,9 @@ pub(crate) fn examine(pins: &Path) -> Report {
     let datapath = if sockmap.level == Level::Ok { "sockmap" } else { "copy" };
     let mut findings = capabilities();
     findings.extend([sockmap, local, guard(), port(), dual_stack(), open_files(), writers(pins)]);
+    let pinned = pinned::list(pins).into_iter();
+    findings.extend(pinned.map(|one| Finding::new("pins", one.found, one.remedy)));
     Report::new(sys::kernel().name, datapath, findings)
-}
-
-/// Removes what the packet datapath has pinned; says what that was.
-pub(crate) fn clean(pins: &Path) -> Result<String, Failure> {
-    match kernel::packet::clean(pins) {
-        Ok(Some(flows)) => Ok(format!("removed; {flows} flows without sockets are over\n")),
-        Ok(None) => Ok(format!("nothing is pinned at {} in this network namespace\n", pins.display())),
-        Err(error) => {
-            let exit = match error.kind() {
-                io::ErrorKind::PermissionDenied => Exit::Permission,
-                _ => Exit::System,
-            };
-            Err(Failure::new(exit, format_args!("cannot clean {}: {error}", pins.display())))
-        }
-    }
 }
 
 fn capabilities() -> Vec<Finding> {

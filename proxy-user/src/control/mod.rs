@@ -13,6 +13,7 @@ pub(crate) mod guard;
 pub(crate) mod logs;
 pub(crate) mod orders;
 pub(crate) mod paths;
+pub(crate) mod pinned;
 mod signals;
 
 pub(crate) use exit::{Exit, Failure};

@@ -6,12 +6,14 @@ mod clock;
 mod conntrack;
 mod epoll;
 mod file;
+mod filters;
 mod grace;
 mod interfaces;
 mod leg;
 mod listener;
 mod memory;
 mod moves;
+mod netns;
 mod process;
 mod program;
 mod raw;
@@ -30,12 +32,14 @@ pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use conntrack::untrack;
 pub(crate) use epoll::Poller;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
+pub(crate) use filters::filter_program;
 pub(crate) use grace::wait_for_packets;
 pub(crate) use interfaces::{Changes, Interfaces, interface_number, interfaces};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use moves::{Moves, News};
+pub(crate) use netns::{bpf_mounts, inhabited, namespace};
 pub(crate) use process::{capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
@@ -52,5 +56,5 @@ pub(crate) use tcp::{
     tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
-    attach_xdp, count_entries, link_interface, pin, pinned, update_link, wait_for_programs,
+    attach_xdp, count_entries, link_interface, link_program, pin, pinned, update_link, wait_for_programs,
 };

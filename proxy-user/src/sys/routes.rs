@@ -58,7 +58,7 @@ pub(crate) fn route(source: Option<IpAddr>, target: IpAddr) -> io::Result<Route>
 }
 
 /// For many questions.
-pub(crate) struct Router(Socket);
+pub(crate) struct Router(pub(super) Socket);
 
 impl Router {
     /// To the tables of the network namespace of this thread.
@@ -121,7 +121,7 @@ fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// The value of an attribute behind the first `from` bytes of a message.
-fn find(message: &[u8], from: usize, wanted: u16) -> Option<&[u8]> {
+pub(super) fn find(message: &[u8], from: usize, wanted: u16) -> Option<&[u8]> {
     let mut rest = message.get(from..)?;
     loop {
         let (length, behind) = rest.split_first_chunk()?;
@@ -136,7 +136,7 @@ fn find(message: &[u8], from: usize, wanted: u16) -> Option<&[u8]> {
 }
 
 /// One question; the body of the one answer.
-fn ask(mut socket: &Socket, kind: u16, body: &[u8], wanted: u16) -> io::Result<Vec<u8>> {
+pub(super) fn ask(mut socket: &Socket, kind: u16, body: &[u8], wanted: u16) -> io::Result<Vec<u8>> {
     let mut question = Vec::with_capacity(HEADER + body.len());
     question.extend(u32::try_from(HEADER + body.len()).map_err(io::Error::other)?.to_ne_bytes());
     question.extend(kind.to_ne_bytes());

@@ -62,13 +62,23 @@ pub(crate) fn update_link(link: &impl AsFd, program: &impl AsFd) -> io::Result<(
 
 /// The interface that a link is attached to. None: it is gone, or the link was detached.
 pub(crate) fn link_interface(link: &impl AsFd) -> io::Result<Option<u32>> {
-    // The head of `struct bpf_link_info`: type, id, program, padding, and for XDP the interface.
+    let [_, _, _, _, interface, ..] = link_info(link)?;
+    Ok((interface != 0).then_some(interface))
+}
+
+/// The id of the program of a link.
+pub(crate) fn link_program(link: &impl AsFd) -> io::Result<u32> {
+    let [_, _, program, ..] = link_info(link)?;
+    Ok(program)
+}
+
+/// The head of `struct bpf_link_info`: type, id, program, padding, and for links of XDP and tcx the interface.
+fn link_info(link: &impl AsFd) -> io::Result<[u32; 8]> {
     let mut info = [0_u32; 8];
     let [low, high] = halves(info.as_mut_ptr());
     let length = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     bpf(OBJ_GET_INFO, &mut [number(link)?, length, low, high])?;
-    let [_, _, _, _, interface, ..] = info;
-    Ok((interface != 0).then_some(interface))
+    Ok(info)
 }
 
 /// Gives a link a name in a BPF file system, which holds it from then on.

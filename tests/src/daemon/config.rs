@@ -55,6 +55,7 @@ pub struct Config {
     packet: Option<String>,
     packet_lines: String,
     age: Option<String>,
+    admin_port: Option<u16>,
 }
 
 impl Config {
@@ -156,13 +157,24 @@ impl Config {
     /// Says where flows without sockets are kept, and how old flows are when they leave theirs.
     #[must_use]
     pub fn packet(self, pins: &Pins, after: &str) -> Self {
-        let (path, journal) = (pins.path(), pins.journal());
+        self.packet_at(&pins.path(), &pins.journal(), after)
+    }
+
+    /// The same, in this folder of a BPF file system.
+    #[must_use]
+    pub fn packet_at(self, path: &Path, journal: &Path, after: &str) -> Self {
         let text = format!(
             "[packet]\nafter = \"{after}\"\npins = \"{}\"\njournal = \"{}\"\n\n",
             path.display(),
             journal.display()
         );
         Self { packet: Some(text), ..self }
+    }
+
+    /// Another admin port, for a second daemon in the same namespace.
+    #[must_use]
+    pub fn admin_port(self, port: u16) -> Self {
+        Self { admin_port: Some(port), ..self }
     }
 
     /// Says how old flows are when they leave their sockets, where they are kept being left to the start of the daemon.
@@ -216,6 +228,7 @@ impl Config {
             text += &format!("{}\n", self.packet_lines);
         }
         let socket = admin_socket.display();
-        text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{ADMIN_PORT}\"\n")
+        let port = self.admin_port.unwrap_or(ADMIN_PORT);
+        text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{port}\"\n")
     }
 }

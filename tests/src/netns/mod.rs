@@ -10,6 +10,7 @@ mod words;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -57,6 +58,14 @@ impl Namespace {
     /// The name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.0.0
+    }
+
+    /// The inode number, which the kernel gives to another namespace when this one is gone.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered.
+    pub fn inode(&self) -> Result<u64> {
+        self.enter(|| Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino()))
     }
 
     /// Runs `work` in a thread inside the namespace. The sockets that it opens stay in the namespace for ever, so

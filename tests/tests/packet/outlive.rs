@@ -17,11 +17,11 @@ use crate::wait_for_packets;
 const FLOWS: usize = 40;
 
 /// What a daemon is started with that is to outlive itself, or another one.
-fn config_with(pins: &Pins) -> Config {
+pub(crate) fn config_with(pins: &Pins) -> Config {
     config().datapath(Datapath::Packet).packet(pins, "0s")
 }
 
-fn begin(site: &RawSite, flows: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
+pub(crate) fn begin(site: &RawSite, flows: usize) -> Result<Vec<(TcpStream, TcpStream)>> {
     let mut all = (0..flows).map(|_| site.flow()).collect::<Result<Vec<_>>>()?;
     for (client, server) in &mut all {
         transfer(client, server, 1, 1000)?;

@@ -28,7 +28,7 @@ impl Collector for Readings {
         let room = &self.hub.room;
         let available = self.kernel.unavailable(&self.hub).is_none();
         let local = available && matches!(self.kernel.local, Some(Ok(_)));
-        let packet = self.kernel.packet().is_some();
+        let packet = self.kernel.packet().is_some_and(|packet| packet.takes_new);
         let gauges = [
             ("sockmap_available", "1 where splicing by sockmap works here", i64::from(available)),
             ("local_available", "1 where servers on this host can be captured", i64::from(local)),

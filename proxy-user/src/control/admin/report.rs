@@ -41,7 +41,8 @@ impl Kernel {
             Some(Ok(Local { noticed: Some(_) })) => Use::ByName,
             Some(Err(_)) | None => Use::Unavailable,
         };
-        Host { sockmap, local, packet: self.packet().is_some() }
+        let packet = self.packet().is_some_and(|packet| packet.takes_new);
+        Host { sockmap, local, packet }
     }
 
     /// What carries flows that have left their sockets.
@@ -51,6 +52,10 @@ impl Kernel {
 
     fn packet_status(&self) -> Availability {
         let reason = match &self.packet {
+            Some(Ok(packet)) if !packet.takes_new => Some(format!(
+                "not configured; connections that an earlier snisplice has offloaded are looked after (pins: {})",
+                packet.pins().display()
+            )),
             Some(Ok(_)) => None,
             Some(Err(reason)) => Some(reason.to_string()),
             None => Some("not configured (add a [packet] section)".to_owned()),

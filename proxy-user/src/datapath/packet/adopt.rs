@@ -1,6 +1,7 @@
 //! Flows that an earlier daemon has left without sockets.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use proxy_common::packet::seq::later;
 use proxy_common::plan::Datapath;
 
 use super::Road;
-use super::journal::Note;
+use super::journal::{Journal, Note};
 use super::lot::{Parked, source, target};
 use crate::hub::{Hub, Stage, Story};
 use crate::sys;
@@ -99,14 +100,15 @@ fn fit(one: &Entry, other: &Entry) -> bool {
 
 /// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was on its way out of its sockets
 /// has none any more: the stack resets it. What was on its way back goes on.
-pub(super) fn adopt(road: &Road, hub: &Hub) {
+/// `journal`: where the last daemon has written names, if that is known; else it is the one of the configuration.
+pub(super) fn adopt(road: &Road, hub: &Hub, journal: Option<&Path>) {
     // The kernel must not take the daemon for dead meanwhile: with many flows this takes a while.
-    road.tend_during(|| find(road, hub));
+    road.tend_during(|| find(road, hub, journal));
 }
 
-fn find(road: &Road, hub: &Hub) {
+fn find(road: &Road, hub: &Hub, journal: Option<&Path>) {
     let entries: HashMap<Key, Entry> = road.packet.entries().into_iter().collect();
-    let notes = road.lot.journal.load();
+    let notes = journal.map_or_else(|| road.lot.journal.load(), Journal::load_from);
     let (mut adopted, mut removed) = (Vec::new(), 0);
     for (key, entry) in &entries {
         let other = entry.other();

@@ -14,6 +14,7 @@ mod grace;
 mod homes;
 mod journal;
 mod leave;
+mod left;
 mod lot;
 mod plan;
 mod ports;
@@ -39,6 +40,7 @@ use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, Split, internal};
 use crate::hub::snapshot;
 use crate::hub::{Active, Bytes, Flow, Hub, Story};
+use crate::kernel::packet::Claim;
 use crate::kernel::{Packet, Unavailable};
 use crate::sys;
 
@@ -47,6 +49,7 @@ pub(crate) use self::clamp::Clamped;
 use self::grace::Grace;
 use self::homes::Homes;
 pub(crate) use self::homes::Returned;
+pub(crate) use self::left::open_left;
 use self::lot::Lot;
 use self::ports::{Ports, Reserved};
 use self::routes::Routes;
@@ -93,8 +96,21 @@ impl Road {
     /// Loads the programs, and finds the flows of an earlier daemon.
     pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
         let ports = Ports::new(config.ports.clone(), &config.sources)?;
+        let claim = Claim::make(&config.pins, &config.ports, &config.journal)?;
+        Self::begin(hub, config, ports, claim)
+    }
+
+    fn begin(
+        hub: &Hub,
+        config: &snapshot::Packet,
+        ports: Ports,
+        claim: Claim,
+    ) -> Result<Arc<Self>, Unavailable> {
         let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
-        let packet = Arc::new(Packet::open(&config.pins, config.attach)?);
+        let former = claim.journal.clone();
+        // The kernel does not know that they are in use.
+        claim.others.iter().for_each(|key| ports.take(lot::source(key), lot::target(key)));
+        let packet = Arc::new(Packet::open(claim, config.attach)?);
         let policy = Policy { age: config.after, bytes: BULKY };
         let road = Arc::new(Self {
             packet,
@@ -109,7 +125,7 @@ impl Road {
             is_closing: AtomicBool::new(false),
         });
         road.begin_to_tend(hub)?;
-        adopt::adopt(&road, hub);
+        adopt::adopt(&road, hub, former.as_deref());
         Ok(road)
     }
 

@@ -57,8 +57,13 @@ impl Ports {
                 ),
             });
         }
+        Ok(Self::of(range, sources))
+    }
+
+    /// No port of which is taken yet.
+    pub(super) fn of(range: RangeInclusive<u16>, sources: &[IpAddr]) -> Self {
         let taken = Mutex::new(Taken::new(range.clone()));
-        Ok(Self { range, sources: sources.to_vec(), next: AtomicU32::new(0), taken })
+        Self { range, sources: sources.to_vec(), next: AtomicU32::new(0), taken }
     }
 
     /// Binds `socket` to a port, and perhaps an address, by which no flow of ours goes to `server`. None: there is no such port.

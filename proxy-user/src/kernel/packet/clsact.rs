@@ -8,11 +8,11 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 
-use aya::programs::ProgramError;
 use aya::programs::tc::{
     NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
     qdisc_add_clsact,
 };
+use aya::programs::{ProgramError, ProgramInfo};
 
 use super::attach::{BOTH, Failed, Place};
 use super::pins;
@@ -21,6 +21,7 @@ use crate::sys;
 /// Filters of others may come before ours and behind. The numbers are ours for ever: a later version has to find them.
 const PRIORITY: u16 = 0x5b11;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
+const HANDLE_NUMBER: u32 = 1;
 
 /// Puts the program in the place of an earlier one, or where there is none.
 pub(super) fn attach(program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Failed> {
@@ -59,10 +60,27 @@ pub(super) fn remove(place: &Place<'_>) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Takes away the filter of which `pin` tells.
-pub(super) fn remove_pinned(pin: &Path) -> io::Result<()> {
-    let kind = BOTH.into_iter().find(|(name, _)| pins::is_filter_of(pin, name)).map(|(_, kind)| kind);
-    let (Some(kind), Some(device)) = (kind, pins::device_of(pin)) else { return Ok(()) };
+/// The direction of the filter of which `pin` tells.
+pub(super) fn kind_of(pin: &Path) -> Option<TcAttachType> {
+    BOTH.into_iter().find(|(name, _)| pins::is_filter_of(pin, name)).map(|(_, kind)| kind)
+}
+
+/// The id of the program of our filter at an interface of this network namespace. None: there is no such filter.
+pub(super) fn program_at(device: u32, kind: TcAttachType) -> io::Result<Option<u32>> {
+    sys::filter_program(device, matches!(kind, TcAttachType::Ingress), PRIORITY, HANDLE_NUMBER)
+}
+
+/// Takes away the filter of which `pin` tells. One of another network namespace, which is gone, went with its interface: what is there
+/// now is taken away only if it has the same program.
+pub(super) fn remove_pinned(pin: &Path, is_ours: bool) -> io::Result<()> {
+    let (Some(kind), Some(device)) = (kind_of(pin), pins::device_of(pin)) else { return Ok(()) };
+    let is_there = || {
+        let program = ProgramInfo::from_pin(pin).map_err(io::Error::other)?;
+        Ok::<_, io::Error>(program_at(device, kind)? == Some(program.id()))
+    };
+    if !is_ours && !is_there()? {
+        return Ok(());
+    }
     match sys::device(device) {
         Ok(found) => detach(&found.name, kind).map_err(io::Error::other),
         // It went with its interface.

@@ -3,7 +3,9 @@
 
 mod ageing;
 mod attach;
+mod claim;
 mod clsact;
+mod folder;
 mod handover;
 mod order;
 mod pins;
@@ -36,6 +38,8 @@ use super::Unavailable;
 use super::sockmap::{into_io, missing, offsets, take};
 use crate::sys;
 
+pub(crate) use claim::Claim;
+pub(crate) use folder::Folder;
 pub(crate) use handover::Armed;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_PACKET"));
@@ -58,6 +62,8 @@ pub(crate) struct Packet {
     devices: Mutex<Devices>,
     events: Mutex<Option<RingBuf<MapData>>>,
     pins: PathBuf,
+    /// Connections may leave their sockets; else those of an earlier daemon are looked after, and no others.
+    pub(crate) takes_new: bool,
     /// Locked: nobody else uses the pins.
     _only: std::fs::File,
 }
@@ -91,13 +97,10 @@ pub(crate) struct PacketCounters {
 }
 
 impl Packet {
-    /// Loads the programs, with the maps that are pinned below `pins` if there are any, and puts them in the place of those
+    /// Loads the programs, with the maps that are pinned in the folder if there are any, and puts them in the place of those
     /// that are attached.
-    pub(crate) fn open(pins: &Path, how: Attach) -> Result<Self, Unavailable> {
-        if let Some(denied) = Unavailable::missing_capabilities() {
-            return Err(denied);
-        }
-        let (pins, only) = pins::claim(pins)?;
+    pub(crate) fn open(claim: Claim, how: Attach) -> Result<Self, Unavailable> {
+        let Claim { path: pins, lock: only, takes_new, .. } = claim;
         pins::drop_other_layouts(&pins)?;
         let offsets = offsets(OFFSETS.iter())?;
         let mut loader = EbpfLoader::new();
@@ -134,8 +137,14 @@ impl Packet {
             devices: Mutex::new(devices),
             events: Mutex::new(Some(events)),
             pins,
+            takes_new,
             _only: only,
         })
+    }
+
+    /// The folder where maps and links are pinned.
+    pub(crate) fn pins(&self) -> &Path {
+        &self.pins
     }
 
     /// Keys of flows that have news. None: taken before.
@@ -145,7 +154,7 @@ impl Packet {
 
     /// Nothing of it outlives us: it ends with our descriptors, and with it what flows there still are.
     pub(crate) fn withdraw(&self) -> io::Result<()> {
-        pins::remove(&self.pins)
+        pins::remove(&self.pins, true)
     }
 
     /// Has the programs at the interface with this index, from now on.
@@ -284,9 +293,4 @@ fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn no_program(name: &str) -> Unavailable {
     missing(name)
-}
-
-/// Removes all that is pinned below `pins`, and with it the flows. Says how many flows there were.
-pub(crate) fn clean(pins: &Path) -> io::Result<Option<usize>> {
-    pins::clean(pins)
 }

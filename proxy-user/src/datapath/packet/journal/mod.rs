@@ -90,10 +90,15 @@ impl Journal {
 
     /// What an earlier daemon has written.
     pub(super) fn load(&self) -> HashMap<Words, Note> {
-        file::load(&self.path).unwrap_or_else(|error| {
+        Self::load_from(&self.path)
+    }
+
+    /// The same from another file.
+    pub(super) fn load_from(path: &Path) -> HashMap<Words, Note> {
+        file::load(path).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 tracing::warn!(
-                    journal = %self.path.display(), %error,
+                    journal = %path.display(), %error,
                     "the journal cannot be read: connections of the last daemon have no names"
                 );
             }

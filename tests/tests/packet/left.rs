@@ -1,0 +1,56 @@
+//! `[packet]` is taken out of the configuration while connections are offloaded.
+
+use anyhow::{Context as _, Result, ensure};
+use harness::command::{run, snisplice};
+use harness::daemon::{Datapath, Launch};
+use harness::deadline::{PATIENCE, wait_for};
+use harness::peers::raw::{Ending, expect_ending, finish, transfer};
+use harness::pins::Pins;
+use harness::site::{RawSite, config};
+
+use crate::outlive::{begin, config_with, kill};
+use crate::wait_for_packets;
+
+#[test]
+fn a_daemon_without_packet_looks_after_what_an_earlier_one_has_offloaded() -> Result<()> {
+    let pins = Pins::create()?;
+    let mut site = RawSite::start(&config_with(&pins))?;
+    let mut flows = begin(&site, 3)?;
+    kill(&mut site.daemon)?;
+    let mut doctor = site.net.edge.command(snisplice()?);
+    let said = run(doctor.args(["doctor", "--json", "--pins"]).arg(pins.path()), b"")?.success()?;
+    ensure!(said.contains("3 offloaded connections; they go on without a daemon"), "{said}");
+
+    site.daemon = Launch::new()?.start(&site.net.edge, &config().datapath(Datapath::Copy))?;
+    let warned = site.daemon.wait_for_log("an earlier snisplice has left offloaded connections")?;
+    ensure!(warned.contains("WARN") && warned.contains("\"connections\":3"), "{warned}");
+    ensure!(warned.contains(&*pins.path().to_string_lossy()), "{warned}");
+    wait_for_packets(&site.daemon, 3)?;
+    ensure!(site.daemon.flows()?.iter().all(|flow| flow.sni.is_some()), "{:#?}", site.daemon.flows()?);
+    let status = site.daemon.status()?.datapaths.packet;
+    let reason = status.reason.unwrap_or_default();
+    ensure!(!status.available && reason.contains("not configured") && reason.contains("pins: "), "{reason}");
+
+    // One is ended by an order, one gets sockets again, and no connection joins them.
+    let (mut client, mut server) = flows.remove(0);
+    site.daemon.order("kill", &[site.daemon.id_of(client.local_addr()?)?])?;
+    expect_ending(&mut client, Ending::Reset)?;
+    expect_ending(&mut server, Ending::Reset)?;
+    let (client, server) = flows.first_mut().context("two are left")?;
+    site.daemon.order("demote", &[site.daemon.id_of(client.local_addr()?)?])?;
+    transfer(client, server, 2, 20_000)?;
+    flows.push(site.flow()?);
+    wait_for_packets(&site.daemon, 1)?;
+
+    // They end as ever, and nothing stays when the last one has.
+    for (mut client, mut server) in flows {
+        finish(&client)?;
+        expect_ending(&mut server, Ending::Eof)?;
+        finish(&server)?;
+        expect_ending(&mut client, Ending::Eof)?;
+        let access = site.daemon.wait_for_access(client.local_addr()?)?;
+        ensure!(access.reason == "eof", "{access:?}");
+    }
+    site.daemon.stop()?;
+    wait_for("the pins to be gone", PATIENCE, || pins.is_empty().ok()?.then_some(()))
+}

@@ -1,0 +1,139 @@
+//! Folders of pins belong to a network namespace: one that is gone leaves nothing to another one that has its number.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use harness::command::{run, snisplice};
+use harness::daemon::{Config, Launch};
+use harness::deadline::{PATIENCE, wait_for};
+use harness::netns::{Namespace, Topology};
+use harness::peers::raw::transfer;
+use harness::pins::Pins;
+use harness::site::RawSite;
+
+use crate::outlive::{begin, config_with, kill};
+use crate::wait_for_packets;
+
+fn doctor(edge: &Namespace, pins: &Pins, arguments: &[&str]) -> Result<String> {
+    let mut command = edge.command(snisplice()?);
+    command.arg("doctor").args(arguments).arg("--pins").arg(pins.path());
+    run(&mut command, b"")?.success()
+}
+
+/// The number of a namespace is given out again. The folder of the former one, as an earlier version named it, by the number alone,
+/// is not taken for the new one's; nor is one with another cookie.
+#[test]
+fn connections_of_a_namespace_that_is_gone_are_not_adopted_by_another_one_with_its_number() -> Result<()> {
+    let pins = Pins::create()?;
+    let mut former = RawSite::start(&config_with(&pins))?;
+    let _flows = begin(&former, 3)?;
+    kill(&mut former.daemon)?;
+    let left = pins.folder()?;
+    // What the kernel does sooner or later, done at once.
+    let net = Topology::create()?;
+    fs::rename(left, pins.path().join(net.edge.inode()?.to_string()))?;
+    let daemon = Launch::new()?.start(&net.edge, &config_with(&pins))?;
+    ensure!(daemon.flows()?.is_empty(), "{:#?}", daemon.flows()?);
+    daemon.wait_for_log("of a network namespace that is gone")?;
+    pins.folder()?;
+    daemon.stop()
+}
+
+/// An earlier version named its folder by the number alone.
+fn is_found_by_the_next_version(config: &Config, pins: &Pins) -> Result<()> {
+    let mut site = RawSite::start(config)?;
+    let mut flows = begin(&site, 2)?;
+    kill(&mut site.daemon)?;
+    let own = pins.folder()?;
+    fs::rename(&own, pins.path().join(site.net.edge.inode()?.to_string()))?;
+    site.daemon = Launch::new()?.start(&site.net.edge, config)?;
+    wait_for_packets(&site.daemon, 2)?;
+    ensure!(pins.folder()? == own, "{:?}", pins.folder()?);
+    for (client, server) in &mut flows {
+        transfer(client, server, 2, 20_000)?;
+        transfer(server, client, 3, 20_000)?;
+    }
+    ensure!(site.daemon.flows()?.iter().all(|flow| flow.sni.is_some()), "{:#?}", site.daemon.flows()?);
+    drop(flows);
+    site.daemon.stop()
+}
+
+#[test]
+fn a_folder_of_an_earlier_version_is_adopted_by_its_links() -> Result<()> {
+    let pins = Pins::create()?;
+    is_found_by_the_next_version(&config_with(&pins), &pins)
+}
+
+#[test]
+fn a_folder_of_an_earlier_version_is_adopted_by_its_filters() -> Result<()> {
+    let pins = Pins::create()?;
+    is_found_by_the_next_version(&config_with(&pins).packet_line("attach = \"clsact\""), &pins)
+}
+
+#[test]
+fn doctor_lists_what_a_namespace_that_is_gone_has_left_and_removes_it() -> Result<()> {
+    let pins = Pins::create()?;
+    let mut former = RawSite::start(&config_with(&pins))?;
+    let flows = begin(&former, 2)?;
+    kill(&mut former.daemon)?;
+    let net = Topology::create()?;
+    let said = doctor(&net.edge, &pins, &["--json"])?;
+    ensure!(said.contains("2 offloaded connections; of another network namespace"), "{said}");
+    let refused = doctor(&net.edge, &pins, &["--clean"])?;
+    ensure!(refused.contains("nothing is pinned"), "{refused}");
+    drop((flows, former));
+    // The kernel takes namespaces apart in its own time.
+    wait_for("the namespace to be gone", PATIENCE, || {
+        doctor(&net.edge, &pins, &["--json"]).ok()?.contains("a network namespace that is gone").then_some(())
+    })?;
+    let said = doctor(&net.edge, &pins, &["--clean"])?;
+    ensure!(said.contains("of a network namespace that is gone, with 2 flows"), "{said}");
+    ensure!(pins.is_empty()?, "something is still pinned");
+    Ok(())
+}
+
+/// `pins` is changed in the configuration while connections are offloaded.
+#[test]
+fn a_daemon_with_another_folder_for_pins_takes_over_what_is_pinned_in_the_former_one() -> Result<()> {
+    let pins = Pins::create()?;
+    let mut site = RawSite::start(&config_with(&pins))?;
+    let mut flows = begin(&site, 2)?;
+    kill(&mut site.daemon)?;
+    let (other, journal) = (pins.path().join("other"), pins.journal().with_extension("other"));
+    let config = harness::site::config().datapath(harness::daemon::Datapath::Packet);
+    let config = config.packet_at(&other, &journal, "0s");
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    wait_for_packets(&site.daemon, 2)?;
+    ensure!(pins.folder()? == other, "{:?}", pins.folders()?);
+    ensure!(site.daemon.flows()?.iter().all(|flow| flow.sni.is_some()), "{:#?}", site.daemon.flows()?);
+    for (client, server) in &mut flows {
+        transfer(client, server, 2, 20_000)?;
+    }
+    flows.push(site.flow()?);
+    wait_for_packets(&site.daemon, 3)?;
+    drop(flows);
+    site.daemon.stop()
+}
+
+/// Nothing can be renamed into another file system: the packet datapath is refused, and the connections go on.
+#[test]
+fn a_daemon_whose_pins_are_in_another_file_system_says_where_the_former_ones_are() -> Result<()> {
+    let (pins, others) = (Pins::create()?, Pins::create()?);
+    let mut site = RawSite::start(&config_with(&pins))?;
+    let mut flows = begin(&site, 2)?;
+    kill(&mut site.daemon)?;
+    site.daemon = Launch::new()?.start(&site.net.edge, &config_with(&others))?;
+    let reason = site.daemon.status()?.datapaths.packet.reason.unwrap_or_default();
+    let former = pins.folder()?;
+    ensure!(
+        reason.contains("2 offloaded connections") && reason.contains(&*former.to_string_lossy()),
+        "{reason}"
+    );
+    ensure!(reason.contains("doctor --clean --pins"), "{reason}");
+    for (client, server) in &mut flows {
+        transfer(client, server, 2, 20_000)?;
+    }
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    Ok(())
+}
