@@ -1,6 +1,7 @@
 //! Room for connections: descriptors are kept back for the admin endpoint, so that whoever opens many connections cannot
 //! take the last one.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
@@ -13,8 +14,15 @@ const PER_CONNECTION: u64 = 2;
 pub(crate) const PIPES: usize = 32;
 /// What a worker opens for itself: its runtime, its set of spliced sockets, its handles on maps, both ends of its pipes.
 const PER_WORKER: u64 = 10 + 2 * PIPES as u64;
-/// For the admin endpoint, name servers, and what the libraries open for a moment.
-const KEPT_BACK: u64 = 64;
+/// For name servers, and what the libraries open for a moment.
+const KEPT_BACK: u64 = 32;
+/// Connections to each of the two listeners of the admin endpoint: one in so many descriptors, within bounds.
+const ADMIN_SHARE: u64 = 32;
+const ADMIN: RangeInclusive<u64> = 4..=64;
+/// Those, and one that is refused, for both listeners.
+const fn for_admin(connections: u64) -> u64 {
+    2 * (connections + 1)
+}
 
 /// Accepting goes on when one connection in so many has gone, or there would be a pause for each.
 const SLACK: u64 = 16;
@@ -22,6 +30,7 @@ const SLACK: u64 = 16;
 /// How many connections there may be at a time, and whether so many are there.
 pub(crate) struct Room {
     limit: u64,
+    admin: u64,
     open: AtomicU64,
     full: watch::Sender<bool>,
     pub(crate) complaint: Complaint,
@@ -30,11 +39,14 @@ pub(crate) struct Room {
 impl Room {
     /// For a process that may open `files`, has opened `used` and is about to start `workers`. None: no limit.
     pub(crate) fn for_files(files: Option<u64>, used: u64, workers: u64) -> Self {
+        let admin = (files.unwrap_or(u64::MAX) / ADMIN_SHARE).clamp(*ADMIN.start(), *ADMIN.end());
         let limit = files.map_or(u64::MAX, |files| {
-            files.saturating_sub(used + workers * PER_WORKER + KEPT_BACK) / PER_CONNECTION
+            let others = used + workers * PER_WORKER + for_admin(admin) + KEPT_BACK;
+            files.saturating_sub(others) / PER_CONNECTION
         });
         Self {
             limit: limit.max(1),
+            admin,
             open: AtomicU64::new(0),
             full: watch::Sender::new(false),
             complaint: Complaint::default(),
@@ -44,6 +56,11 @@ impl Room {
     /// Most connections at a time.
     pub(crate) const fn limit(&self) -> u64 {
         self.limit
+    }
+
+    /// Most connections at a time to each listener of the admin endpoint.
+    pub(crate) fn admin(&self) -> usize {
+        usize::try_from(self.admin).unwrap_or(usize::MAX)
     }
 
     /// Whether new connections have to wait.
@@ -93,8 +110,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_admin_endpoint_has_a_share_within_bounds() {
+        let admin = |files| Room::for_files(files, 20, 2).admin();
+        assert_eq!([Some(16), Some(512), Some(1 << 20), None].map(admin), [4, 16, 64, 64]);
+    }
+
+    #[test]
     fn it_is_full_at_the_limit_and_until_there_is_some_slack() {
-        let room = Room::for_files(Some(20 + PER_WORKER + 64 + 2 * 32 + 1), 20, 1);
+        let room = Room::for_files(Some(20 + PER_WORKER + for_admin(7) + KEPT_BACK + 2 * 32 + 1), 20, 1);
+        assert_eq!(room.admin(), 7);
         assert_eq!(room.limit(), 32);
         let mut places: Vec<_> = (0..31).map(|_| room.take()).collect();
         assert!(!room.is_full());

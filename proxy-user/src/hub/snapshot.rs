@@ -120,6 +120,10 @@ pub(crate) struct Admin {
     pub(crate) socket: Option<PathBuf>,
     /// Read-only HTTP. None: not offered.
     pub(crate) http: Option<SocketAddr>,
+    /// Whether it may name clients.
+    pub(crate) http_clients: bool,
+    /// Names that it may be asked by, beside localhost and IP addresses.
+    pub(crate) hosts: Vec<String>,
 }
 
 /// `[limits]`.

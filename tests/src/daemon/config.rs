@@ -51,6 +51,7 @@ pub struct Config {
     hold: Option<String>,
     timeouts: String,
     limits: String,
+    admin: String,
     guard: String,
     packet: Option<String>,
     packet_lines: String,
@@ -148,6 +149,13 @@ impl Config {
         self
     }
 
+    /// Adds a line to what is said of the admin interface.
+    #[must_use]
+    pub fn admin_line(mut self, line: &str) -> Self {
+        self.admin += &format!("{line}\n");
+        self
+    }
+
     /// Adds a guard of one interface, with further lines of its section.
     #[must_use]
     pub fn guard(self, interface: &str, lines: &str) -> Self {
@@ -229,6 +237,6 @@ impl Config {
         }
         let socket = admin_socket.display();
         let port = self.admin_port.unwrap_or(ADMIN_PORT);
-        text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{port}\"\n")
+        text + &format!("[admin]\nsocket = \"{socket}\"\nhttp = \"127.0.0.1:{port}\"\n{}", self.admin)
     }
 }

@@ -1,6 +1,7 @@
 //! The daemon under test as a child process in the edge's namespace.
 
 mod api;
+mod classic;
 mod config;
 mod foreign;
 mod launch;
@@ -26,9 +27,13 @@ use crate::peers::http::{self, Response};
 use crate::pins::Pins;
 use crate::workdir::WorkDir;
 pub use api::{Access, Connections, DatapathState, Datapaths, Flow, Kernel, Listener, Packet, Status};
+pub use classic::check_classic;
 pub use config::{ADMIN_PORT, Config, Datapath};
 pub use launch::{Launch, WITHOUT_BPF};
 pub use metrics::Metrics;
+
+/// What asks for that format.
+const OPEN_METRICS: &str = "Accept: application/openmetrics-text; version=1.0.0\r\n";
 
 /// A running daemon. Dropping it kills it, and prints its log for the reader of a failed test.
 #[derive(Debug)]
@@ -96,8 +101,16 @@ impl Daemon {
     /// # Errors
     /// When it does not answer with HTTP.
     pub fn get_over_tcp(&self, path: &str) -> Result<Response> {
+        self.ask_over_tcp(&format!("127.0.0.1:{ADMIN_PORT}"), path, "")
+    }
+
+    /// The same by another name of the endpoint, and with further lines of headers.
+    ///
+    /// # Errors
+    /// When it does not answer with HTTP.
+    pub fn ask_over_tcp(&self, host: &str, path: &str, headers: &str) -> Result<Response> {
         let mut socket = self.edge.connect(SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)))?;
-        http::get(&mut socket, "snisplice", path)
+        http::get_with(&mut socket, host, path, headers)
     }
 
     fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -127,7 +140,10 @@ impl Daemon {
     /// # Errors
     /// When it does not answer in the OpenMetrics format.
     pub fn metrics(&self) -> Result<Metrics> {
-        let response = self.get("/metrics")?;
+        let mut socket =
+            UnixStream::connect(self.admin_socket()).context("connecting to the admin socket")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let response = http::get_with(&mut socket, "snisplice", "/metrics", OPEN_METRICS)?;
         ensure!(response.status == 200, "/metrics: {response:?}");
         response.body.parse()
     }

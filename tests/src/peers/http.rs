@@ -59,6 +59,8 @@ impl Head {
 pub struct Response {
     /// The status code.
     pub status: u16,
+    /// The content type; empty without one.
+    pub kind: String,
     /// The body as text.
     pub body: String,
 }
@@ -68,7 +70,16 @@ pub struct Response {
 /// # Errors
 /// When the connection fails or the answer is not HTTP.
 pub fn get(connection: &mut dyn Duplex, host: &str, path: &str) -> Result<Response> {
-    send_request(connection, "GET", host, path, 0)?;
+    get_with(connection, host, path, "")
+}
+
+/// The same with further lines of headers.
+///
+/// # Errors
+/// When the connection fails or the answer is not HTTP.
+pub fn get_with(connection: &mut dyn Duplex, host: &str, path: &str, headers: &str) -> Result<Response> {
+    connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").as_bytes())?;
+    connection.flush()?;
     read_response(connection)
 }
 
@@ -94,7 +105,31 @@ pub fn send_request(
 /// When the connection fails or the answer is not HTTP.
 pub fn read_response(connection: &mut dyn Duplex) -> Result<Response> {
     let Some(head) = Head::read(connection)? else { bail!("the server closed instead of answering") };
-    let mut body = vec![0; usize::try_from(head.content_length()?)?];
-    connection.read_exact(&mut body).context("reading the body of an answer")?;
-    Ok(Response { status: head.status()?, body: String::from_utf8(body)? })
+    let body = if head.header("transfer-encoding") == Some("chunked") {
+        read_chunks(connection)?
+    } else {
+        read_part(connection, usize::try_from(head.content_length()?)?)?
+    };
+    let kind = head.header("content-type").unwrap_or_default().to_owned();
+    Ok(Response { status: head.status()?, kind, body: String::from_utf8(body)? })
+}
+
+fn read_part(connection: &mut dyn Duplex, length: usize) -> Result<Vec<u8>> {
+    let mut part = vec![0; length];
+    connection.read_exact(&mut part).context("reading the body of an answer")?;
+    Ok(part)
+}
+
+/// A body in pieces (RFC 9112, section 7.1), without trailers.
+fn read_chunks(connection: &mut dyn Duplex) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = need_line(connection)?;
+        let length = usize::from_str_radix(&line, 16).with_context(|| format!("not a length: {line:?}"))?;
+        body.append(&mut read_part(connection, length)?);
+        ensure!(need_line(connection)?.is_empty(), "a piece of a body does not end as it says");
+        if length == 0 {
+            return Ok(body);
+        }
+    }
 }

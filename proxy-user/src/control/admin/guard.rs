@@ -22,9 +22,10 @@ use super::Admin;
 use crate::control::config;
 use crate::control::guard::{Guard, GuardReport, Listed};
 
-/// What may be read.
-pub(super) fn readable() -> Router<Arc<Admin>> {
-    Router::new().route("/api/v1/guard", get(async |State(admin): State<Arc<Admin>>| read(&admin)))
+/// What may be read. The list names clients.
+pub(super) fn readable(with_list: bool) -> Router<Arc<Admin>> {
+    let whole = async move |State(admin): State<Arc<Admin>>| read(&admin, with_list);
+    Router::new().route("/api/v1/guard", get(whole))
 }
 
 /// What may be done.
@@ -49,12 +50,13 @@ pub(super) fn writable() -> Router<Arc<Admin>> {
 struct Whole {
     #[serde(flatten)]
     report: GuardReport,
-    list: Vec<Listed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<Vec<Listed>>,
 }
 
-fn read(admin: &Admin) -> Response {
+fn read(admin: &Admin, with_list: bool) -> Response {
     change(admin, |guard| {
-        serde_json::to_value(Whole { report: guard.report(), list: guard.list() })
+        serde_json::to_value(Whole { report: guard.report(), list: with_list.then(|| guard.list()) })
             .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     })
 }

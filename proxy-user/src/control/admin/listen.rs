@@ -11,7 +11,8 @@ use std::sync::Arc;
 use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Admin, full_router, router};
+use super::serve::{self, Bounds};
+use super::{Admin, http_router, socket_router};
 use crate::hub::snapshot;
 use crate::sys;
 
@@ -134,18 +135,18 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 /// Serves until dropped.
 pub(crate) async fn serve(listeners: Listeners, admin: Arc<Admin>) -> io::Result<()> {
-    let (router, full) = (router(Arc::clone(&admin)), full_router(admin));
+    let (router, full) = (http_router(&admin), socket_router(Arc::clone(&admin)));
+    // Each has places of its own: whoever fills one does not keep the operator from the other.
+    let bounds = Bounds::of(admin.hub.room.admin());
     let http = async {
-        match listeners.http {
-            Some(listener) => axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await,
-            None => std::future::pending().await,
-        }
+        let Some(listener) = listeners.http else { return Ok(()) };
+        serve::serve(tokio::net::TcpListener::from_std(listener)?, router, bounds).await;
+        Ok(())
     };
     let socket = async {
-        match listeners.socket {
-            Some((listener, _file)) => axum::serve(tokio::net::UnixListener::from_std(listener)?, full).await,
-            None => std::future::pending().await,
-        }
+        let Some((listener, _file)) = listeners.socket else { return Ok(()) };
+        serve::serve(tokio::net::UnixListener::from_std(listener)?, full, bounds).await;
+        Ok(())
     };
     tokio::try_join!(http, socket).map(|_: ((), ())| ())
 }

@@ -1,19 +1,23 @@
-//! The admin endpoint: HTTP on a loopback address, where it is read-only, and on a Unix socket.
+//! The admin endpoint: HTTP on a loopback address, where it is read-only and names no client, and on a Unix socket.
 
+mod exposition;
+mod flows;
 mod guard;
+mod host;
 mod kernel;
 mod listen;
 mod orders;
 mod report;
+mod serve;
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -50,22 +54,37 @@ impl Admin {
     }
 }
 
-fn router(admin: Arc<Admin>) -> Router {
+/// What is offered to every user of this host.
+fn http_router(admin: &Arc<Admin>) -> Router {
+    let flows = if admin.hub.snapshot.admin.http_clients {
+        get(async |State(admin): State<Arc<Admin>>| flows::list(&admin))
+    } else {
+        get(async || flows::refuse())
+    };
+    common_router()
+        .route("/api/v1/flows", flows)
+        .merge(guard::readable(admin.hub.snapshot.admin.http_clients))
+        .layer(from_fn_with_state(Arc::clone(admin), host::check))
+        .with_state(Arc::clone(admin))
+}
+
+/// What is offered to those who may open the Unix socket.
+fn socket_router(admin: Arc<Admin>) -> Router {
+    common_router()
+        .route("/api/v1/flows", get(async |State(admin): State<Arc<Admin>>| flows::list(&admin)))
+        .merge(guard::readable(true))
+        .merge(guard::writable())
+        .merge(orders::writable())
+        .with_state(admin)
+}
+
+fn common_router() -> Router<Arc<Admin>> {
     Router::new()
         .route("/", get(index))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(async |State(admin): State<Arc<Admin>>| Json(report::status(&admin))))
-        .route("/api/v1/flows", get(async |State(admin): State<Arc<Admin>>| Json(report::flows(&admin))))
-        .merge(guard::readable())
-        .with_state(admin)
-}
-
-/// What is offered to those who may open the Unix socket.
-fn full_router(admin: Arc<Admin>) -> Router {
-    let writable = guard::writable().merge(orders::writable());
-    router(Arc::clone(&admin)).merge(writable.with_state(admin))
 }
 
 async fn index() -> &'static str {
@@ -83,15 +102,8 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
     // Flows live for weeks: their bytes must not wait for their end to be counted.
     report::count_live_bytes(&admin);
-    let mut text = String::new();
-    match encode(&mut text, &admin.registry) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+    exposition::answer(&headers, &admin.registry)
 }

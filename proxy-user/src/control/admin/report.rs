@@ -1,13 +1,12 @@
 //! What the endpoint says, as data.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proxy_common::abi::packet::Key;
-use proxy_common::plan::{Datapath, Host, Use};
+use proxy_common::plan::{Host, Use};
 use serde::Serialize;
 
 use super::Admin;
@@ -183,58 +182,6 @@ fn guard_status(guard: &Result<Arc<Guard>, Unavailable>) -> GuardStatus {
     }
 }
 
-#[derive(Serialize)]
-pub(super) struct FlowList {
-    flows: Vec<FlowStatus>,
-}
-
-#[derive(Serialize)]
-struct FlowStatus {
-    id: u64,
-    client: String,
-    listener: String,
-    sni: Option<Box<str>>,
-    route: String,
-    upstream: Option<String>,
-    server: Option<String>,
-    upstream_local: Option<String>,
-    datapath: Option<&'static str>,
-    phase: &'static str,
-    bytes_in: u64,
-    bytes_out: u64,
-    age_seconds: u64,
-    idle_seconds: u64,
-    /// Why it keeps its sockets, or cannot get any, as far as that was tried.
-    obstacle: Option<Cow<'static, str>>,
-}
-
-pub(super) fn flows(admin: &Admin) -> FlowList {
-    let flows = admin.hub.flows.list();
-    FlowList { flows: flows.iter().map(|flow| flow_status(flow, &admin.kernel)).collect() }
-}
-
-fn flow_status(flow: &Flow, kernel: &Kernel) -> FlowStatus {
-    let ([bytes_in, bytes_out], rested) = (carried(kernel, flow), rested(kernel, flow));
-    let facts = flow.facts();
-    FlowStatus {
-        id: flow.id,
-        client: flow.client.to_string(),
-        listener: flow.listener.to_string(),
-        sni: facts.sni.clone(),
-        route: facts.route.to_string(),
-        upstream: facts.upstream.as_deref().map(str::to_owned),
-        server: facts.server.map(|address| address.to_string()),
-        upstream_local: facts.upstream_local.map(|address| address.to_string()),
-        datapath: facts.datapath.map(Datapath::name),
-        phase: facts.stage.name(),
-        bytes_in,
-        bytes_out,
-        age_seconds: flow.accepted.elapsed().as_secs(),
-        idle_seconds: rested.as_secs(),
-        obstacle: facts.obstacle.clone(),
-    }
-}
-
 /// What the maps say of a flow that has no sockets.
 fn of_packet<T>(kernel: &Kernel, flow: &Flow, ask: impl Fn(&Packet, &[Key; 2]) -> Option<T>) -> Option<T> {
     let keys = flow.facts().keys?;
@@ -242,7 +189,7 @@ fn of_packet<T>(kernel: &Kernel, flow: &Flow, ask: impl Fn(&Packet, &[Key; 2]) -
 }
 
 /// For how long no byte of a live flow has moved, whoever carries them.
-fn rested(kernel: &Kernel, flow: &Flow) -> Duration {
+pub(super) fn rested(kernel: &Kernel, flow: &Flow) -> Duration {
     if of_packet(kernel, flow, Packet::bytes).is_some_and(|bytes| !flow.is_still_at(bytes)) {
         // The daemon has not looked at it since: its last packet brought some of these, as far as can be told.
         return of_packet(kernel, flow, Packet::rested).unwrap_or_default();
@@ -267,7 +214,7 @@ pub(super) fn count_live_bytes(admin: &Admin) {
 }
 
 /// Bytes of a live flow, whoever carries them; client to upstream first.
-fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
+pub(super) fn carried(kernel: &Kernel, flow: &Flow) -> Bytes {
     if let Some(bytes) = of_packet(kernel, flow, Packet::bytes) {
         return bytes;
     }

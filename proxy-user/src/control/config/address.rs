@@ -180,6 +180,17 @@ fn is_host(host: &str) -> bool {
     labels.len() <= MAX_HOST && labels.split('.').all(good) && !last.bytes().all(|c| c.is_ascii_digit())
 }
 
+/// A name that the read-only HTTP may be asked by, without a final dot.
+pub(super) fn own_host(text: &str) -> Result<String, Fault> {
+    if !is_host(text) {
+        return Err(Fault::new(
+            format!("{} is not a host name", quote(text)),
+            "write a name such as \"metrics.example.com\", without a port; IP addresses and localhost need not be listed",
+        ));
+    }
+    Ok(text.strip_suffix('.').unwrap_or(text).to_owned())
+}
+
 /// The address of the read-only HTTP. Empty: none.
 pub(super) fn http(text: &str) -> Result<Option<SocketAddr>, Fault> {
     if text.is_empty() {

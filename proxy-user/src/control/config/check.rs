@@ -252,9 +252,13 @@ fn admin(entry: Option<&raw::Admin>, report: &mut Report<'_>) -> Admin {
     let http = entry
         .and_then(|entry| entry.http.given())
         .and_then(|text| report.keep(text.at, address::http(&text.value)));
+    let http_clients = entry.and_then(|entry| entry.http_clients.given());
+    let hosts = entry.map(|entry| list(entry.hosts.items(), address::own_host, report)).unwrap_or_default();
     Admin {
         socket: socket.unwrap_or_else(|| Some(PathBuf::from(DEFAULT_SOCKET))),
         http: http.unwrap_or(Some(DEFAULT_HTTP)),
+        http_clients: http_clients.is_some_and(|given| given.value),
+        hosts: values(&hosts),
     }
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Upstream {
 pub(super) struct Admin {
     pub(super) socket: Field<String>,
     pub(super) http: Field<String>,
+    pub(super) http_clients: Field<bool>,
+    pub(super) hosts: Strings,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,8 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
         admin: single(document, &keys::ADMIN, report, |table| Admin {
             socket: table.string(&keys::SOCKET),
             http: table.string(&keys::HTTP),
+            http_clients: table.boolean(&keys::HTTP_CLIENTS),
+            hosts: table.strings(&keys::HOSTS),
         }),
         timeouts: single(document, &keys::TIMEOUTS, report, |table| Timeouts {
             hello: table.duration(&keys::HELLO),

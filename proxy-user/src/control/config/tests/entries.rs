@@ -353,6 +353,19 @@ fn a_path_is_one_of_unix() {
 }
 
 #[test]
+fn the_names_of_the_admin_http_are_host_names() {
+    for name in ["metrics.example:10944", "*.example", "127.0.0.1"] {
+        assert_section_error(
+            &format!("[admin]\nhosts = ['good.example', §'{name}']"),
+            &format!(
+                "\"{name}\" is not a host name; write a name such as \"metrics.example.com\", without a port; IP \
+                 addresses and localhost need not be listed"
+            ),
+        );
+    }
+}
+
+#[test]
 fn variables_are_not_substituted() {
     let message =
         |value: &str| format!("variables are not substituted, and {value:?} has one; write the value itself");

@@ -95,6 +95,8 @@ fn the_default_is_what_the_reference_says() {
 #[test]
 fn the_default_with_its_commented_keys_is_valid() {
     let keys = [
+        "http_clients =",
+        "hosts =",
         "[timeouts]",
         "hello =",
         "connect =",
@@ -116,6 +118,8 @@ fn the_default_with_its_commented_keys_is_valid() {
     assert_eq!(format!("{:?}", plain.timeouts), format!("{:?}", full.timeouts));
     assert_eq!(format!("{:?}", plain.upstreams), format!("{:?}", full.upstreams));
     assert_eq!(full.routes.routes()[0].source.len(), 1);
+    assert_eq!((plain.admin.http_clients, full.admin.http_clients), (false, false));
+    assert_eq!((plain.admin.hosts, full.admin.hosts), (vec![], vec!["metrics.example.com".to_owned()]));
 }
 
 /// The legacy listener of the default is for an Octopus on another host.
