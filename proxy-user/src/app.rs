@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proxy_common::plan::{Choice, Datapath};
+use tokio::sync::oneshot;
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, Signals, doctor, events, guard, logs, paths};
@@ -38,14 +39,13 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
         let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
         Failure::new(bind_exit(code), error)
     })?;
-    let room = Room::for_files(files, sys::open_files(), sockets.len() as u64);
-    let hub = Arc::new(Hub::new(Arc::clone(&snapshot), room));
+    let hub = Arc::new(Hub::new(Arc::clone(&snapshot), Room::new(files, sockets.len() as u64)));
     // Before flows of an earlier daemon are found: it is to know where they come from.
     let guard = guard::start(&hub)?;
     let road = open_road(&hub);
     let kernel = Arc::new(probe(&hub, road.as_ref()));
     let road = road.and_then(Result::ok);
-    let workers = start(&hub, sockets, &kernel, road.as_ref())
+    let (workers, ready) = start(&hub, sockets, &kernel, road.as_ref())
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel, guard));
@@ -54,6 +54,11 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
             tracing::error!(%error, "the admin endpoint has failed");
         }
     });
+    for worker in ready {
+        // One that has gone stops the daemon.
+        let _ = worker.await;
+    }
+    hub.room.open(sys::open_files());
     announce(&hub);
     let failed = tokio::select! {
         () = signals.stop() => false,
@@ -246,21 +251,26 @@ async fn essential(what: &str, hub: Arc<Hub>, task: impl Future<Output = io::Res
     }
 }
 
+/// The workers, and what each says once it is ready.
+type Workers = (Vec<JoinHandle<()>>, Vec<oneshot::Receiver<()>>);
+
 fn start(
     hub: &Arc<Hub>,
     sockets: Vec<Vec<Bound>>,
     kernel: &Kernel,
     road: Option<&Arc<Road>>,
-) -> io::Result<Vec<JoinHandle<()>>> {
-    let mut workers = Vec::new();
+) -> io::Result<Workers> {
+    let (mut workers, mut all_ready) = (Vec::new(), Vec::new());
     let (exchange, doors) = Exchange::new(sockets.len());
     for (index, (sockets, door)) in sockets.into_iter().zip(doors).enumerate() {
         let entrance = Entrance { sockets, exchange: Arc::clone(&exchange), door };
         let sockmap = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
         let by = Means { sockmap, road: road.cloned(), host: kernel.host() };
-        workers.push(front::start_worker(index, Arc::clone(hub), entrance, by)?);
+        let (tell, ready) = oneshot::channel();
+        workers.push(front::start_worker(index, Arc::clone(hub), entrance, by, tell)?);
+        all_ready.push(ready);
     }
-    Ok(workers)
+    Ok((workers, all_ready))
 }
 
 /// For the log, where a number should be one.

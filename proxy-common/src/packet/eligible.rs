@@ -52,6 +52,8 @@ pub enum Obstacle {
     TooLarge,
     /// An interface on the way is no Ethernet, or does not take the programs.
     Device,
+    /// No byte has been carried yet: the server may still wait for the last segment of its handshake, which only our socket repeats.
+    Silent,
     /// The flow's packets do not come by with the addresses of its sockets.
     Unseen,
     /// The connection to the server does not have a port of the range.
@@ -68,13 +70,14 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// Every one.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::HalfClosed,
         Self::SameHost,
         Self::Families,
         Self::Options,
         Self::TooLarge,
         Self::Device,
+        Self::Silent,
         Self::Unseen,
         Self::Port,
         Self::Backlog,
@@ -93,6 +96,7 @@ impl Obstacle {
             Self::Options => "tcp_options",
             Self::TooLarge => "segment_size",
             Self::Device => "device",
+            Self::Silent => "silent",
             Self::Unseen => "unseen",
             Self::Port => "no_port",
             Self::Backlog => "backlog",
@@ -119,6 +123,7 @@ impl Obstacle {
                 "one side may send larger packets than the way to the other takes; the next connections of its listener are made with smaller ones"
             }
             Self::Device => "an interface on the way is no Ethernet, or does not take tc programs",
+            Self::Silent => "no byte has been carried yet; it leaves its sockets soon after the first one",
             Self::Unseen => "the packets have other addresses than the sockets, as with NAT on this host",
             Self::Port => {
                 "the port range for connections to this server is used up; widen ports in [packet], or add to its sources"
@@ -133,7 +138,10 @@ impl Obstacle {
     /// Whether the flow may be free of it later.
     #[must_use]
     pub const fn may_pass(self) -> bool {
-        matches!(self, Self::Backlog | Self::Window | Self::Unseen | Self::MapFull | Self::TooLarge)
+        matches!(
+            self,
+            Self::Silent | Self::Backlog | Self::Window | Self::Unseen | Self::MapFull | Self::TooLarge
+        )
     }
 }
 

@@ -85,13 +85,14 @@ pub(crate) struct Carried {
 }
 
 impl Carriers {
-    /// To be made inside the worker's runtime.
+    /// To be made inside the worker's runtime, in its thread.
     pub(crate) fn new(
         hub: Arc<Hub>,
         sockmap: Option<SockmapHandle>,
         road: Option<Arc<Road>>,
         host: Host,
     ) -> io::Result<Self> {
+        pipes::allow(hub.room.pipes());
         let sockmap = sockmap.map(|handle| Watch::start(&hub).map(|watch| (handle, watch))).transpose()?;
         Ok(Self { hub, sockmap, road, host })
     }

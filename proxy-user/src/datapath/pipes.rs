@@ -6,8 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use crate::hub::PIPES;
-
 /// Bytes that a pipe takes at once. They are pages of the source's receive buffer, which is not charged for them any more: so
 /// this bounds what a direction holds beyond its sockets.
 pub(super) const SIZE: usize = 1024 * 1024;
@@ -18,11 +16,17 @@ const KEPT: usize = 16;
 thread_local! {
     static POOL: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
     static OUT: Cell<usize> = const { Cell::new(0) };
+    static MOST: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Ends {
     read: OwnedFd,
     write: OwnedFd,
+}
+
+/// Lets this worker lend so many pipes at a time. Before that none.
+pub(super) fn allow(most: usize) {
+    MOST.set(most);
 }
 
 /// A pipe on loan from the pool of this worker.
@@ -37,7 +41,7 @@ impl Pipe {
     /// None: too many are lent, or the system has no descriptor left. The direction copies then: descriptors are for
     /// connections.
     pub(super) fn take() -> Option<Self> {
-        if OUT.get() >= PIPES {
+        if OUT.get() >= MOST.get() {
             return None;
         }
         let ends = POOL.with_borrow_mut(Vec::pop).or_else(|| Ends::open().ok())?;

@@ -3,17 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use proxy_common::guard::Offence;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::conn;
-use super::exchange::{Door, Exchange, Newcomer, Seat};
+use super::exchange::{Door, Exchange, Held, Newcomer};
 use crate::datapath::Carriers;
 use crate::datapath::packet::Clamped;
 use crate::hub::snapshot::Listener;
-use crate::hub::{AtLimit, Claim, Complaint, Hub, Phase};
+use crate::hub::{AtLimit, Claim, Complaint, Hub, Phase, Place};
 use crate::sys;
 
 /// Pause after the system had no descriptor or memory for a connection. The connection stays queued.
@@ -48,7 +49,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
             accepted = next(&socket, &listener, &hub) => accepted,
         };
         match accepted {
-            Ok((stream, client)) => start(stream, client, &listener, &desk),
+            Ok(accepted) => start(accepted, &listener, &desk),
             Err(error) => {
                 hub.meters.accept_error(&listener.name);
                 if concerns_one_connection(&error) {
@@ -65,10 +66,11 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
         }
     }
     for _ in 0..LAST {
-        let Ok(Ok((stream, client))) = tokio::time::timeout(Duration::ZERO, socket.accept()).await else {
+        let Ok(Ok(accepted)) = tokio::time::timeout(Duration::ZERO, next(&socket, &listener, &hub)).await
+        else {
             return;
         };
-        start(stream, client, &listener, &desk);
+        start(accepted, &listener, &desk);
     }
 }
 
@@ -80,9 +82,12 @@ async fn less(clamped: &mut Option<Clamped>) -> u32 {
     }
 }
 
+/// A new connection, which has its place.
+type Accepted = (Place, TcpStream, SocketAddr);
+
 /// The next connection, once there is room for it. Until then it waits in the queue of the kernel, which turns away what
 /// the queue does not hold.
-async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<(TcpStream, SocketAddr)> {
+async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<Accepted> {
     loop {
         if hub.room.is_full() {
             if hub.room.complaint.is_due() {
@@ -91,17 +96,22 @@ async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Resul
                     "no room for more connections, new ones wait; raise the limit on open files (LimitNOFILE=, ulimit -n)"
                 );
             }
-            hub.room.becomes(false).await;
+            hub.room.has_room().await;
         }
-        tokio::select! {
-            biased;
-            () = hub.room.becomes(true) => {}
-            accepted = socket.accept() => return accepted,
+        // The place comes first. Where nobody waits to be accepted it is given back at once: others may have somebody.
+        let accepted = std::future::poll_fn(|context| {
+            let Some(place) = hub.room.take() else { return Poll::Ready(None) };
+            socket
+                .poll_accept(context)
+                .map(|accepted| Some(accepted.map(|(stream, client)| (place, stream, client))))
+        });
+        if let Some(accepted) = accepted.await {
+            return accepted.inspect(|(place, ..)| place.keep());
         }
     }
 }
 
-fn start(stream: TcpStream, client: SocketAddr, listener: &Arc<Listener>, desk: &Desk) {
+fn start((place, stream, client): Accepted, listener: &Arc<Listener>, desk: &Desk) {
     desk.carriers.hub.meters.accepted(&listener.name);
     // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d; routes and logs speak of a.b.c.d.
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
@@ -111,18 +121,22 @@ fn start(stream: TcpStream, client: SocketAddr, listener: &Arc<Listener>, desk: 
     };
     let seat = desk.exchange.seat(desk.worker);
     if seat.worker == desk.worker {
-        serve(stream, client, Arc::clone(listener), desk, seat, claim);
+        serve(stream, client, Arc::clone(listener), desk, Held { place, seat, claim });
         return;
     }
     let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::error!(%error, "a new connection cannot leave the runtime"),
     };
-    if let Err(newcomer) =
-        desk.exchange.send(Newcomer { stream, client, listener: Arc::clone(listener), seat, claim })
-    {
-        let seat = newcomer.seat.at(desk.worker);
-        take_in(Newcomer { seat, ..*newcomer }, desk);
+    if let Err(newcomer) = desk.exchange.send(Newcomer {
+        stream,
+        client,
+        listener: Arc::clone(listener),
+        held: Held { place, seat, claim },
+    }) {
+        let mut newcomer = *newcomer;
+        newcomer.held.seat = newcomer.held.seat.at(desk.worker);
+        take_in(newcomer, desk);
     }
 }
 
@@ -133,9 +147,9 @@ pub(super) async fn welcome(Door(mut door): Door, desk: Arc<Desk>) {
     }
 }
 
-fn take_in(Newcomer { stream, client, listener, seat, claim }: Newcomer, desk: &Desk) {
+fn take_in(Newcomer { stream, client, listener, held }: Newcomer, desk: &Desk) {
     match TcpStream::from_std(stream) {
-        Ok(stream) => serve(stream, client, listener, desk, seat, claim),
+        Ok(stream) => serve(stream, client, listener, desk, held),
         Err(error) => {
             desk.carriers.hub.meters.accept_error(&listener.name);
             tracing::error!(%error, "a new connection cannot enter the runtime");
@@ -169,18 +183,12 @@ fn claim(
     Err(AtLimit(source))
 }
 
-fn serve(
-    stream: TcpStream,
-    client: SocketAddr,
-    listener: Arc<Listener>,
-    desk: &Desk,
-    seat: Seat,
-    claim: Option<Claim>,
-) {
+fn serve(stream: TcpStream, client: SocketAddr, listener: Arc<Listener>, desk: &Desk, held: Held) {
     let carriers = Arc::clone(&desk.carriers);
+    let Held { place, seat, claim } = held;
     tokio::spawn(async move {
         conn::serve(stream, client, listener, carriers, claim).await;
-        drop(seat);
+        drop((seat, place));
     });
 }
 

@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::accept::Desk;
 use crate::datapath::packet::Returned;
 use crate::datapath::{Carriers, Outcome};
+use crate::hub::Place;
 
 /// Takes in what comes back to this worker.
 pub(super) async fn welcome(mut returned: UnboundedReceiver<Returned>, desk: Arc<Desk>) {
@@ -15,18 +16,19 @@ pub(super) async fn welcome(mut returned: UnboundedReceiver<Returned>, desk: Arc
         // It has its sockets here, wherever there are fewer connections.
         let seat = desk.exchange.seat(desk.worker).at(desk.worker);
         tokio::spawn(async move {
-            go_on(one, &carriers).await;
-            drop(seat);
+            let place = go_on(one, &carriers).await;
+            drop((seat, place));
         });
     }
 }
 
-async fn go_on(Returned { flow, mut story, sockets }: Returned, carriers: &Carriers) {
+/// Gives back the place of the connection once it is over.
+async fn go_on(Returned { flow, mut story, sockets, place }: Returned, carriers: &Carriers) -> Place {
     let hub = &carriers.hub;
-    let _place = hub.room.take();
     let entry = hub.flows.enter_again(flow);
     match carriers.go_on(&entry.flow, sockets).await {
         Outcome::Ended(carried) => story.settle(hub, &entry.flow, carried.end, carried.bytes),
         Outcome::Left(departed) => departed.park(hub, entry, story),
     }
+    place
 }

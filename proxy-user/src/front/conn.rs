@@ -28,7 +28,6 @@ pub(super) async fn serve(
     claim: Option<Claim>,
 ) {
     let hub = &carriers.hub;
-    let _place = hub.room.take();
     let entry = hub.flows.enter(client, &listener.name);
     let mut way = Story { claim, ..Story::default() };
     let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {

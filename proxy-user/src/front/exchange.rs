@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proxy_common::balance;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::hub::Claim;
 use crate::hub::snapshot::Listener;
+use crate::hub::{Claim, Place};
 
 /// Connections that may be on their way to one worker. The next ones stay where they are.
 const ON_THE_WAY: usize = 64;
@@ -18,8 +18,15 @@ pub(super) struct Newcomer {
     pub(super) stream: std::net::TcpStream,
     pub(super) client: SocketAddr,
     pub(super) listener: Arc<Listener>,
+    pub(super) held: Held,
+}
+
+/// What a connection counts for, from before it is accepted until its sockets are closed.
+pub(super) struct Held {
     pub(super) seat: Seat,
     pub(super) claim: Option<Claim>,
+    /// Of all connections.
+    pub(super) place: Place,
 }
 
 /// What each worker has, and the way to it.
@@ -53,7 +60,7 @@ impl Exchange {
 
     /// Sends a connection to the worker that it has a seat at. Err: no room on the way.
     pub(super) fn send(&self, newcomer: Newcomer) -> Result<(), Box<Newcomer>> {
-        let Some(worker) = self.0.get(newcomer.seat.worker) else { return Err(Box::new(newcomer)) };
+        let Some(worker) = self.0.get(newcomer.held.seat.worker) else { return Err(Box::new(newcomer)) };
         worker.door.try_send(newcomer).map_err(|error| Box::new(error.into_inner()))
     }
 }

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 
 use proxy_common::plan::Host;
 use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 
 use self::accept::Desk;
 use self::exchange::Door;
@@ -45,18 +46,19 @@ pub(crate) struct Means {
     pub(crate) host: Host,
 }
 
-/// Starts worker number `index`. It returns when the phase is [`Phase::Stopped`]; if it fails before, it brings that
+/// Starts worker number `index`. `ready` is told once all is open that it has open all the time. It returns when the phase is [`Phase::Stopped`]; if it fails before, it brings that
 /// phase about.
 pub(crate) fn start_worker(
     index: usize,
     hub: Arc<Hub>,
     entrance: Entrance,
     by: Means,
+    ready: oneshot::Sender<()>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let _gone = Gone(Arc::clone(&hub));
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            let result = runtime.block_on(work(index, hub, entrance, by));
+            let result = runtime.block_on(work(index, hub, entrance, by, ready));
             // Drops the flows that are left, whose sockets are armed to reset, and does not wait for a name server.
             runtime.shutdown_background();
             result
@@ -81,6 +83,7 @@ async fn work(
     hub: Arc<Hub>,
     Entrance { sockets, exchange, door }: Entrance,
     by: Means,
+    ready: oneshot::Sender<()>,
 ) -> io::Result<()> {
     let home = by.road.as_ref().map(|road| road.home());
     let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.road, by.host)?);
@@ -89,6 +92,8 @@ async fn work(
     if let Some(home) = home {
         tokio::spawn(back::welcome(home, Arc::clone(&desk)));
     }
+    let _ = ready.send(());
+    hub.room.opened().await;
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         tokio::spawn(accept::run(socket, listener, Arc::clone(&desk)));

@@ -22,7 +22,7 @@ pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use orders::{Errands, Order, Orders};
 pub(crate) use phase::{Phase, Phases};
-pub(crate) use room::{PIPES, Room};
+pub(crate) use room::{Place, Room};
 use snapshot::Snapshot;
 pub(crate) use sources::{Established, Sources};
 pub(crate) use story::Story;
@@ -33,7 +33,7 @@ pub(crate) struct Hub {
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
-    pub(crate) room: Room,
+    pub(crate) room: Arc<Room>,
     /// None: a source may have any number of connections.
     pub(crate) caps: Option<Arc<Caps>>,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
@@ -52,7 +52,7 @@ impl Hub {
             snapshot,
             flows: Flows::default(),
             phases: Phases::new(),
-            room,
+            room: Arc::new(room),
             started: Instant::now(),
             sockmap_lost: AtomicBool::new(false),
         }

@@ -1,8 +1,11 @@
-//! Room for connections: descriptors are kept back for the admin endpoint, so that whoever opens many connections cannot
-//! take the last one.
+//! The limit on connections, by descriptors: whoever opens many connections must not be able to take the last one, which the admin
+//! endpoint, name servers and the connections that are there already need.
+//!
+//! A connection has its place before it is accepted, and keeps it until its sockets are closed. So has a flow that gets sockets again.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
@@ -10,57 +13,83 @@ use super::complaint::Complaint;
 
 /// Descriptors that a connection may need: its own and that of its server.
 const PER_CONNECTION: u64 = 2;
-/// Pipes that a worker may have lent to its flows at a time.
-pub(crate) const PIPES: usize = 32;
-/// What a worker opens for itself: its runtime, its set of spliced sockets, its handles on maps, both ends of its pipes.
-const PER_WORKER: u64 = 10 + 2 * PIPES as u64;
-/// For name servers, and what the libraries open for a moment.
+/// What a worker opens for a moment: to ask for routes, to forget tracked connections, to send a packet.
+const PER_WORKER: u64 = 4;
+/// For name servers, programs on interfaces to come, and what the libraries open for a moment.
 const KEPT_BACK: u64 = 32;
 /// Connections to each of the two listeners of the admin endpoint: one in so many descriptors, within bounds.
 const ADMIN_SHARE: u64 = 32;
 const ADMIN: RangeInclusive<u64> = 4..=64;
-/// Those, and one that is refused, for both listeners.
-const fn for_admin(connections: u64) -> u64 {
-    2 * (connections + 1)
-}
+/// Pipes that all workers together may have lent to their flows at a time: one in so many descriptors. A pipe has two.
+const PIPE_SHARE: u64 = 32;
+/// The most that one worker may.
+const PIPES: u64 = 32;
 
 /// Accepting goes on when one connection in so many has gone, or there would be a pause for each.
 const SLACK: u64 = 16;
 
 /// How many connections there may be at a time, and whether so many are there.
 pub(crate) struct Room {
-    limit: u64,
-    admin: u64,
+    /// Descriptors that this process may open. None: any number.
+    files: Option<u64>,
+    workers: u64,
+    /// Known once all that the daemon has open all the time is open. Until then nothing is accepted.
+    limit: OnceLock<u64>,
     open: AtomicU64,
     full: watch::Sender<bool>,
     pub(crate) complaint: Complaint,
 }
 
 impl Room {
-    /// For a process that may open `files`, has opened `used` and is about to start `workers`. None: no limit.
-    pub(crate) fn for_files(files: Option<u64>, used: u64, workers: u64) -> Self {
-        let admin = (files.unwrap_or(u64::MAX) / ADMIN_SHARE).clamp(*ADMIN.start(), *ADMIN.end());
-        let limit = files.map_or(u64::MAX, |files| {
-            let others = used + workers * PER_WORKER + for_admin(admin) + KEPT_BACK;
-            files.saturating_sub(others) / PER_CONNECTION
-        });
+    /// For a process that may open `files` and has so many workers.
+    pub(crate) fn new(files: Option<u64>, workers: u64) -> Self {
         Self {
-            limit: limit.max(1),
-            admin,
+            files,
+            workers,
+            limit: OnceLock::new(),
             open: AtomicU64::new(0),
-            full: watch::Sender::new(false),
+            full: watch::Sender::new(true),
             complaint: Complaint::default(),
         }
     }
 
-    /// Most connections at a time.
-    pub(crate) const fn limit(&self) -> u64 {
-        self.limit
+    /// Lets connections in, beside `used` descriptors that are open already.
+    pub(crate) fn open(&self, used: u64) {
+        let kept = used
+            + self.workers * (PER_WORKER + 2 * self.pipes_each())
+            + 2 * (self.admin_each() + 1)
+            + KEPT_BACK;
+        let limit = self.files.map_or(u64::MAX, |files| files.saturating_sub(kept) / PER_CONNECTION);
+        let _ = self.limit.set(limit.max(1));
+        self.update();
+    }
+
+    /// Returns once connections are let in.
+    pub(crate) async fn opened(&self) {
+        let _ = self.full.subscribe().wait_for(|_| self.limit.get().is_some()).await;
+    }
+
+    /// Most connections at a time. 0: not known yet.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.get().copied().unwrap_or(0)
     }
 
     /// Most connections at a time to each listener of the admin endpoint.
     pub(crate) fn admin(&self) -> usize {
-        usize::try_from(self.admin).unwrap_or(usize::MAX)
+        usize::try_from(self.admin_each()).unwrap_or(usize::MAX)
+    }
+
+    /// Pipes that a worker may lend to its flows at a time.
+    pub(crate) fn pipes(&self) -> usize {
+        usize::try_from(self.pipes_each()).unwrap_or(usize::MAX)
+    }
+
+    fn admin_each(&self) -> u64 {
+        (self.files.unwrap_or(u64::MAX) / ADMIN_SHARE).clamp(*ADMIN.start(), *ADMIN.end())
+    }
+
+    fn pipes_each(&self) -> u64 {
+        (self.files.unwrap_or(u64::MAX) / PIPE_SHARE / self.workers.max(1)).min(PIPES)
     }
 
     /// Whether new connections have to wait.
@@ -68,35 +97,60 @@ impl Room {
         *self.full.borrow()
     }
 
-    /// Returns once [`Self::is_full`] is `full`.
-    pub(crate) async fn becomes(&self, full: bool) {
+    /// Returns once there is room.
+    pub(crate) async fn has_room(&self) {
         // The sender is `self`, so it cannot be gone.
-        let _ = self.full.subscribe().wait_for(|now| *now == full).await;
+        let _ = self.full.subscribe().wait_for(|full| !full).await;
     }
 
-    /// A connection takes its place until the returned value is dropped.
-    pub(crate) fn take(&self) -> Place<'_> {
-        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
-        if open >= self.limit {
-            self.update();
+    /// A place for a connection, until the returned value is dropped. None: there is none.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
+        if self.is_full() {
+            return None;
         }
-        Place(self)
+        let limit = self.limit();
+        let take = |open: u64| (open < limit).then_some(open + 1);
+        if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            self.update();
+            return None;
+        }
+        Some(Place(Arc::clone(self)))
+    }
+
+    /// The same as soon as there is one.
+    pub(crate) async fn wait(self: &Arc<Self>) -> Place {
+        loop {
+            self.has_room().await;
+            if let Some(place) = self.take() {
+                return place;
+            }
+        }
     }
 
     /// Decided under the lock of `full`, where the last to decide sees the latest count.
     fn update(&self) {
+        let limit = self.limit();
         self.full.send_if_modified(|full| {
             let open = self.open.load(Ordering::Relaxed);
-            let now = open >= self.limit || (*full && open > self.limit - (self.limit / SLACK).max(1));
+            let now = open >= limit || (*full && open > limit - (limit / SLACK).max(1));
             std::mem::replace(full, now) != now
         });
     }
 }
 
 /// See [`Room::take`].
-pub(crate) struct Place<'a>(&'a Room);
+pub(crate) struct Place(Arc<Room>);
 
-impl Drop for Place<'_> {
+impl Place {
+    /// A connection has it: if it was the last one, the others wait. Not said by who only holds it while looking for a connection.
+    pub(crate) fn keep(&self) {
+        if self.0.open.load(Ordering::Relaxed) >= self.0.limit() {
+            self.0.update();
+        }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
         if self.0.is_full() {
@@ -109,42 +163,93 @@ impl Drop for Place<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_admin_endpoint_has_a_share_within_bounds() {
-        let admin = |files| Room::for_files(files, 20, 2).admin();
-        assert_eq!([Some(16), Some(512), Some(1 << 20), None].map(admin), [4, 16, 64, 64]);
+    /// With room for so many connections, beside 20 descriptors that are open, and one that does not make a pair.
+    fn room(limit: u64) -> Arc<Room> {
+        let kept =
+            |files| Room::new(Some(files), 1).admin_each() * 2 + Room::new(Some(files), 1).pipes_each() * 2;
+        let fits = |files: &u64| 20 + PER_WORKER + 2 + KEPT_BACK + kept(*files) + 2 * limit < *files;
+        let room = Arc::new(Room::new((1..10_000).find(fits), 1));
+        room.open(20);
+        assert_eq!(room.limit(), limit);
+        room
     }
 
     #[test]
     fn it_is_full_at_the_limit_and_until_there_is_some_slack() {
-        let room = Room::for_files(Some(20 + PER_WORKER + for_admin(7) + KEPT_BACK + 2 * 32 + 1), 20, 1);
-        assert_eq!(room.admin(), 7);
-        assert_eq!(room.limit(), 32);
-        let mut places: Vec<_> = (0..31).map(|_| room.take()).collect();
+        let room = room(32);
+        let mut places: Vec<_> = (0..31).map(|_| room.take().unwrap()).collect();
+        places.iter().for_each(Place::keep);
         assert!(!room.is_full());
-        places.push(room.take());
-        assert!(room.is_full());
+        places.push(room.take().unwrap());
+        assert!(!room.is_full(), "nobody has come for it yet");
+        places[31].keep();
+        assert!(room.is_full() && room.take().is_none());
         places.pop();
-        assert!(room.is_full(), "31 of 32");
+        assert!(room.is_full() && room.take().is_none(), "31 of 32");
         places.pop();
         assert!(!room.is_full(), "30 of 32");
-        places.extend([room.take(), room.take()]);
-        assert!(room.is_full());
+        places.extend([room.take().unwrap(), room.take().unwrap()]);
+        assert!(room.take().is_none() && room.is_full());
     }
 
     #[test]
-    fn a_limit_too_small_for_anything_still_lets_one_in() {
-        let room = Room::for_files(Some(64), 20, 4);
-        let place = room.take();
-        assert!(room.is_full());
+    fn there_are_never_more_than_the_limit_whoever_takes_them() {
+        let room = room(8);
+        let most = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2_000 {
+                        let places: Vec<_> = (0..4).filter_map(|_| room.take()).collect();
+                        places.iter().for_each(Place::keep);
+                        most.fetch_max(room.open.load(Ordering::Relaxed), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert!(most.into_inner() <= 8);
+        assert!(!room.is_full() && room.take().is_some(), "all have been given back");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_let_in_before_it_is_known_for_how_many_there_is_room() {
+        let room = Arc::new(Room::new(Some(64), 4));
+        assert!(room.is_full() && room.take().is_none());
+        let waiting = tokio::spawn({
+            let room = Arc::clone(&room);
+            async move {
+                room.opened().await;
+                room.wait().await
+            }
+        });
+        tokio::task::yield_now().await;
+        room.open(20);
+        let place = waiting.await.unwrap();
+        assert_eq!(room.limit(), 1, "too few for anything still lets one in");
+        assert!(room.take().is_none());
         drop(place);
-        assert!(!room.is_full());
-        assert!(!Room::for_files(None, 20, 4).is_full());
+        assert!(room.take().is_some());
+    }
+
+    #[test]
+    fn shares_are_within_bounds() {
+        let shares = |files, workers| {
+            let room = Room::new(files, workers);
+            (room.admin(), room.pipes())
+        };
+        assert_eq!(shares(Some(16), 2), (4, 0));
+        assert_eq!(shares(Some(512), 2), (16, 8));
+        assert_eq!(shares(Some(1024), 128), (32, 0));
+        assert_eq!(shares(Some(1 << 20), 8), (64, 32));
+        assert_eq!(shares(None, 8), (64, 32));
+        let room = Arc::new(Room::new(None, 4));
+        room.open(20);
+        assert!(room.take().is_some() && !room.is_full());
     }
 
     #[test]
     fn complaints_are_rare() {
-        let room = Room::for_files(Some(64), 20, 4);
+        let room = Room::new(Some(64), 4);
         assert!(room.complaint.is_due());
         assert!(!room.complaint.is_due());
     }

@@ -109,7 +109,8 @@ impl Group {
     fn check_histogram(&self) -> Result<()> {
         ensure!(self.buckets.len() == self.counts.len(), "buckets without a count, or the other way round");
         for (labels, buckets) in &self.buckets {
-            let grows = buckets.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1);
+            let mut next = buckets.iter().zip(buckets.iter().skip(1));
+            let grows = next.all(|(one, other)| one.0 < other.0 && one.1 <= other.1);
             ensure!(grows, "{labels}: the buckets do not grow");
             let all = self.counts.get(labels).copied();
             ensure!(

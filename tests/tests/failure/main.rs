@@ -1,5 +1,6 @@
 //! What goes wrong around the daemon: each case has an outcome that peers can live with, and is counted.
 
+mod burst;
 mod connect;
 mod files;
 mod foreign;

@@ -5,7 +5,7 @@ use harness::daemon::{Access, Config, Daemon, Datapath, Launch};
 use harness::netns::{BACKEND_IPV4, EDGE_IPV6, Topology, edge};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::pins::Pins;
-use harness::site::{RawSite, config};
+use harness::site::{POLLING_PORT, RawSite, config};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::refusals::wait_for_reason;
@@ -96,12 +96,14 @@ fn a_flow_to_a_server_on_this_host_is_spliced() -> Result<()> {
     daemon.stop()
 }
 
-/// A server that may not have the last segment of the handshake yet is waited for, but not for ever.
+/// Packets that have other addresses than the sockets may pass, and are waited for, but not for ever.
 #[test]
 fn a_flow_whose_obstacle_does_not_pass_is_spliced() -> Result<()> {
     let pins = Pins::create()?;
     let site = RawSite::start(&config().datapath(Datapath::Auto).packet(&pins, "50ms"))?;
+    site.net.edge.masquerade(POLLING_PORT, 20_000)?;
     let (mut client, mut server) = site.legacy_flow()?;
+    transfer(&mut client, &mut server, 3, 1000)?;
     wait_for_reason(&site.daemon, "unseen")?;
     let of_sockmap = || {
         let listed = site.daemon.flows().ok()?;

@@ -21,6 +21,7 @@ mod narrow;
 mod outlive;
 mod refusals;
 mod routes;
+mod silent;
 mod sizes;
 mod sources;
 

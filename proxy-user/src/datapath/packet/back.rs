@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::lot::{Lot, Parked, bounds, note_progress, source, target};
 use super::terms::Terms;
 use super::{Returned, Road};
-use crate::hub::Hub;
+use crate::hub::{Hub, Place};
 use crate::sys;
 
 /// Between two looks at what the ends acknowledge.
@@ -37,6 +37,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(550);
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(400);
 
+/// So long a flow waits for a place among the connections with sockets.
+const ROOM: Duration = Duration::from_secs(1);
+
 /// A stop takes flows back for so long, so many at a time; and so many are taken back because they are idle.
 const RELEASE: Duration = Duration::from_secs(3);
 pub(super) const AT_A_TIME: usize = 64;
@@ -50,6 +53,8 @@ enum Failed {
     Unsettled,
     #[error("its entries are not what they should be, or are gone ({0:?})")]
     Refused(Answer),
+    #[error("there are as many connections with sockets as the limit on open files allows")]
+    Full,
     #[error("the system refuses a socket: {0}")]
     System(#[from] io::Error),
 }
@@ -84,6 +89,13 @@ impl Drop for Held<'_> {
     }
 }
 
+/// The new sockets of a flow, the client's first, where they begin, and their place among those of others.
+struct Restored {
+    sockets: [Socket; 2],
+    starts: Starts,
+    place: Place,
+}
+
 fn done(answer: Answer) -> Result<(), Failed> {
     if answer == Answer::Done { Ok(()) } else { Err(Failed::Refused(answer)) }
 }
@@ -109,17 +121,8 @@ impl Road {
     pub(super) async fn take_back(&self, hub: &Hub, client: Key, closing: Option<Reason>) {
         let Some(parked) = self.lot.take(&client) else { return };
         let flow = Arc::clone(&parked.flow);
-        let mut restored = self.restore(&parked).await;
-        for _ in 1..TRIES {
-            if !matches!(restored, Err(Failed::Unsettled)) {
-                break;
-            }
-            // Meanwhile they may send again what was lost.
-            tokio::time::sleep(PAUSE).await;
-            restored = self.restore(&parked).await;
-        }
-        match restored {
-            Ok((sockets, starts)) => self.bring_home(hub, parked, sockets, &starts, closing),
+        match self.restore_in_time(hub, &parked).await {
+            Ok(restored) => self.bring_home(hub, parked, restored, closing),
             Err(failed) => {
                 tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
                 hub.meters.moved("return_failed");
@@ -134,6 +137,22 @@ impl Road {
                 }
             }
         }
+    }
+
+    async fn restore_in_time(&self, hub: &Hub, parked: &Parked) -> Result<Restored, Failed> {
+        let place = tokio::time::timeout(ROOM, hub.room.wait()).await.map_err(|_| Failed::Full)?;
+        place.keep();
+        let mut restored = self.restore(parked).await;
+        for _ in 1..TRIES {
+            if !matches!(restored, Err(Failed::Unsettled)) {
+                break;
+            }
+            // Meanwhile they may send again what was lost.
+            tokio::time::sleep(PAUSE).await;
+            restored = self.restore(parked).await;
+        }
+        let (sockets, starts) = restored?;
+        Ok(Restored { sockets, starts, place })
     }
 
     /// Takes a flow back that is idle, to end it in order. Many may be so at once: each has its turn before it is held, since what is
@@ -205,8 +224,7 @@ impl Road {
         &self,
         hub: &Hub,
         parked: Parked,
-        sockets: [Socket; 2],
-        starts: &Starts,
+        Restored { sockets, starts, place }: Restored,
         closing: Option<Reason>,
     ) {
         let flow = Arc::clone(&parked.flow);
@@ -228,7 +246,7 @@ impl Road {
         let begun = begin(&sockets, hub.snapshot.timeouts.keepalive);
         let sockets = sockets.map(TcpStream::from);
         let sent = match begun {
-            Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), story, sockets }),
+            Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), story, sockets, place }),
             Err(error) => {
                 tracing::warn!(flow = flow.id, %error, "flow reset: its new sockets cannot be used");
                 Err(Box::new(story))

@@ -11,13 +11,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Road;
 use crate::datapath::{Carriers, Outcome, Pair, internal};
-use crate::hub::{Flow, Story};
+use crate::hub::{Flow, Place, Story};
 
 /// A flow with new sockets, the client's first. They are armed to reset.
 pub(crate) struct Returned {
     pub(crate) flow: Arc<Flow>,
     pub(crate) story: Story,
     pub(crate) sockets: [TcpStream; 2],
+    pub(crate) place: Place,
 }
 
 /// The workers.

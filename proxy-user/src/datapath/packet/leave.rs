@@ -13,7 +13,7 @@ use proxy_common::packet::life::{self, Step};
 use proxy_common::packet::seq::later;
 use proxy_common::plan::{Datapath, Fallback};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SemaphorePermit};
 
 use super::lot::bounds;
 use super::plan::Plan;
@@ -53,10 +53,17 @@ pub(super) async fn leave(
     let mut told: Vec<Obstacle> = Vec::new();
     let mut is_ordered = false;
     for tries in 0.. {
+        let mut turn = None;
         if !is_ordered {
-            turn(road, flow).await;
+            due_to_leave(road, flow).await;
+            turn = turn_to_try(road, flow, tries).await;
         }
-        let obstacle = match attempt(road, &carriers.hub, flow, sockets).await {
+        let attempted = if is_silent(flow) {
+            Err(Obstacle::Silent)
+        } else {
+            attempt(road, &carriers.hub, flow, sockets, turn).await
+        };
+        let obstacle = match attempted {
             Ok(way) => return way,
             Err(obstacle) => obstacle,
         };
@@ -70,13 +77,35 @@ pub(super) async fn leave(
             // It may be long until the flow rests, and can be had: until then it goes on trying.
             bell.notify_one();
         }
-        is_ordered = pause(flow, obstacle.may_pass().then(|| eligible::retry(tries))).await;
+        is_ordered = match obstacle {
+            // Its first byte is waited for, and takes no time.
+            Obstacle::Silent => false,
+            _ => pause(flow, obstacle.may_pass().then(|| eligible::retry(tries))).await,
+        };
     }
     std::future::pending().await
 }
 
-/// Returns when the flow is old or bulky enough, or is ordered to leave.
-async fn turn(road: &Road, flow: &Flow) {
+/// Whether no byte of it has been carried yet.
+fn is_silent(flow: &Flow) -> bool {
+    flow.copied() == [0; 2]
+}
+
+/// Returns when a flow may try once more: with what it has to keep until it has tried. A try looks at the flow again and again, so that
+/// only so many may at a time: the more there are whose obstacle does not pass, the rarer each one tries. The first try is not
+/// kept waiting, nor is one that is ordered.
+async fn turn_to_try<'a>(road: &'a Road, flow: &Flow, tries: u32) -> Option<SemaphorePermit<'a>> {
+    if tries == 0 {
+        return None;
+    }
+    tokio::select! {
+        turn = road.retrying.acquire() => turn.ok(),
+        () = flow.orders.to_leave() => None,
+    }
+}
+
+/// Returns when the flow is old or bulky enough and has carried a byte, or is ordered to leave.
+async fn due_to_leave(road: &Road, flow: &Flow) {
     let stays = || {
         flow.orders.are_to_stay() || flow.closing.get().is_some() || road.is_closing.load(Ordering::Relaxed)
     };
@@ -103,20 +132,32 @@ async fn pause(flow: &Flow, time: Option<Duration>) -> bool {
     }
 }
 
-/// Returns when the flow is old or bulky enough. Its bytes are looked at whenever its task runs, which is the one that copies
-/// them: that takes no timer.
+/// Returns when the flow is old or bulky enough, and has carried a byte. Its bytes are looked at whenever its task runs, which is the
+/// one that copies them, and has done so before: that takes no timer.
 async fn due(policy: &Policy, flow: &Flow) {
     let left = || policy.wait(flow.accepted.elapsed(), flow.copied().iter().sum());
-    let Some(wait) = left() else { return };
-    let mut alarm = std::pin::pin!(tokio::time::sleep(wait));
-    std::future::poll_fn(|context| match left() {
-        Some(_) => alarm.as_mut().poll(context),
-        None => Poll::Ready(()),
-    })
-    .await;
+    if let Some(wait) = left() {
+        let mut alarm = std::pin::pin!(tokio::time::sleep(wait));
+        std::future::poll_fn(|context| match left() {
+            Some(_) => alarm.as_mut().poll(context),
+            None => Poll::Ready(()),
+        })
+        .await;
+    }
+    if is_silent(flow) {
+        flow.facts().obstacle = Some(Obstacle::Silent.text().into());
+        std::future::poll_fn(|_| if is_silent(flow) { Poll::Pending } else { Poll::Ready(()) }).await;
+    }
 }
 
-async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[&TcpStream; 2]) -> Result<Way, Obstacle> {
+/// `turn`: see [`turn_to_try`].
+async fn attempt(
+    road: &Road,
+    hub: &Hub,
+    flow: &Flow,
+    sockets: &[&TcpStream; 2],
+    turn: Option<SemaphorePermit<'_>>,
+) -> Result<Way, Obstacle> {
     let refused = |error: io::Error| {
         tracing::debug!(flow = flow.id, %error, "no hand-over: the system refused something");
         match error.raw_os_error() {
@@ -131,7 +172,8 @@ async fn attempt(road: &Road, hub: &Hub, flow: &Flow, sockets: &[&TcpStream; 2])
     // Packets that went by before it was armed have come to their sockets afterwards.
     road.grace.wait().await.map_err(refused)?;
     flip(flow, &armed, &plan, sockets, is_stamped).await.map_err(refused)??;
-    // No way back from here on.
+    // No way back from here on, and what follows may take as long as a reader does.
+    drop(turn);
     let drained = match drain(road, hub, flow, &armed, &plan.keys, sockets).await {
         Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| end(Reason::KernelLost))),
         other => other,

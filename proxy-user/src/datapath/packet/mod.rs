@@ -70,6 +70,8 @@ pub(crate) struct Road {
     homes: Homes,
     /// Turns of flows that are idle, to get sockets for their end.
     returning: Semaphore,
+    /// Turns of flows that keep their sockets, to try once more whether they can leave them.
+    retrying: Semaphore,
     /// The daemon ends, and no flow is to outlive it.
     is_closing: AtomicBool,
 }
@@ -122,6 +124,7 @@ impl Road {
             clamp: Clamp::default(),
             homes: Homes::default(),
             returning: Semaphore::new(back::AT_A_TIME),
+            retrying: Semaphore::new(RETRIES),
             is_closing: AtomicBool::new(false),
         });
         road.begin_to_tend(hub)?;
@@ -231,15 +234,16 @@ impl Carriers {
             let sockets = writers.each_ref().map(AsRef::as_ref);
             let due = bell.map_or(Due::Never, Due::Rung);
             let mut copying = Box::pin(copy::carry(&self.hub, flow, readers, sockets, due, None));
-            // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed.
+            // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed. But polled after it: it
+            // looks at the bytes that are copied in this very turn.
             let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets, bell));
             tokio::select! {
                 biased;
-                way = &mut leaving => way,
                 copied = &mut copying => match copied {
                     Copied::Ended(carried) => return Some(Outcome::Ended(carried)),
                     Copied::Due => Way::Kept,
                 },
+                way = &mut leaving => way,
             }
         };
         self.hub.meters.carried(flow, flow.copied());
@@ -297,6 +301,9 @@ fn key(source: SocketAddr, target: SocketAddr) -> Key {
 pub(super) fn is_leaving(flow: &Flow) -> bool {
     flow.leaving.load(Ordering::Relaxed)
 }
+
+/// Flows that may try again at the same time: with thousands that cannot leave, trying takes a few per cent of a processor.
+const RETRIES: usize = 32;
 
 /// The longest that a hand-over tries before it lets the flow be for a while.
 const PATIENCE: Duration = Duration::from_secs(3);
