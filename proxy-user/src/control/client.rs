@@ -61,6 +61,9 @@ fn unavailable(socket: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => {
             (Exit::Permission, "run as root or as a member of the socket's group")
         }
+        io::ErrorKind::ResourceBusy => {
+            (Exit::Unavailable, "try again in a few seconds; `ss -xp` shows who has them open")
+        }
         _ => (Exit::Unavailable, "is the daemon running? name its socket with --socket"),
     };
     Failure::new(exit, format_args!("cannot ask {}: {error}; {remedy}", socket.display()))
@@ -72,12 +75,17 @@ fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<An
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let length = body.len();
-    write!(
+    let sent = write!(
         stream,
         "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )?;
+    );
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let received = stream.read_to_end(&mut answer);
+    // That is said before the request is read, and may end it with an error.
+    if answer.starts_with(b"HTTP/1.1 503 ") {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "it has as many open connections as it may"));
+    }
+    sent.and(received)?;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let (Some(end), true) = (end, answer.starts_with(b"HTTP/1.0 ") || answer.starts_with(b"HTTP/1.1 "))
     else {
@@ -213,6 +221,22 @@ mod tests {
                 "unavailable: BPF is denied"
             ]
         );
+    }
+
+    #[test]
+    fn a_daemon_that_is_asked_by_too_many_says_so() {
+        let path = std::env::temp_dir().join(format!("snisplice-busy-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let busy = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\nbusy\n").unwrap();
+        });
+        let failure = status(&path, false).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        busy.join().unwrap();
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.message.contains("open connections") && failure.message.contains("try again"));
     }
 
     #[test]
