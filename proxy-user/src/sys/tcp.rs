@@ -112,19 +112,29 @@ pub(crate) fn tune_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
 
 /// Like [`wake_when_readable`], of a socket that nobody reads until then: its receive buffer is made so large that `bytes` fit. The
 /// kernel cuts what is asked for to half of the buffer, or of what `net.ipv4.tcp_rmem` lets it become (`tcp_set_rcvlowat`), and
-/// wakes for that at once and again. Where that is too little the size of the buffer is forced, which takes CAP_NET_ADMIN.
+/// wakes for that at once and again. Where that is too little the size of the buffer is set: without CAP_NET_ADMIN to what
+/// `net.core.rmem_max` allows.
+///
+/// # Errors
+/// So many bytes cannot be waited for.
 pub(crate) fn wake_when_all_readable(socket: &impl AsFd, bytes: usize) -> io::Result<()> {
     wake_when_readable(socket, bytes)?;
     if low_water(socket)? >= bytes {
         return Ok(());
     }
-    force_receive_buffer(socket, bytes)?;
-    // Its size may grow again. The size of the other buffer has not been touched.
-    let result = wake_when_readable(socket, bytes);
-    match set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => result,
-        unlocked => result.and(unlocked),
+    if force_receive_buffer(socket, bytes).is_err() {
+        sockopt::set_socket_recv_buffer_size(socket, bytes)?;
     }
+    wake_when_readable(socket, bytes)?;
+    // Its size may grow again. The size of the other buffer has not been touched.
+    match set_option(socket, libc::SOL_SOCKET, libc::SO_BUF_LOCK, 0) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOPROTOOPT) => return Err(error),
+        _ => {}
+    }
+    if low_water(socket)? >= bytes {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("net.core.rmem_max is too small for a hello of {bytes} bytes")))
 }
 
 /// `SO_RCVLOWAT`, as the kernel has it.
