@@ -43,7 +43,7 @@ pub(super) fn writable() -> Router<Arc<Admin>> {
                 change(&admin, |guard| lift.run(guard))
             }),
         )
-        .route("/api/v1/guard/reload", post(async |State(admin): State<Arc<Admin>>| change(&admin, reload)))
+        .route("/api/v1/guard/reload", post(reload))
 }
 
 #[derive(Serialize)]
@@ -65,11 +65,18 @@ fn read(admin: &Admin, with_list: bool) -> Response {
 type Outcome = Result<serde_json::Value, (StatusCode, String)>;
 
 fn change(admin: &Admin, run: impl FnOnce(&Guard) -> Outcome) -> Response {
-    let outcome = match &admin.guard {
-        Some(Ok(guard)) => run(guard),
+    respond(guard_of(admin).and_then(|guard| run(guard)))
+}
+
+fn guard_of(admin: &Admin) -> Result<&Arc<Guard>, (StatusCode, String)> {
+    match &admin.guard {
+        Some(Ok(guard)) => Ok(guard),
         Some(Err(reason)) => Err((StatusCode::CONFLICT, format!("there is no guard: {reason}"))),
         None => Err((StatusCode::CONFLICT, "the configuration has no [guard]".to_owned())),
-    };
+    }
+}
+
+fn respond(outcome: Outcome) -> Response {
     match outcome {
         Ok(value) => Json(value).into_response(),
         Err((code, error)) => (code, Json(json!({ "error": error }))).into_response(),
@@ -120,9 +127,12 @@ impl LiftRequest {
     }
 }
 
-fn reload(guard: &Guard) -> Outcome {
-    let networks = guard.reload().map_err(|error| (StatusCode::CONFLICT, error))?;
-    Ok(json!({ "networks": networks }))
+async fn reload(State(admin): State<Arc<Admin>>) -> Response {
+    let outcome = match guard_of(&admin) {
+        Ok(guard) => Arc::clone(guard).reload().await.map_err(|error| (StatusCode::CONFLICT, error)),
+        Err(error) => Err(error),
+    };
+    respond(outcome.map(|networks| json!({ "networks": networks })))
 }
 
 /// Metrics of the guard.

@@ -7,11 +7,15 @@ mod follow;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use proxy_common::guard::{Bans, Endpoint, Rate, Refusal, Table, Why};
+use tokio::sync::oneshot;
 
 use super::{Exit, Failure};
 use crate::hub::{Hub, Phase, Sources, snapshot};
@@ -37,6 +41,8 @@ pub(crate) struct Guard {
     config: snapshot::Guard,
     kernel: kernel::Guard,
     state: Mutex<State>,
+    /// The deny file is being read.
+    is_reading: AtomicBool,
 }
 
 struct State {
@@ -132,7 +138,7 @@ impl Guard {
             endpoints: HashSet::new(),
             watched: 0,
         };
-        Self { hub, config, kernel, state: Mutex::new(state) }
+        Self { hub, config, kernel, state: Mutex::new(state), is_reading: AtomicBool::new(false) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,11 +157,11 @@ impl Guard {
     ///
     /// # Errors
     /// It is not as it should be: what counted before still does.
-    pub(in crate::control) fn reload(&self) -> Result<usize, String> {
+    pub(in crate::control) async fn reload(self: Arc<Self>) -> Result<usize, String> {
         let Some(path) = &self.config.deny_file else {
             return Err("the configuration has no deny_file in [guard]".to_owned());
         };
-        let file = deny_file::read(path).map_err(|errors| errors.to_string())?;
+        let file = self.read_apart(path).await?;
         let mut state = self.state();
         let before = std::mem::replace(&mut state.file, file);
         if let Err(error) = self.compile(&state) {
@@ -164,6 +170,26 @@ impl Guard {
         }
         tracing::info!(file = %path.display(), networks = state.file.len(), "deny file read anew");
         Ok(state.file.len())
+    }
+
+    /// Reads the deny file in a thread of its own, one at a time: the disk may hang, and the main thread has more to do.
+    async fn read_apart(self: &Arc<Self>, path: &Path) -> Result<Vec<IpNet>, String> {
+        if self.is_reading.swap(true, Ordering::AcqRel) {
+            return Err(format!("{} is still being read for an earlier request", path.display()));
+        }
+        let (answer, read) = oneshot::channel();
+        let (guard, path) = (Arc::clone(self), path.to_owned());
+        let reader = thread::Builder::new().name("deny-file".to_owned()).spawn(move || {
+            let file = deny_file::read(&path).map_err(|errors| errors.to_string());
+            guard.is_reading.store(false, Ordering::Release);
+            // Nobody waits any more if the request was given up.
+            let _ = answer.send(file);
+        });
+        if let Err(error) = reader {
+            self.is_reading.store(false, Ordering::Release);
+            return Err(format!("cannot start a thread: {error}"));
+        }
+        read.await.map_err(|_| "the deny file could not be read".to_owned())?
     }
 
     /// Looks at interfaces and addresses, and does what is to be done.
