@@ -87,7 +87,7 @@ impl Pump<'_> {
         let mut turn = 0;
         loop {
             self.may_read(source.as_ref(), gap).await?;
-            let count = match read_now(source, buffer.bytes()).await {
+            let count = match read_on(source, buffer.bytes()).await {
                 Found::Bytes(count) => count,
                 Found::Nothing | Found::Hidden => {
                     gap.nothing_read();
@@ -189,6 +189,23 @@ impl Pump<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Reads what is there, also beyond an urgent mark: a read ends at it. The runtime takes that for the end of the queue, and
+/// would wait for an edge that has come already.
+async fn read_on(source: &mut ReadHalf<'_>, buffer: &mut [u8]) -> Found {
+    let mut found = read_now(source, buffer).await;
+    while let Found::Bytes(count) = found
+        && let Some(room) = buffer.get_mut(count..).filter(|room| !room.is_empty())
+        && sys::is_at_mark(source.as_ref())
+    {
+        match sys::read(source.as_ref(), room) {
+            Ok(more) if more > 0 => found = Found::Bytes(count + more),
+            // The end, an error, or nothing yet: the runtime has an edge to tell.
+            _ => break,
+        }
+    }
+    found
 }
 
 /// Reads what is there. Unconstrained, since the runtime's budget for a task would look like nothing, too.

@@ -172,6 +172,7 @@ fn fresh(address: SocketAddr, follows: bool) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     sys::reset_on_close(&socket, true)?;
     sys::write_at_once(&socket)?;
+    sys::keep_urgent_bytes(&socket)?;
     if follows {
         sys::answer_with_data(&socket)?;
     }

@@ -63,7 +63,7 @@ async fn look_on(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::R
 /// once if they are there already.
 fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Opening> {
     let mut room = vec![0; LEAST_LOOK.max(*needed)];
-    let count = sys::peek(stream, &mut room)?;
+    let (count, is_stopped) = sys::peek_past_marks(stream, &mut room)?;
     let bytes = room.get(..count).unwrap_or_default();
     if count == 0 {
         return Ok(Opening::Unusable(HelloResult::Eof));
@@ -76,6 +76,11 @@ fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Ope
             Ok(Opening::Unusable(HelloResult::Broken))
         }
         Verdict::TooLarge => Ok(Opening::Unusable(HelloResult::TooLarge)),
+        // The kernel would wake us for what it does not show, again and again.
+        Verdict::Incomplete { .. } if is_stopped => {
+            tracing::debug!("an urgent mark within the hello, which this kernel does not look past");
+            Ok(Opening::Unusable(HelloResult::Broken))
+        }
         Verdict::Incomplete { need } => {
             *needed = need;
             sys::wake_when_all_readable(stream, need)?;

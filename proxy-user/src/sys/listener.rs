@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::tcp::{keep_alive, write_at_once};
+use super::tcp::{keep_alive, keep_urgent_bytes, write_at_once};
 
 /// Connections that may wait to be accepted: a whole fleet may come back in one instant. The kernel cuts it to
 /// `net.core.somaxconn`.
@@ -17,6 +17,7 @@ const BACKLOG: i32 = 4096;
 /// `net/core/sock.c`), for which each would need five system calls of its own.
 pub(crate) fn bind(address: SocketAddr, shared: bool, silence: Option<Duration>) -> io::Result<TcpListener> {
     let socket = bound(address, shared)?;
+    keep_urgent_bytes(&socket)?;
     if let Some(silence) = silence {
         write_at_once(&socket)?;
         keep_alive(&socket, silence)?;

@@ -52,8 +52,9 @@ pub(crate) use signals::{Signals, Stray, hold_stray_signals};
 pub(crate) use stderr::Stderr;
 pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
-    is_established, keep_alive, limit_segments, limit_unsent, peek, reading, reset_on_close,
-    tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
+    is_at_mark, is_established, keep_alive, keep_urgent_bytes, limit_segments, limit_unsent, peek,
+    peek_past_marks, read, reading, reset_on_close, tune_receive_buffer, wake_when_all_readable,
+    wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
     attach_xdp, count_entries, link_interface, link_program, pin, pinned, update_link, wait_for_programs,

@@ -21,6 +21,7 @@ mod kill;
 mod scripts;
 mod stop;
 mod timers;
+mod urgent;
 mod wakes;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
