@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::belief::{has_ended, is_over};
+use super::belief::{is_acknowledged, is_over};
 use crate::abi::packet::{Entry, state};
 
 /// For how long a flow may rest without a daemon, where there is no bound to rest: an end that has gone without a word is found
@@ -51,7 +51,7 @@ pub const fn is_due(one: &Entry, other: &Entry, now_ms: u32, limits: &Limits) ->
     let is_dead = one.state == state::DEAD || other.state == state::DEAD;
     let limit = if is_dead || is_over(one, other) {
         limits.linger
-    } else if has_ended(one, other) || has_ended(other, one) {
+    } else if is_acknowledged(one, other) || is_acknowledged(other, one) {
         limits.half_close
     } else {
         limits.idle

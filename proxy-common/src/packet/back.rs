@@ -4,8 +4,9 @@
 //! it goes on to send; and it is what the socket of the other end has received, since whatever is not acknowledged that
 //! end still has, and sends again. So no byte has to be known here to be delivered once.
 
+use super::belief::may_have_ended;
 use super::header::Segment;
-use super::seq::place;
+use super::seq::{before, place};
 use crate::abi::packet::{Answer, Command, Entry, flag, state};
 
 /// Packets are held for so long at most. A daemon that dies meanwhile leaves nobody who would let them go.
@@ -103,7 +104,8 @@ impl Hindrance {
 /// # Errors
 /// Why there can be none.
 pub fn start([client, server]: [&Entry; 2], stamps: bool, now_ms: u32) -> Result<Starts, Hindrance> {
-    if (client.flags | server.flags) & (flag::FIN | flag::RST) != 0 {
+    let is_reset = (client.flags | server.flags) & flag::RST != 0;
+    if is_reset || may_have_ended(client, server) || may_have_ended(server, client) {
         return Err(Hindrance::Ended);
     }
     let delivered = [delivered(client, server)?, delivered(server, client)?];
@@ -123,8 +125,16 @@ const FIRST_SEGMENTS: u64 = 10;
 /// None: it does not fit together.
 #[must_use]
 pub fn under_way([client, server]: [&Entry; 2]) -> Option<[u64; 2]> {
-    let of = |entry: &Entry, other| delivered(entry, other).ok().map(|delivered| entry.sent - delivered);
+    let of = |entry: &Entry, other| {
+        delivered(entry, other).ok().map(|delivered| entry.sent.saturating_sub(delivered))
+    };
     Some([of(server, client)?, of(client, server)?])
+}
+
+/// Whether both ends have said something, since their packets are held, that fits what is known of them. Before that it may be wrong.
+#[must_use]
+pub fn have_confirmed(entries: [&Entry; 2]) -> bool {
+    entries.iter().all(|entry| entry.state == state::HELD && !before(entry.active_ms, entry.handover))
 }
 
 /// Whether a new socket can catch up with a peer that takes segments of `most` bytes and may have got so many bytes more than
@@ -141,8 +151,9 @@ const fn acknowledged(entry: &Entry, other: &Entry) -> u32 {
 
 fn delivered(entry: &Entry, other: &Entry) -> Result<u64, Hindrance> {
     let delivered = place(entry.sent, entry.start, acknowledged(entry, other));
-    let under_way = entry.sent.checked_sub(delivered).ok_or(Hindrance::Unknown)?;
-    if under_way <= MAX_WINDOW { Ok(delivered) } else { Err(Hindrance::Unknown) }
+    // One more: of a packet without bytes the number before it is not taken for that of a byte.
+    let is_known = delivered <= entry.sent + 1 && entry.sent.saturating_sub(delivered) <= MAX_WINDOW;
+    if is_known { Ok(delivered) } else { Err(Hindrance::Unknown) }
 }
 
 /// The socket that speaks with the end whose packets come in by `own`. It has got `delivered` bytes of the other's stream.

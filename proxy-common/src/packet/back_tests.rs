@@ -149,6 +149,8 @@ fn what_is_not_acknowledged_is_under_way() {
     flow[0].sent += 50;
     assert_eq!(of(&flow), Some([0, 50]), "to the server");
     flow[1].acked = flow[1].acked.wrapping_add(51);
+    assert_eq!(of(&flow), Some([0, 0]), "the last byte was not taken for one");
+    flow[1].acked = flow[1].acked.wrapping_add(1);
     assert_eq!(of(&flow), None);
     assert!(can_catch_up(5360, 536) && !can_catch_up(5361, 536));
 }
@@ -168,11 +170,14 @@ fn time_stamps_are_later_than_any_that_was_forwarded() {
 fn what_has_ended_or_does_not_fit_together_gets_no_sockets() {
     for flags in [flag::FIN, flag::RST, flag::FIN | flag::FIRST] {
         let mut flow = entries();
-        flow[1].flags = flags;
+        (flow[1].flags, flow[1].fin) = (flags, 70_200);
         assert_eq!(begin(&flow, false), Err(Hindrance::Ended));
     }
     let mut flow = entries();
-    flow[1].acked = flow[1].acked.wrapping_add(1);
+    (flow[1].flags, flow[1].fin) = (flag::FIN, 70_198);
+    assert!(begin(&flow, false).is_ok(), "the stream has gone on behind that");
+    let mut flow = entries();
+    flow[1].acked = flow[1].acked.wrapping_add(2);
     assert_eq!(begin(&flow, false), Err(Hindrance::Unknown), "more than was sent");
     let mut flow = entries();
     flow[0].sent += (1 << 30) + 1;
@@ -209,4 +214,17 @@ fn packets_are_held_for_a_while_only() {
     let entry = Entry { handover: u32::MAX, ..Entry::default() };
     assert!(is_held(&entry, u32::MAX) && is_held(&entry, HELD_MS - 2));
     assert!(!is_held(&entry, HELD_MS - 1));
+}
+
+#[test]
+fn what_is_known_is_confirmed_by_what_comes_while_packets_are_held() {
+    let mut flow = entries().map(|entry| Entry { state: state::HELD, handover: 7, active_ms: 6, ..entry });
+    let confirmed = |flow: &[Entry; 2]| have_confirmed(flow.each_ref());
+    assert!(!confirmed(&flow));
+    flow[0].active_ms = 7;
+    assert!(!confirmed(&flow));
+    flow[1].active_ms = 9;
+    assert!(confirmed(&flow));
+    flow[1].state = state::FORWARD;
+    assert!(!confirmed(&flow));
 }

@@ -1,6 +1,6 @@
 //! Segments that the daemon itself sends to an end of a flow without sockets: a probe, or a reset.
 
-use super::belief::expected;
+use super::belief::{MAX_WINDOW, expected};
 use super::header::{Header, tcp};
 use super::options::USUAL;
 use super::sum::Sum;
@@ -11,6 +11,8 @@ use crate::abi::packet::{Address, Entry, Key};
 pub enum Purpose {
     /// The end answers with an acknowledgement.
     Probe,
+    /// The same, also if it has got less than is known, or has sent a later time stamp. A firewall on the way may drop such a question.
+    Search,
     /// The end closes its connection. If it has acknowledged more than is known here, it asks back (RFC 5961), and what it says
     /// is answered by the stack, since nothing is known of the flow any more.
     Reset,
@@ -30,6 +32,9 @@ const PROTOCOL: u32 = 6;
 /// What our own sockets sent last may be as much newer than what the other end's time stamps have become.
 const AHEAD_MS: u32 = 1000;
 
+/// And so much, if what is known may be wrong. Half as much again would be taken for an old one (RFC 7323, section 5.2).
+const FAR_AHEAD: u32 = 1 << 30;
+
 /// The segment for the end whose packets come in with `key` by `own`; `other` is the entry of the other end. At `now_ms` of the
 /// clock that the entries know.
 #[must_use]
@@ -39,10 +44,11 @@ pub fn craft(purpose: Purpose, key: &Key, own: &Entry, other: &Entry, now_ms: u3
     let (seq, flags) = match purpose {
         // One that was acknowledged before: nothing else makes an end answer that has nothing to say.
         Purpose::Probe => (own.acked.wrapping_sub(1), tcp::ACK),
+        Purpose::Search => (own.acked.wrapping_sub(MAX_WINDOW), tcp::ACK),
         Purpose::Reset => (own.acked, tcp::RST | tcp::ACK),
     };
     // A probe without time stamps may be dropped where they are in use (RFC 7323).
-    let has_stamps = purpose == Purpose::Probe && own.stamped != 0;
+    let has_stamps = purpose != Purpose::Reset && own.stamped != 0;
     let words: u8 = if has_stamps { 8 } else { 5 };
     let header = Header {
         ports: [key.target_port, key.source_port],
@@ -56,7 +62,8 @@ pub fn craft(purpose: Purpose, key: &Key, own: &Entry, other: &Entry, now_ms: u3
     };
     // An old time stamp is not answered. One that is too new does no harm: a segment with an old number is not remembered.
     let passed = now_ms.wrapping_sub(other.active_ms).wrapping_add(AHEAD_MS);
-    let stamp = other.stamped.wrapping_add(other.stamp).wrapping_add(passed);
+    let ahead = if purpose == Purpose::Search { FAR_AHEAD } else { 0 };
+    let stamp = other.stamped.wrapping_add(other.stamp).wrapping_add(passed).wrapping_add(ahead);
     let stamps = [USUAL, stamp.to_be(), own.stamped.to_be()];
     let options = if has_stamps { stamps } else { [0; 3] };
     let len = usize::from(words) * 4;
@@ -123,6 +130,15 @@ mod tests {
             let bare = check(ends, Purpose::Probe, &Entry { stamped: 0, ..own });
             assert_eq!((bare.len, bare.bytes[12]), (20, 0x50));
         }
+    }
+
+    #[test]
+    fn a_search_is_old_and_its_time_stamp_new_wherever_its_receiver_stands() {
+        let own = Entry { acked: 1000, seq: 3000, stamped: 7, ..Entry::default() };
+        let made = check(["10.0.0.1", "10.0.0.2"], Purpose::Search, &own);
+        assert_eq!(made.bytes[4..8], 1000_u32.wrapping_sub(1 << 30).to_be_bytes());
+        assert_eq!(made.bytes[24..28], (1060_u32 + (1 << 30)).to_be_bytes());
+        assert_eq!((made.len, made.bytes[13]), (32, tcp::ACK));
     }
 
     #[test]

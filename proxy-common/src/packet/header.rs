@@ -195,6 +195,13 @@ const TOGETHER_MS: u32 = 200;
 /// What an entry learns of a packet that goes by it.
 #[inline(always)]
 pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u32) {
+    note_sent(entry, segment, payload);
+    hear(entry, segment, now_ms);
+}
+
+/// That its bytes were sent, and no more.
+#[inline(always)]
+pub const fn note_sent(entry: &mut Entry, segment: &Segment, payload: u32) {
     let mut sent = place(entry.sent, entry.start, segment.seq.wrapping_add(payload));
     // The number before that of a packet without bytes may be an end's that was lost on its way here.
     if payload == 0 && entry.flags & flag::FIN == 0 && !segment.has(tcp::FIN) {
@@ -203,7 +210,6 @@ pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u3
     if sent > entry.sent {
         entry.sent = sent;
     }
-    hear(entry, segment, now_ms);
 }
 
 /// What an entry learns of a packet that is not passed on: not that its bytes were sent.

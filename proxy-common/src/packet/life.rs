@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use super::belief::{has_ended, is_acknowledged};
+use super::belief::{expected, is_acknowledged, room};
+use super::claim::is_strange;
+use super::seq::place;
 use crate::abi::packet::{Entry, flag, state};
 use crate::flow::{End, Reason, Side};
 
@@ -24,6 +26,8 @@ pub enum Step {
     Wait(Duration),
     /// Ask these ends for a sign of life, client first, and look again after this time.
     Probe([bool; 2], Duration),
+    /// The same, and with questions that are answered whatever is wrong with what is known of their numbers.
+    Search([bool; 2], Duration),
     /// Both ends know that it is over.
     Over(End),
     /// It has to be ended.
@@ -38,7 +42,7 @@ const SILENT_PARTS: u32 = 3;
 /// Between two looks at a flow whose last acknowledgements are under way.
 const SOON: Duration = Duration::from_millis(50);
 
-/// Between two questions to an end that may have reset the connection: Linux answers twice a second at most
+/// Between two questions to an end that may have reset the connection, or says what does not fit: Linux answers twice a second at most
 /// (`net.ipv4.tcp_invalid_ratelimit`).
 const ASK_AGAIN: Duration = Duration::from_millis(600);
 
@@ -68,21 +72,28 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
     let rested = since(moved_ms, now_ms);
     let is_said = client.flags & server.flags & flag::FIN != 0;
     let mut wait = if is_said { SOON } else { LONGEST };
-    if has_ended(client, server) || has_ended(server, client) {
+    let mut late = None;
+    if ended != [false; 2] {
         if rested >= bounds.half_close {
-            return Step::Cut(end(Reason::HalfCloseTimeout));
+            late = Some(Reason::HalfCloseTimeout);
         }
-        wait = wait.min(bounds.half_close - rested);
+        wait = wait.min(bounds.half_close.saturating_sub(rested));
     }
     if !bounds.idle.is_zero() {
         if rested >= bounds.idle {
-            return Step::Cut(end(Reason::IdleTimeout));
+            late = late.or(Some(Reason::IdleTimeout));
         }
-        wait = wait.min(bounds.idle - rested);
+        wait = wait.min(bounds.idle.saturating_sub(rested));
     }
-    match probe(silent, ended, wait, bounds.keepalive) {
-        Step::Wait(wait) => doubt([client, server], wait),
-        other => other,
+    let is_odd = is_strange(client) || is_strange(server);
+    match (probe(silent, ended, wait, bounds.keepalive), late) {
+        // What is known may be wrong: bytes may move that are not seen to.
+        (Step::Wait(_) | Step::Probe(..) | Step::Search(..), late) if is_odd => {
+            Step::Search([true; 2], if late.is_some() { ASK_AGAIN } else { wait.min(ASK_AGAIN) })
+        }
+        (_, Some(reason)) => Step::Cut(end(reason)),
+        (Step::Wait(wait), None) => doubt([client, server], wait),
+        (other, None) => other,
     }
 }
 
@@ -106,20 +117,26 @@ fn doubt(entries: [&Entry; 2], wait: Duration) -> Step {
 fn probe(silent: [Duration; 2], ended: [bool; 2], mut wait: Duration, keepalive: Duration) -> Step {
     let patience = keepalive * SILENT_PARTS / PARTS;
     let interval = (keepalive / PARTS).max(Duration::from_millis(1));
-    let mut due = [false; 2];
+    let (mut due, mut is_long) = ([false; 2], false);
     for ((side, silent), (due, ended)) in Side::BOTH.into_iter().zip(silent).zip(due.iter_mut().zip(ended)) {
         if silent >= keepalive {
             return Step::Cut(End { reason: Reason::PeerTimeout(side), side: Some(side) });
         }
         // One that has ended may have gone in good order.
         *due = silent >= patience && !ended;
+        is_long |= *due && silent >= keepalive / 2;
         wait = wait.min(if *due {
             interval.min(keepalive - silent)
         } else {
             patience.saturating_sub(silent).max(interval)
         });
     }
-    if due == [false; 2] { Step::Wait(wait) } else { Step::Probe(due, wait) }
+    match due {
+        [false, false] => Step::Wait(wait),
+        // Where more seems to be acknowledged than is, a probe of the usual kind is not answered.
+        _ if is_long => Step::Search(due, wait),
+        _ => Step::Probe(due, wait),
+    }
 }
 
 const fn end(reason: Reason) -> End {
@@ -139,15 +156,28 @@ pub fn rested(entries: [&Entry; 2], now_ms: u32) -> Duration {
     client.min(server)
 }
 
-/// Bytes of the stream that comes in by `entry`.
+/// Bytes of the stream that comes in by `entry` which the other peer has acknowledged.
 #[must_use]
-pub fn bytes(entry: &Entry) -> u64 {
-    if entry.flags & flag::FIN == 0 {
-        return entry.sent;
+pub fn bytes(entry: &Entry, other: &Entry) -> u64 {
+    let acknowledged = place(entry.sent, entry.start, expected(entry, other));
+    acknowledged.saturating_sub(is_acknowledged(entry, other).into())
+}
+
+/// Bytes of it that the other peer may have got when the connection was broken off: its last acknowledgements may be lost.
+#[must_use]
+pub fn most_bytes(entry: &Entry, other: &Entry) -> u64 {
+    let known = bytes(entry, other);
+    if is_acknowledged(entry, other) {
+        return known;
     }
-    // Packets from behind the end count it as a byte. What goes on beyond that has not ended: a stranger said so.
-    let end = super::seq::place(entry.sent, entry.start, entry.fin);
-    if entry.sent > end.saturating_add(1) { entry.sent } else { entry.sent.min(end) }
+    let sent = if entry.flags & flag::FIN == 0 {
+        entry.sent
+    } else {
+        // Packets from behind the end count it as a byte. What goes on beyond that has not ended: a stranger said so.
+        let end = place(entry.sent, entry.start, entry.fin);
+        if entry.sent > end.saturating_add(1) { entry.sent } else { entry.sent.min(end) }
+    };
+    sent.clamp(known, known.saturating_add(room(other).into()))
 }
 
 #[cfg(test)]
@@ -221,7 +251,7 @@ mod tests {
         flow[0].acked = 201;
         let eof = End { reason: Reason::Eof, side: Some(Side::Client) };
         assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(eof));
-        assert_eq!([bytes(&flow[0]), bytes(&flow[1])], [90, 100]);
+        assert_eq!([bytes(&flow[0], &flow[1]), bytes(&flow[1], &flow[0])], [90, 100]);
     }
 
     #[test]
@@ -230,7 +260,12 @@ mod tests {
         flow[0].active_ms = 2000;
         assert_eq!(at(&flow, 2000, &BOUNDS), Step::Wait(Duration::from_millis(1005)));
         assert_eq!(at(&flow, 3005, &BOUNDS), Step::Probe([false, true], Duration::from_secs(1)));
-        assert!(matches!(at(&flow, 13004, &BOUNDS), Step::Probe([true, true], _)));
+        assert!(matches!(at(&flow, 6500, &BOUNDS), Step::Probe([true, true], _)));
+        assert!(
+            matches!(at(&flow, 6505, &BOUNDS), Step::Search([true, true], _)),
+            "it may be as deaf as it is silent"
+        );
+        assert!(matches!(at(&flow, 13004, &BOUNDS), Step::Search([true, true], _)));
         let gone = End { reason: Reason::PeerTimeout(Side::Upstream), side: Some(Side::Upstream) };
         assert_eq!(at(&flow, 13005, &BOUNDS), Step::Cut(gone));
         assert!(
@@ -265,6 +300,41 @@ mod tests {
         let forever = Bounds { idle: Duration::ZERO, ..patient };
         flow[0].flags = 0;
         assert!(matches!(at(&flow, 200_000, &forever), Step::Wait(_)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_asked_about_before_anything_ends_for_what_is_known() {
+        let patient = Bounds { keepalive: Duration::from_secs(1000), ..BOUNDS };
+        let ask = Step::Search([true; 2], ASK_AGAIN);
+        let mut flow = entries();
+        for side in 0..2 {
+            flow[side].handover = 1;
+            assert_eq!(at(&flow, 5, &patient), ask);
+            assert_eq!(at(&flow, 100_005, &patient), ask, "idle");
+            assert!(
+                matches!(at(&flow, 1_000_005, &patient), Step::Cut(_)),
+                "no packet for as long as keepalive says"
+            );
+            flow[side].handover = 0;
+        }
+        (flow[0].flags, flow[0].fin, flow[1].acked, flow[1].handover) = (flag::FIN, 100, 101, 1);
+        assert_eq!(at(&flow, 60_005, &patient), ask, "half closed");
+        flow[1].state = state::HELD;
+        assert!(matches!(at(&flow, 60_005, &patient), Step::Cut(_)), "while packets are held it is a time");
+    }
+
+    #[test]
+    fn bytes_are_those_that_were_acknowledged_and_at_most_those_that_were_sent() {
+        let mut flow = entries();
+        flow[0].sent = 5000;
+        let both = |flow: &[Entry; 2]| (bytes(&flow[0], &flow[1]), most_bytes(&flow[0], &flow[1]));
+        assert_eq!(both(&flow), (90, 5000));
+        flow[0].sent = 1 << 28;
+        assert_eq!(both(&flow).1, 90 + u64::from(room(&flow[1])), "more than there is room for");
+        (flow[0].sent, flow[0].flags, flow[0].fin) = (95, flag::FIN, 104);
+        assert_eq!(both(&flow), (90, 94), "behind the end is no byte");
+        flow[1].acked = 105;
+        assert_eq!(both(&flow), (94, 94));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod ageing;
 pub mod attach;
 pub mod back;
 pub mod belief;
+pub mod claim;
 #[cfg(feature = "std")]
 pub mod craft;
 pub mod drain;

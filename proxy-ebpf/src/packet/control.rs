@@ -206,4 +206,6 @@ fn complete(entry: &mut Entry, handover: &Handover, [leg, other]: [usize; 2]) {
     entry.acked = later(entry.acked, handover.owed[leg]);
     entry.stamped = later(entry.stamped, handover.sockets[leg].ts_recent);
     entry.active_ms = now_ms();
+    // What comes next fits, until a packet does not.
+    entry.handover = 0;
 }

@@ -6,8 +6,9 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, flag, state};
 use proxy_common::packet::back::{brings_more, is_held};
-use proxy_common::packet::belief::{Trust, believe, is_acknowledged, is_over, is_reset, trust};
-use proxy_common::packet::header::{Segment, Shift, hear, note, tcp};
+use proxy_common::packet::belief::{self, DOUBTED, NEWS, Trust, is_over, is_reset, learn, trust};
+use proxy_common::packet::claim::note_claim;
+use proxy_common::packet::header::{Segment, Shift, hear, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
 use proxy_common::packet::sum::Difference;
 
@@ -22,7 +23,7 @@ const _: () = assert!(OPTIONS_MAX as usize == MAX);
 ///
 /// Not inlined, as the other things that a packet may be: they have the same part of the stack then, one at a time.
 #[inline(never)]
-pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 {
+pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry, looked: u32) -> i32 {
     // SAFETY: the context is the one that the kernel called this program with.
     if unsafe { (*skb(ctx)).mark } == COPY_MARK {
         // The socket that it was meant for has gone in the meantime.
@@ -35,8 +36,54 @@ pub(crate) fn settled(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 
         return PASS;
     }
     let shift = Shift::of(entry);
-    let (trust, _) = judge(entry, &segment, frame.payload);
-    onward(ctx, frame, entry, &segment, &shift, trust)
+    onward(ctx, frame, entry, &shift, looked & FITS != 0)
+}
+
+/// Bits of what [`look`] says: the packet fits what is known,
+pub(crate) const FITS: u32 = 1;
+/// what it acknowledges is to be believed, or that it resets the connection.
+pub(crate) const TRUSTED: u32 = 2;
+
+/// Learns what there is to be learnt of a packet. Before it is translated: both together need more of the stack than there is.
+#[inline(never)]
+pub(crate) fn look(frame: &Frame, entry: &mut Entry) -> u32 {
+    let segment = &frame.header.segment(frame.payload);
+    let mut code = weigh(entry, segment, frame.payload);
+    if (code == 0 || code == OLD || code == LESS) && reconcile(frame, entry, segment) {
+        code = ALL;
+    }
+    if segment.has(tcp::FIN | tcp::RST) {
+        if heed(entry, segment, code) {
+            tell(&frame.key, entry);
+        }
+    } else if code == 0 {
+        count(Counter::Disbelieved, 1);
+    }
+    note(entry, segment, frame.payload, code);
+    match code {
+        ALL | LESS | HEARD => FITS | TRUSTED,
+        SENT => FITS,
+        RESET => TRUSTED,
+        _ => 0,
+    }
+}
+
+#[inline(never)]
+fn note(entry: &mut Entry, segment: &Segment, payload: u32, code: u32) {
+    learn(entry, segment, payload, trust_of(code), now_ms());
+}
+
+/// A packet that does not fit what is known. Whether it does now, since both peers have said the same.
+#[inline(never)]
+fn reconcile(frame: &Frame, entry: &mut Entry, segment: &Segment) -> bool {
+    let Some(other) = FLOWS.get_ptr_mut(entry.other()) else { return false };
+    // SAFETY: an element of the map, which lives as long as this program runs. Others read and write its words at the same time, each as
+    // a whole; whoever comes between two of them is one more packet that does not fit, and is followed by ones that do.
+    let is_agreed = note_claim(entry, unsafe { &mut *other }, segment);
+    if is_agreed {
+        tell(&frame.key, entry);
+    }
+    is_agreed
 }
 
 /// Whether a packet of a flow that is about to get sockets again is kept from the other end: if it brings bytes that were not
@@ -47,8 +94,7 @@ pub(crate) fn holds(frame: &Frame, entry: &mut Entry) -> bool {
     if !is_held(entry, now_ms) || !brings_more(entry, &segment, frame.payload) {
         return false;
     }
-    let (trust, _) = judge(entry, &segment, frame.payload);
-    if trust != Trust::Nothing {
+    if matches!(weigh(entry, &segment, frame.payload), ALL | LESS | HEARD) {
         hear(entry, &segment, now_ms);
     }
     count(Counter::Held, 1);
@@ -81,16 +127,9 @@ fn begins_another(entry: &Entry, segment: &Segment) -> bool {
     unsafe { FLOWS.get(entry.other()) }.is_none_or(|other| is_over(entry, other))
 }
 
-/// Sends the packet on to the other end, translated by `shift`.
+/// Sends the packet on to the other end, translated by `shift`. `fits`: its time stamp is its sender's.
 #[inline(always)]
-pub(crate) fn onward(
-    ctx: &TcContext,
-    frame: &Frame,
-    entry: &mut Entry,
-    segment: &Segment,
-    shift: &Shift,
-    trust: Trust,
-) -> i32 {
+pub(crate) fn onward(ctx: &TcContext, frame: &Frame, entry: &mut Entry, shift: &Shift, fits: bool) -> i32 {
     if frame.hops <= 1 {
         count(Counter::Expired, 1);
         return DROP;
@@ -99,21 +138,13 @@ pub(crate) fn onward(
         count(Counter::NoRoute, 1);
         return DROP;
     }
-    if segment.has(tcp::FIN | tcp::RST) {
-        if heed(entry, segment, trust) {
-            tell(&frame.key, entry);
-        }
-    } else if trust == Trust::Nothing {
-        count(Counter::Disbelieved, 1);
-    }
     let Some(stamp) = translate(ctx, frame, entry, shift) else {
         count(Counter::Untranslatable, 1);
         return DROP;
     };
-    if let (Some(stamp), Trust::All | Trust::Heard) = (stamp, trust) {
+    if fits && let Some(stamp) = stamp {
         entry.stamped = stamp;
     }
-    learn(entry, segment, frame.payload, trust);
     count(Counter::Forwarded, 1);
     count(Counter::ForwardedBytes, frame.payload.into());
     // The kernel looks up the next hop itself: it may change at any time, without anyone to tell us.
@@ -122,22 +153,26 @@ pub(crate) fn onward(
     i32::try_from(verdict).unwrap_or(DROP)
 }
 
-/// What is to be learnt of a packet, and whether it resets the connection.
-#[inline(always)]
-pub(crate) fn judge(entry: &Entry, segment: &Segment, payload: u32) -> (Trust, bool) {
-    match weigh(entry, segment, payload) {
-        ALL => (Trust::All, false),
-        HEARD => (Trust::Heard, false),
-        RESET => (Trust::Nothing, true),
-        _ => (Trust::Nothing, false),
-    }
-}
-
 const ALL: u32 = 1;
 const HEARD: u32 = 2;
 const RESET: u32 = 3;
+const SENT: u32 = 4;
+const OLD: u32 = 5;
+const LESS: u32 = 6;
 
-/// See above, as a number: of a pair or an `Option` the compiler leaves undefined what is not there.
+const fn trust_of(code: u32) -> Trust {
+    match code {
+        ALL => Trust::All,
+        LESS => Trust::Less,
+        SENT => Trust::Sent,
+        HEARD => Trust::Heard,
+        OLD => Trust::Old,
+        _ => Trust::Nothing,
+    }
+}
+
+/// What is to be learnt of a packet, and whether it resets the connection. As a number: of a pair or an `Option` the compiler leaves undefined
+/// what is not there.
 #[inline(never)]
 fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
     // SAFETY: an element of a map, of which words are read.
@@ -147,39 +182,24 @@ fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
     }
     match trust(entry, other, segment, payload) {
         Trust::All => ALL,
+        Trust::Less => LESS,
+        Trust::Sent => SENT,
         Trust::Heard => HEARD,
+        Trust::Old => OLD,
         Trust::Nothing => 0,
-    }
-}
-
-#[inline(always)]
-pub(crate) fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trust: Trust) {
-    match trust {
-        Trust::All => note(entry, segment, payload, now_ms()),
-        Trust::Heard => hear(entry, segment, now_ms()),
-        Trust::Nothing => {}
     }
 }
 
 /// Notes an end. Whether that is news.
 #[inline(never)]
-fn heed(entry: &mut Entry, segment: &Segment, trust: Trust) -> bool {
+fn heed(entry: &mut Entry, segment: &Segment, code: u32) -> bool {
     // SAFETY: an element of a map, of which words are read.
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return false };
-    let belief = believe(entry, other, segment, trust);
-    if belief.doubted {
+    let heeded = belief::heed(entry, other, segment, trust_of(code));
+    if heeded & DOUBTED != 0 {
         count(Counter::Disbelieved, 1);
     }
-    // What nobody has acknowledged may have been a stranger's.
-    if belief.flags & flag::FIN != 0 && !is_acknowledged(entry, other) {
-        entry.fin = segment.end.wrapping_sub(1);
-    }
-    // A repeated FIN comes after the other end's, perhaps, and is not the first for that; nor is a repeated reset.
-    let is_news = belief.flags & !entry.flags & !(flag::FIRST | flag::CAUSE) != 0;
-    if is_news {
-        entry.flags |= belief.flags;
-    }
-    is_news
+    heeded & NEWS != 0
 }
 
 /// Translates the headers. None: that cannot be done; else the time stamp that was there, if any.

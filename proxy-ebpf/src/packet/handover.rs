@@ -7,13 +7,12 @@ use aya_ebpf::helpers::{
 use aya_ebpf::programs::TcContext;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, phase, state};
-use proxy_common::packet::belief::Trust;
 use proxy_common::packet::drain::{Way, decide};
 use proxy_common::packet::header::{Header, Shift, tcp};
 use proxy_common::packet::seq::before;
 use proxy_common::packet::sum::{Difference, Sum};
 
-use crate::forward::{judge, learn, load_options, onward, sum_words};
+use crate::forward::{FITS, TRUSTED, load_options, onward, sum_words};
 use crate::frame::{Frame, NETWORK, TCP_SIZE, mend_sum, skb, store};
 use crate::{COPY_MARK, DROP, FLOWS, HANDOVERS, PASS, WALKS, count};
 
@@ -25,24 +24,18 @@ struct Edge {
 
 /// A packet that comes in.
 #[inline(never)]
-pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32 {
+pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry, looked: u32) -> i32 {
     let Some(locked) = HANDOVERS.get_ptr_mut(entry.handover) else { return PASS };
     // SAFETY: an element of a map.
     let locked = unsafe { &mut *locked };
     let segment = frame.header.segment(frame.payload);
     let second = entry.leg != 0;
-    // SAFETY: the context is the one that the kernel called this program with.
-    let is_copy = unsafe { (*skb(ctx)).mark } == COPY_MARK;
-    let (trust, is_reset) = judge(entry, &segment, frame.payload);
+    let is_copy = is_copy(ctx);
     // SAFETY: `locked` is an element of a map. Until it is unlocked no helper is called.
     unsafe { bpf_spin_lock(&raw mut locked.lock) };
     let handover = &mut locked.handover;
-    let way = if is_copy {
-        Way::SocketAtEdge
-    } else {
-        decide(handover, second, &segment, trust != Trust::Nothing || is_reset)
-    };
-    let drains = handover.phase == phase::DRAIN;
+    let way =
+        if is_copy { Way::SocketAtEdge } else { decide(handover, second, &segment, looked & TRUSTED != 0) };
     let shift = Shift::draining(entry, handover, second);
     let [first, other] = handover.received;
     let received = if second { other } else { first };
@@ -52,16 +45,20 @@ pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry) -> i32
     if is_copy {
         return at_edge(ctx, frame, &Edge { received, owed });
     }
-    if drains {
-        learn(entry, &segment, frame.payload, trust);
-    }
     match way {
         Way::Socket => return PASS,
         Way::SocketAtEdge => return at_edge(ctx, frame, &Edge { received, owed }),
         Way::Forward => {}
         Way::Both => copy(ctx),
     }
-    onward(ctx, frame, entry, &segment, &shift, trust)
+    onward(ctx, frame, entry, &shift, looked & FITS != 0)
+}
+
+/// Whether the packet is a copy of one that has gone on to the other end.
+#[inline(always)]
+pub(crate) fn is_copy(ctx: &TcContext) -> bool {
+    // SAFETY: the context is the one that the kernel called this program with.
+    unsafe { (*skb(ctx)).mark == COPY_MARK }
 }
 
 /// Lets a copy of the packet come in again, with a mark.

@@ -105,10 +105,15 @@ fn ingress(ctx: TcContext) -> i32 {
                 return verdict;
             }
         }
-        return forward::settled(&ctx, frame, entry);
+        let looked = forward::look(frame, entry);
+        return forward::settled(&ctx, frame, entry, looked);
     }
     match state {
-        state::ARMED => handover::arriving(&ctx, frame, entry),
+        state::ARMED => {
+            // Also before the flip, which may come while this runs.
+            let looked = if handover::is_copy(&ctx) { 0 } else { forward::look(frame, entry) };
+            handover::arriving(&ctx, frame, entry, looked)
+        }
         state::HELD => DROP,
         state::ENDED => forward::ended(frame, entry),
         _ => PASS,

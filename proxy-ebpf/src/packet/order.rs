@@ -27,8 +27,9 @@ pub(crate) fn run(ctx: &TcContext, command: Command) -> Answer {
         Ok(next) => next,
         Err(answer) => return answer,
     };
-    if next == state::HELD {
-        (client.handover, server.handover) = (now_ms, now_ms);
+    if next == state::HELD || next == state::FORWARD {
+        let since = if next == state::HELD { now_ms } else { 0 };
+        (client.handover, server.handover) = (since, since);
         // Whoever sees the state sees since when.
         compiler_fence(Ordering::SeqCst);
     }

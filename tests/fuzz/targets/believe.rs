@@ -1,16 +1,18 @@
-//! Packets of any numbers at a flow in any state: what is learnt of them stays within its bounds, a reset needs its number, and a
-//! hand-over takes no step back.
+//! Packets of any numbers at a flow in any state: what is learnt of them stays within its bounds, an end or a reset needs its number, what
+//! does not fit counts once both peers say the same, and a hand-over takes no step back.
 
 #![no_main]
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use proxy_common::abi::packet::{Answer, Entry, Handover, flag, phase};
+use proxy_common::abi::packet::{Answer, Entry, Handover, flag, phase, state};
 use proxy_common::packet::belief::{
-    ROOM, Trust, believe, has_ended, is_acknowledged, is_over, is_reset, trust,
+    ROOM, Trust, believe, heed, is_acknowledged, is_over, is_reset, learn, may_have_ended, trust,
 };
+use proxy_common::packet::claim::{is_strange, note_claim};
 use proxy_common::packet::drain::{Way, decide, flip, refresh};
-use proxy_common::packet::header::{Segment, hear, note, tcp};
+use proxy_common::packet::header::{Segment, tcp};
+use proxy_common::packet::life::{bytes, most_bytes};
 use proxy_common::packet::seq::before;
 
 /// The largest window of TCP (RFC 7323).
@@ -27,15 +29,22 @@ fn look(noise: &mut Unstructured<'_>) -> Result<()> {
     while !noise.is_empty() {
         let second: bool = noise.arbitrary()?;
         let [client, server] = entries;
-        let (mut entry, other) = if second { (server, client) } else { (client, server) };
+        let (mut entry, mut other) = if second { (server, client) } else { (client, server) };
         let (segment, payload) = packet(noise, &entry, &other)?;
-        let trusted = trust(&entry, &other, &segment, payload);
+        let mut trusted = trust(&entry, &other, &segment, payload);
         stranger(&entry, &other, &segment, trusted);
+        if matches!(trusted, Trust::Nothing | Trust::Old | Trust::Less)
+            && claim(&mut entry, &mut other, &segment)
+        {
+            trusted = Trust::All;
+        }
         flags(&entry, &other, &segment, trusted);
-        learn(&mut entry, &segment, payload, trusted, noise.arbitrary()?);
-        let _ = (is_over(&entry, &other), has_ended(&entry, &other));
-        assert!(!is_acknowledged(&entry, &other) || has_ended(&entry, &other));
-        entries = if second { [client, entry] } else { [entry, server] };
+        let _ = heed(&mut entry, &other, &segment, trusted);
+        see(&mut entry, &segment, payload, trusted, noise.arbitrary()?);
+        assert!(!is_acknowledged(&entry, &other) || may_have_ended(&entry, &other));
+        assert!(most_bytes(&entry, &other) >= bytes(&entry, &other));
+        let _ = is_over(&entry, &other);
+        entries = if second { [other, entry] } else { [entry, other] };
         if noise.ratio(1, 8)? {
             let [client, server] = &mut entries;
             refresh(client, &handover.sockets[0]);
@@ -45,7 +54,7 @@ fn look(noise: &mut Unstructured<'_>) -> Result<()> {
             &mut handover,
             second,
             &segment,
-            trusted != Trust::Nothing || is_reset(&entry, &other, &segment),
+            matches!(trusted, Trust::All | Trust::Less | Trust::Heard) || is_reset(&entry, &other, &segment),
         );
     }
     Ok(())
@@ -63,6 +72,8 @@ fn entry(noise: &mut Unstructured<'_>) -> Result<Entry> {
     let entry = Entry::from_words(&words(noise)?);
     // Larger scales no connection agrees on (RFC 7323), and 2^60 bytes take most of a year at 400 Gbit/s.
     Ok(Entry {
+        state: noise.int_in_range(state::FORWARD..=state::HELD)?,
+        leg: entry.leg & 1,
         sent: entry.sent >> 4,
         scale_in: entry.scale_in % 15,
         scale_out: entry.scale_out % 15,
@@ -98,44 +109,65 @@ fn packet(noise: &mut Unstructured<'_>, entry: &Entry, other: &Entry) -> Result<
     Ok((Segment { seq, end, ack, flags, window: noise.arbitrary()? }, payload))
 }
 
-/// Nothing is learnt of a packet whose numbers no end may have by now.
+/// Of a packet whose numbers no peer may have by now nothing is learnt, and what it acknowledges only if the number stands among those that
+/// are known to have been sent, or next to them.
 fn stranger(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     let ahead = i64::from(segment.seq.wrapping_sub(other.acked.wrapping_sub(entry.seq)).cast_signed());
     let known = i64::from(segment.ack.wrapping_sub(entry.acked).cast_signed());
     let room = i64::from(ROOM);
-    let is_strange =
-        !(-room..=MAX_WINDOW.max(room)).contains(&ahead) || !(-room..=MAX_WINDOW).contains(&known);
+    let is_strange = !(-room..=2 * MAX_WINDOW).contains(&ahead) || !(-room..=2 * MAX_WINDOW).contains(&known);
     let says_nothing = segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK);
     assert!(!(is_strange || says_nothing) || trusted == Trust::Nothing, "{trusted:?}: {ahead} {known}");
+    if matches!(trusted, Trust::All | Trust::Less | Trust::Heard) {
+        assert!(ahead >= -1 && known >= 0, "{trusted:?}: {ahead} {known}");
+    }
+}
+
+/// Both peers agree only if each names the very numbers of the other one; then both entries say the same.
+fn claim(entry: &mut Entry, other: &mut Entry, segment: &Segment) -> bool {
+    let was = (*entry, *other);
+    let agreed = note_claim(entry, other, segment);
+    if agreed {
+        assert!(is_strange(&was.1) && !is_strange(entry) && !is_strange(other));
+        assert_eq!((entry.acked, other.acked), (segment.ack, segment.seq.wrapping_add(entry.seq)));
+    } else {
+        let kept = Entry { handover: was.0.handover, ..*entry };
+        assert_eq!((kept, *other), was, "learnt of one peer alone");
+        assert!(entry.state == state::FORWARD || entry.handover == was.0.handover, "a time is no claim");
+    }
+    agreed
 }
 
 fn flags(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     let belief = believe(entry, other, segment, trusted);
     let expected = other.acked.wrapping_sub(entry.seq);
     assert_eq!(belief.flags & flag::RST != 0, segment.has(tcp::RST) && segment.seq == expected);
-    assert!(belief.flags & flag::FIN == 0 || (segment.has(tcp::FIN) && trusted != Trust::Nothing));
+    assert!(
+        belief.flags & flag::FIN == 0
+            || (segment.has(tcp::FIN) && matches!(trusted, Trust::All | Trust::Sent | Trust::Less))
+    );
     assert!(belief.flags == 0 || segment.has(tcp::FIN | tcp::RST));
     let said = |flags| flags & (flag::RST | flag::DOUBT) != 0;
     assert_eq!(belief.flags & flag::CAUSE != 0, said(belief.flags) && !said(other.flags));
 }
 
-/// Counts go up, acknowledgements go on, and a packet that is not believed leaves no trace.
-fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trusted: Trust, now_ms: u32) {
+/// Counts go up, acknowledgements go on, and a packet that is not believed leaves no trace but that it came.
+fn see(entry: &mut Entry, segment: &Segment, payload: u32, trusted: Trust, now_ms: u32) {
     let was = *entry;
-    match trusted {
-        Trust::All => note(entry, segment, payload, now_ms),
-        Trust::Heard => hear(entry, segment, now_ms),
-        Trust::Nothing => return,
-    }
+    learn(entry, segment, payload, trusted, now_ms);
+    let (all, heard) = (matches!(trusted, Trust::All | Trust::Less), trusted == Trust::Heard);
     assert!(entry.sent >= was.sent, "fewer bytes than before");
     assert!(entry.sent - was.sent < 1 << 31, "more bytes than any packet says");
     assert!(!before(entry.acked, was.acked), "an acknowledgement taken back");
-    assert!(trusted == Trust::All || entry.sent == was.sent, "bytes of a packet that was only heard");
+    assert!(all || trusted == Trust::Sent || entry.sent == was.sent, "bytes of a packet that was only heard");
+    assert!(all || heard || (entry.acked, entry.window) == (was.acked, was.window));
+    assert!(entry.handover == was.handover || (entry.state == state::FORWARD && entry.handover == 0));
     let kept = Entry {
         sent: was.sent,
         acked: was.acked,
         window: was.window,
         active_ms: was.active_ms,
+        handover: was.handover,
         flags: entry.flags | was.flags & (flag::DOUBT | flag::CAUSE),
         ..*entry
     };

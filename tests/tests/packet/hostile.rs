@@ -1,6 +1,6 @@
 //! Packets that are not what they seem, and clients that come back where nobody expects them.
 
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::daemon::{Datapath, Packet};
@@ -36,13 +36,6 @@ fn goes_on(site: &RawSite, (mut client, mut server): (TcpStream, TcpStream)) -> 
     Ok(())
 }
 
-fn ipv4(address: SocketAddr) -> Result<SocketAddrV4> {
-    match address {
-        SocketAddr::V4(address) => Ok(address),
-        SocketAddr::V6(_) => anyhow::bail!("{address} is not IPv4"),
-    }
-}
-
 fn wait_for_count(site: &RawSite, what: &str, wanted: impl Fn(&Packet) -> bool) -> Result<Packet> {
     let found = wait_for(what, PATIENCE, || counted(&site.daemon).ok().filter(&wanted));
     found.with_context(|| format!("{:?}", counted(&site.daemon)))
@@ -53,8 +46,8 @@ fn ends_and_resets_outside_the_window_are_not_believed() -> Result<()> {
     let site = site()?;
     let flow = gone(&site)?;
     let before = counted(&site.daemon)?.disbelieved;
-    let (client, listener) = (ipv4(flow.0.local_addr()?)?, ipv4(edge(SHARED_PORT))?);
-    let (server, near) = (ipv4(flow.1.local_addr()?)?, ipv4(flow.1.peer_addr()?)?);
+    let (client, listener) = (flow.0.local_addr()?, edge(SHARED_PORT));
+    let (server, near) = (flow.1.local_addr()?, flow.1.peer_addr()?);
     for number in 0..8_u32 {
         for flags in [RST, RST | ACK, FIN | ACK] {
             // One of them may be near by chance, once in some hundred runs.
@@ -79,7 +72,7 @@ fn a_forged_beginning_of_a_connection_does_not_end_the_one_that_there_is() -> Re
     let site = site()?;
     let flow = gone(&site)?;
     let before = counted(&site.daemon)?.forwarded;
-    let (client, listener) = (ipv4(flow.0.local_addr()?)?, ipv4(edge(SHARED_PORT))?);
+    let (client, listener) = (flow.0.local_addr()?, edge(SHARED_PORT));
     for number in 0..8 {
         Forged::new(client, listener, SYN, number * 0x1fff_0001).send(&site.net.client)?;
     }
@@ -149,7 +142,7 @@ fn forged_fragments_do_no_harm() -> Result<()> {
     const MORE: u16 = 0x2000;
     let site = site()?;
     let flow = gone(&site)?;
-    let (client, listener) = (ipv4(flow.0.local_addr()?)?, ipv4(edge(SHARED_PORT))?);
+    let (client, listener) = (flow.0.local_addr()?, edge(SHARED_PORT));
     for fragment in [MORE, 1, MORE | 3, 0] {
         let segment = Forged { payload: vec![7; 24], fragment, ..Forged::new(client, listener, ACK, 9) };
         segment.send(&site.net.client)?;

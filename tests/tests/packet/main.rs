@@ -6,6 +6,7 @@ mod auto;
 mod back;
 mod basics;
 mod beside;
+mod blind;
 mod churn;
 mod conntrack;
 mod draining;

@@ -49,7 +49,8 @@ pub struct Entry {
     /// Bytes of its stream that this end has sent so far, as the largest place in the stream that was seen. Written from several
     /// CPUs without a lock: since it is a place and no sum, the next packet mends what two writers may have muddled.
     pub sent: u64,
-    /// Number of the hand-over, while it lasts. While packets are held: since when, by the clock of [`Self::active_ms`].
+    /// Number of the hand-over, while it lasts. While packets are held: since when, by the clock of [`Self::active_ms`]. While they are
+    /// forwarded: 0, or what the last packet of this peer said that did not fit ([`crate::packet::claim`]).
     pub handover: u32,
     /// Interface that the packets go out by. 0: nothing leads to where they go, and they are dropped.
     pub device: u32,
@@ -75,7 +76,7 @@ pub struct Entry {
     pub acked: u32,
     /// The latest time stamp that has come in.
     pub stamped: u32,
-    /// When the last packet came, in milliseconds of the monotonic clock.
+    /// When the last packet came, in milliseconds of the monotonic clock. While packets are held: the last one that fits what is known.
     pub active_ms: u32,
     /// Sequence number, as it comes in, of the end of the stream; good with [`flag::FIN`].
     pub fin: u32,

@@ -104,7 +104,11 @@ fn of_packet(counters: &PacketCounters) -> [Reading; 16] {
         ("packet_icmp_errors", "ICMP errors translated and sent on", counters.errors),
         ("packet_copied_packets", "Packets that a draining socket got too", counters.copied),
         ("packet_refreshed_packets", "Packets of draining sockets brought up to date", counters.refreshed),
-        ("packet_disbelieved_packets", "FIN and RST from outside the window", counters.disbelieved),
+        (
+            "packet_disbelieved_packets",
+            "Packets whose numbers are not near those of their connection",
+            counters.disbelieved,
+        ),
         ("packet_held_packets", "Packets dropped while a flow gets sockets", counters.held),
         ("packet_lost_events", "Events that did not fit into the ring", counters.lost_events),
         ("packet_no_route_packets", "Packets dropped, to which no route led", counters.no_route),

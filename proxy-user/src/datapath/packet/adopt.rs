@@ -55,7 +55,7 @@ impl First {
         let is_over = match step {
             Step::Over(_) => true,
             Step::Cut(end) => end.reason == Reason::KernelLost,
-            Step::Wait(_) | Step::Probe(..) => false,
+            Step::Wait(_) | Step::Probe(..) | Step::Search(..) => false,
         };
         let is_due = *self == Self::Due && !is_over;
         if is_due {
@@ -162,8 +162,10 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
     facts.datapath = Some(Datapath::Packet);
     facts.keys = Some(keys);
     // What was carried before counts for the daemon that carried it.
-    for (meter, entry) in facts.reported.iter_mut().zip([Some(entry), back]) {
-        let _ = meter.advance(entry.map_or(0, life::bytes));
+    if let Some(back) = back {
+        for (meter, (entry, other)) in facts.reported.iter_mut().zip([(entry, back), (back, entry)]) {
+            let _ = meter.advance(life::bytes(entry, other));
+        }
     }
     let route = Arc::clone(&facts.route);
     let protected = hub.snapshot.protects(facts.upstream.as_deref());

@@ -17,7 +17,8 @@ use proxy_common::packet::life::{self, Step};
 use socket2::Socket;
 use tokio::task::JoinSet;
 
-use super::lot::{Lot, Parked, bounds, note_progress, source, target};
+use super::lot::{Lot, Parked, bounds, source, target};
+use super::progress::note_progress;
 use super::terms::Terms;
 use super::{Returned, Road};
 use crate::hub::{Hub, Place};
@@ -121,7 +122,7 @@ impl Road {
     pub(super) async fn take_back(&self, hub: &Hub, client: Key, closing: Option<Reason>) {
         let Some(parked) = self.lot.take(&client) else { return };
         let flow = Arc::clone(&parked.flow);
-        match self.restore_in_time(hub, &parked).await {
+        match self.restore_in_time(hub, &parked, closing.is_some()).await {
             Ok(restored) => self.bring_home(hub, parked, restored, closing),
             Err(failed) => {
                 tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
@@ -139,17 +140,17 @@ impl Road {
         }
     }
 
-    async fn restore_in_time(&self, hub: &Hub, parked: &Parked) -> Result<Restored, Failed> {
+    async fn restore_in_time(&self, hub: &Hub, parked: &Parked, closing: bool) -> Result<Restored, Failed> {
         let place = tokio::time::timeout(ROOM, hub.room.wait()).await.map_err(|_| Failed::Full)?;
         place.keep();
-        let mut restored = self.restore(parked).await;
+        let mut restored = self.restore(parked, closing).await;
         for _ in 1..TRIES {
             if !matches!(restored, Err(Failed::Unsettled)) {
                 break;
             }
             // Meanwhile they may send again what was lost.
             tokio::time::sleep(PAUSE).await;
-            restored = self.restore(parked).await;
+            restored = self.restore(parked, closing).await;
         }
         let (sockets, starts) = restored?;
         Ok(Restored { sockets, starts, place })
@@ -179,17 +180,21 @@ impl Road {
         matches!(step, Step::Cut(end) if end.reason == Reason::IdleTimeout)
     }
 
-    async fn restore(&self, parked: &Parked) -> Result<([Socket; 2], Starts), Failed> {
+    /// `closing`: it ends anyway, and there need be nobody who answers.
+    async fn restore(&self, parked: &Parked, closing: bool) -> Result<([Socket; 2], Starts), Failed> {
         let [client, server] = parked.keys;
         let mut held = Held::begin(self, client)?;
         // Packets that were seen before may be on their way through the programs.
         self.grace.wait().await?;
-        self.rest(parked).await;
+        self.rest(parked, closing).await;
         let [Some(one), Some(other)] = self.entries(&parked.keys) else {
             return Err(Failed::Refused(Answer::Unknown));
         };
         let terms = parked.terms.unwrap_or_else(|| Terms::unknown([&one, &other]));
         let starts = back::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
+        if !closing && !back::have_confirmed([&one, &other]) {
+            return Err(Failed::Unsettled);
+        }
         let under_way = back::under_way([&one, &other]).unwrap_or([u64::MAX; 2]);
         let catch_up = |(bytes, [most, _]): (u64, [u32; 2])| back::can_catch_up(bytes, most);
         if !under_way.into_iter().zip(terms.sizes).all(catch_up) {
@@ -201,13 +206,15 @@ impl Road {
         Ok((sockets, starts))
     }
 
-    /// Waits until the ends have said that they have got all that was forwarded to them, or for a while.
-    async fn rest(&self, parked: &Parked) {
+    /// Waits until both ends have said that they have got all that was forwarded to them, or for a while. They are asked even if that is
+    /// known already, unless the flow is to end anyway: what is known may be what somebody else has said.
+    async fn rest(&self, parked: &Parked, closing: bool) {
         let (begun, mut asked) = (Instant::now(), [false; 2]);
         while begun.elapsed() < REST {
             let entries = self.entries(&parked.keys);
             let [Some(client), Some(server)] = &entries else { return };
-            if back::under_way([client, server]) == Some([0; 2]) {
+            let ends = [client, server];
+            if (closing || back::have_confirmed(ends)) && back::under_way(ends) == Some([0; 2]) {
                 return;
             }
             let turn = usize::from(begun.elapsed() >= ASK_AGAIN);

@@ -13,7 +13,8 @@ use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life;
 
 use super::Road;
-use super::lot::{Inner, Parked, note_progress, tell};
+use super::lot::{Inner, Parked, tell};
+use super::progress::{note_last, note_progress};
 use crate::hub::{Flow, Hub};
 use crate::sys;
 
@@ -51,6 +52,7 @@ impl Road {
         end: End,
     ) -> Option<Duration> {
         note_progress(parked, entries);
+        note_last(hub, parked, entries, end);
         let [client, _] = &parked.keys;
         // What is not the flow's any more may be another one's.
         let is_whole = entries.iter().all(Option::is_some);

@@ -213,7 +213,12 @@ impl Road {
         if !matches!(end.reason, Reason::Reset(_)) {
             self.send(keys, &entries, [true; 2], Purpose::Reset);
         }
-        let [up, down] = entries.each_ref().map(|entry| entry.as_ref().map_or(0, life::bytes));
+        let [up, down] = match &entries {
+            [Some(client), Some(server)] => {
+                [life::most_bytes(client, server), life::most_bytes(server, client)]
+            }
+            _ => [0; 2],
+        };
         let [copied_up, copied_down] = flow.copied();
         Way::Broken(end, [up.max(copied_up), down.max(copied_down)])
     }
@@ -310,7 +315,7 @@ fn overdue(road: &Road, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
     let active_ms = later(client.active_ms, server.active_ms);
     match life::step([Some(client), Some(server)], active_ms, sys::now_ms(), &bounds(hub)) {
         Step::Cut(end) => Some(end),
-        Step::Wait(_) | Step::Probe(..) | Step::Over(_) => None,
+        Step::Wait(_) | Step::Probe(..) | Step::Search(..) | Step::Over(_) => None,
     }
 }
 

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, flag};
 use proxy_common::flow::{End, Reason};
 use proxy_common::packet::craft::{Purpose, craft};
-use proxy_common::packet::life::{self, Bounds, Step};
-use proxy_common::packet::seq::later;
+use proxy_common::packet::life::{Bounds, Step};
 use tokio::sync::Notify;
 
 use super::Road;
 use super::adopt::{ANSWER, First};
 use super::end::Telling;
 use super::journal::{Journal, Note};
+use super::progress::{note_last, note_progress};
 use super::terms::Terms;
 use crate::hub::{Active, Bytes, Flow, Hub, Story};
 use crate::sys;
@@ -47,10 +47,10 @@ pub(crate) struct Parked {
     pub(super) telling: Option<Telling>,
     /// When to look at it next. At first at once, almost: it may have ended before it came here.
     pub(super) due: Instant,
-    bytes: Bytes,
+    pub(super) bytes: Bytes,
     pub(super) first: First,
     /// Whether its ends had ended their streams,
-    ended: [bool; 2],
+    pub(super) ended: [bool; 2],
     /// and when that or its bytes were last seen to change, by the entries' clock.
     pub(super) moved_ms: u32,
 }
@@ -250,7 +250,13 @@ impl Road {
                 self.send(&parked.keys, &entries, ends, Purpose::Probe);
                 Some(after)
             }
+            Step::Search(ends, after) => {
+                self.send(&parked.keys, &entries, ends, Purpose::Probe);
+                self.send(&parked.keys, &entries, ends, Purpose::Search);
+                Some(after)
+            }
             Step::Over(end) => {
+                note_last(hub, parked, &entries, end);
                 tell(hub, parked, end);
                 hub.flows.leave_parked(&parked.flow);
                 self.lot.forget(&parked.keys);
@@ -334,22 +340,8 @@ pub(super) fn bounds(hub: &Hub) -> Bounds {
     Bounds { half_close: timeouts.half_close, idle: timeouts.idle, keepalive: timeouts.keepalive }
 }
 
-/// Bytes that are not in the entries any more are known from here. What answers to probes is no progress.
-pub(super) fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
-    let known = parked.bytes.iter_mut().zip(&mut parked.ended);
-    for ((bytes, ended), entry) in known.zip(entries.iter().map(Option::as_ref)) {
-        let Some(entry) = entry else { continue };
-        let now = (life::bytes(entry), entry.flags & flag::FIN != 0);
-        if now != (*bytes, *ended) {
-            (*bytes, *ended) = now;
-            parked.moved_ms = later(parked.moved_ms, entry.active_ms);
-        }
-    }
-    parked.flow.moved_to(parked.bytes, since(parked.moved_ms));
-}
-
 /// Time since a moment of the entries' clock.
-fn since(ms: u32) -> Duration {
+pub(super) fn since(ms: u32) -> Duration {
     Duration::from_millis(sys::now_ms().wrapping_sub(ms).into())
 }
 

@@ -18,6 +18,7 @@ mod left;
 mod lot;
 mod plan;
 mod ports;
+mod progress;
 mod routes;
 mod stop;
 mod taken;

@@ -181,7 +181,8 @@ impl Packet {
     /// Bytes of a flow, client to upstream first.
     pub(crate) fn bytes(&self, [client, server]: &[Key; 2]) -> Option<[u64; 2]> {
         let entry = |key| self.entry(key).ok().flatten();
-        Some([life::bytes(&entry(client)?), life::bytes(&entry(server)?)])
+        let (client, server) = (entry(client)?, entry(server)?);
+        Some([life::bytes(&client, &server), life::bytes(&server, &client)])
     }
 
     /// For how long no packet of it has come.

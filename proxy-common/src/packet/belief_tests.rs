@@ -1,0 +1,176 @@
+use super::*;
+
+/// 100 bytes sent from sequence number 1000 on, 60 of them acknowledged, by a receiver whose window is 64 bytes; on the other
+/// leg the numbers are 500 higher.
+fn entries() -> [Entry; 2] {
+    let entry = Entry { start: 1000, sent: 100, seq: 500, acked: 7000, ..Entry::default() };
+    let back = 0_u32.wrapping_sub(500);
+    let other = Entry { acked: 1560, ack: back, window: 32, scale_in: 1, ..Entry::default() };
+    [entry, other]
+}
+
+fn with(flags: u8, seq: u32) -> Segment {
+    Segment { seq, flags, ..Segment::default() }
+}
+
+#[test]
+fn an_end_is_believed_of_a_packet_that_may_be_its_senders() {
+    let [entry, other] = entries();
+    let end = with(tcp::FIN | tcp::ACK, 1060);
+    for (trust, flags) in [
+        (Trust::All, flag::FIN | flag::FIRST),
+        (Trust::Sent, flag::FIN | flag::FIRST),
+        (Trust::Heard, 0),
+        (Trust::Old, 0),
+        (Trust::Nothing, 0),
+    ] {
+        assert_eq!(believe(&entry, &other, &end, trust), Belief { flags, doubted: flags == 0 }, "{trust:?}");
+    }
+    let after = Entry { flags: flag::FIN, fin: 7500, ..other };
+    assert_eq!(believe(&entry, &after, &end, Trust::All).flags, flag::FIN);
+    let goes_on = Entry { fin: 6400, ..after };
+    assert_eq!(believe(&entry, &goes_on, &end, Trust::All).flags, flag::FIN | flag::FIRST, "that was no end");
+}
+
+#[test]
+fn a_reset_is_believed_with_the_number_that_was_asked_for() {
+    let [entry, other] = entries();
+    for (seq, flags) in [(1059, flag::DOUBT), (1060, flag::RST), (1100, flag::DOUBT), (0x8000_0000, 0)] {
+        let belief = believe(&entry, &other, &with(tcp::RST, seq), Trust::Nothing);
+        let cause = if flags == 0 { 0 } else { flag::CAUSE };
+        assert_eq!((belief.flags, belief.doubted), (flags | cause, flags != flag::RST), "{seq}");
+        for before in [flag::RST, flag::DOUBT] {
+            let said = Entry { flags: before, ..other };
+            assert_eq!(believe(&entry, &said, &with(tcp::RST, seq), Trust::Nothing).flags, flags, "{seq}");
+        }
+    }
+    let ended = Entry { flags: flag::FIN, fin: 1100, ..entry };
+    let knows = Entry { acked: 1601, ..other };
+    let behind = with(tcp::RST, 1101);
+    let believed = believe(&ended, &knows, &behind, Trust::Nothing).flags;
+    assert_eq!(believed, flag::RST | flag::CAUSE, "behind its own end");
+    let data = with(tcp::ACK, 1);
+    assert_eq!(believe(&entry, &other, &data, Trust::Nothing), Belief { flags: 0, doubted: false });
+}
+
+/// The same, and the other end has sent up to 7900, which is 7400 on this leg.
+fn both_ways() -> [Entry; 2] {
+    let [entry, other] = entries();
+    [entry, Entry { start: 7800, sent: 100, seq: 0_u32.wrapping_sub(500), ..other }]
+}
+
+/// At rest: all that was sent is acknowledged.
+fn at_rest() -> [Entry; 2] {
+    let [entry, other] = both_ways();
+    [Entry { acked: 7400, ..entry }, Entry { acked: 1600, ..other }]
+}
+
+fn says(seq: u32, ack: u32) -> Segment {
+    Segment { ack, end: seq, ..with(tcp::ACK, seq) }
+}
+
+#[test]
+fn at_rest_a_packet_is_all_believed_with_two_very_numbers() {
+    let [entry, other] = at_rest();
+    let judge = |seq, ack, payload| trust(&entry, &other, &says(seq, ack), payload);
+    assert_eq!(judge(1100, 7400, 0), Trust::All);
+    assert_eq!(judge(1100, 7400, 1400), Trust::All);
+    assert_eq!(judge(1101, 7400, 0), Trust::All, "behind an end that was lost");
+    assert_eq!(judge(1099, 7400, 0), Trust::Heard, "a probe of the peer's own");
+    assert_eq!(judge(1098, 7400, 0), Trust::Old);
+    assert_eq!(judge(1100, 7399, 9), Trust::Sent, "overtaken by a later acknowledgement");
+    assert_eq!(judge(1100, 7400 + FAR, 9), Trust::Sent);
+    assert_eq!(judge(1100, 7401 + FAR, 9), Trust::Old);
+    assert_eq!(judge(1100 + GAP, 7400, 9), Trust::Sent, "what came before was lost");
+    assert_eq!(judge(1101 + GAP, 7400, 9), Trust::Old);
+    assert_eq!(judge(1100 + FEW, 7400 + FEW, 9), Trust::Sent);
+    assert_eq!(judge(1100 + FEW, 7401 + FEW, 9), Trust::Old);
+    for far in [ROOM + 65, 0x8000_0000, 0_u32.wrapping_sub(ROOM + 1)] {
+        assert_eq!(judge(1100_u32.wrapping_add(far), 7400, 0), Trust::Nothing, "{far}");
+    }
+    for far in [ROOM + 1, 0x8000_0000, 0_u32.wrapping_sub(ROOM + 1)] {
+        assert_eq!(judge(1100, 7400_u32.wrapping_add(far), 0), Trust::Nothing, "{far}");
+    }
+    for flags in [tcp::PSH, tcp::SYN | tcp::ACK, tcp::RST | tcp::ACK] {
+        assert_eq!(trust(&entry, &other, &Segment { flags, ..says(1100, 7400) }, 0), Trust::Nothing);
+    }
+}
+
+#[test]
+fn what_is_on_its_way_leaves_as_much_room() {
+    // 40 bytes each way are not acknowledged.
+    let [entry, other] = both_ways();
+    let entry = Entry { acked: 7360, ..entry };
+    let judge = |seq, ack| trust(&entry, &other, &says(seq, ack), 7);
+    for seq in [1060, 1080, 1101] {
+        for ack in [7360, 7380, 7400] {
+            assert_eq!(judge(seq, ack), Trust::All);
+        }
+    }
+    assert_eq!(judge(1100, 7401), Trust::All, "a processor was behind another one");
+    assert_eq!(trust(&entry, &other, &says(1080, 7360), 0), Trust::Less, "has that been sent?");
+    let ended = Entry { flags: flag::FIN, fin: 7900, ..other };
+    let busy = Entry { sent: 2 * u64::from(FEW), ..entry };
+    assert_eq!(trust(&busy, &ended, &says(1100, 7401), 5), Trust::All);
+    assert_eq!(trust(&busy, &ended, &says(1100, 7402), 5), Trust::Sent, "too much is on its way to take it");
+    let ends = Entry { flags: flag::FIN, fin: 1100, ..entry };
+    assert_eq!(trust(&ends, &other, &says(1101, 7400), 0), Trust::All);
+    assert_eq!(trust(&ends, &other, &says(1100, 7400), 0), Trust::Less, "has it ended?");
+}
+
+#[test]
+fn bytes_that_nobody_has_room_for_were_not_sent() {
+    let [entry, other] = at_rest();
+    let far = ROOM + 64;
+    let entry = Entry { sent: u64::from(far) + 100, ..entry };
+    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 0), Trust::All);
+    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 1), Trust::Heard);
+    let shut = Entry { window: 0, ..other };
+    assert_eq!(trust(&entry, &shut, &says(1100 + far, 7400), 0), Trust::All, "they are known");
+}
+
+#[test]
+fn what_is_believed_is_learnt_and_whatever_comes_is_a_sign() {
+    let [entry, _] = at_rest();
+    let entry = Entry { state: state::FORWARD, handover: 7, ..entry };
+    let segment = Segment { window: 9, ..says(1100, 7500) };
+    for (trust, [sent, acked, window, claim]) in [
+        (Trust::All, [150, 7500, 9, 0]),
+        (Trust::Less, [150, 7500, 9, 7]),
+        (Trust::Sent, [150, 7400, 0, 0]),
+        (Trust::Heard, [100, 7500, 9, 0]),
+        (Trust::Old, [100, 7400, 0, 7]),
+        (Trust::Nothing, [100, 7400, 0, 7]),
+    ] {
+        let mut now = entry;
+        learn(&mut now, &segment, 50, trust, 5);
+        let learnt = [u32::try_from(now.sent).unwrap(), now.acked, now.window.into(), now.handover];
+        assert_eq!((learnt, now.active_ms), ([sent, acked, window, claim], 5), "{trust:?}");
+    }
+    let mut held = Entry { state: state::HELD, ..entry };
+    learn(&mut held, &segment, 50, Trust::Old, 5);
+    assert_eq!((held.active_ms, held.handover), (0, 7));
+    let mut reset = entry;
+    learn(&mut reset, &Segment { flags: tcp::RST | tcp::ACK, ..segment }, 0, Trust::Nothing, 5);
+    assert_eq!(reset.active_ms, 0);
+}
+
+#[test]
+fn it_is_over_when_both_ends_are_acknowledged_or_one_has_reset() {
+    let [mut entry, mut other] = entries();
+    assert!(!is_over(&entry, &other));
+    (entry.flags, entry.fin) = (flag::FIN, 1100);
+    assert!(!is_acknowledged(&entry, &other), "60 of 100 bytes are");
+    let beyond = Entry { acked: 1700, ..other };
+    assert!(!is_acknowledged(&entry, &beyond), "a false end: the stream went on");
+    other.acked = 1600;
+    assert!(!is_acknowledged(&entry, &other), "the bytes are, the end is not");
+    assert!(may_have_ended(&entry, &other) && !may_have_ended(&entry, &beyond));
+    other.acked = 1601;
+    assert!(is_acknowledged(&entry, &other) && may_have_ended(&entry, &other) && !is_over(&entry, &other));
+    (other.flags, other.seq, other.fin) = (flag::FIN, 0_u32.wrapping_sub(7), 7006);
+    entry.acked = 7000;
+    assert!(is_over(&entry, &other));
+    let reset = Entry { flags: flag::RST, ..Entry::default() };
+    assert!(is_over(&reset, &Entry::default()) && is_over(&Entry::default(), &reset));
+}
