@@ -91,6 +91,8 @@ pub enum Reason {
     HelloTooLarge,
     /// No route matches, and none is the default.
     NoRoute,
+    /// The client is a connection of ours to an upstream server, which has come back to us.
+    Loop,
     /// No upstream server took the connection.
     Connect(ConnectFailure),
     /// The client left while we were connecting.
@@ -130,6 +132,7 @@ impl Reason {
             Self::Connect(ConnectFailure::Unreachable) => "connect_unreachable",
             Self::Connect(ConnectFailure::Resolve) => "connect_resolve",
             Self::Connect(ConnectFailure::Other) => "connect_failed",
+            Self::Loop => "loop",
             Self::ClientGone => "client_gone",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::KernelLost => "kernel_lost",
@@ -154,6 +157,7 @@ impl Reason {
             Self::Connect(_) => Some(Side::Upstream),
             Self::Eof
             | Self::NoRoute
+            | Self::Loop
             | Self::KernelLost
             | Self::HalfCloseTimeout
             | Self::IdleTimeout

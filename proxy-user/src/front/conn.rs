@@ -11,12 +11,12 @@ use proxy_common::hello::Sni;
 use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
 
-use super::connect::{self, Failed, Wanted};
+use super::connect::{self, Connected, Failed, Wanted};
 use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carried, Carriers, Outcome, Pair};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Claim, Flow, HelloResult, Hub, Phase, Stage, Story};
+use crate::hub::{Claim, Dialed, Flow, HelloResult, Hub, Phase, Stage, Story};
 use crate::sys;
 
 /// Serves one accepted connection.
@@ -47,8 +47,10 @@ async fn travel(
     way: &mut Story,
 ) -> Result<Outcome, Reason> {
     let hub = &carriers.hub;
+    refuse::our_own(&stream, flow, hub, way)?;
     let stopping = hub.phases.reached(Phase::Closing);
-    let (pair, number) = tokio::select! {
+    // Dropped after the sockets are closed.
+    let (dialed, pair, number) = tokio::select! {
         // Boxed: what follows lasts much longer, and needs less room.
         result = Box::pin(establish(stream, listener, carriers, flow, way)) => result?,
         () = stopping => return Err(Reason::Drain),
@@ -57,16 +59,18 @@ async fn travel(
     let protected = hub.snapshot.guard.as_ref().is_some_and(|guard| guard.protects(number));
     let sources = hub.sources.get();
     way.established = sources.map(|sources| sources.established(flow.client.ip(), protected));
-    Ok(carriers.carry(flow, pair, datapath).await)
+    let outcome = carriers.carry(flow, pair, datapath).await;
+    drop(dialed);
+    Ok(outcome)
 }
 
-async fn establish(
+async fn establish<'a>(
     stream: TcpStream,
     listener: &Listener,
-    carriers: &Carriers,
+    carriers: &'a Carriers,
     flow: &Flow,
     way: &mut Story,
-) -> Result<(Pair, usize), Reason> {
+) -> Result<(Dialed<'a>, Pair, usize), Reason> {
     let hub = &carriers.hub;
     let (stream, number) = match listener.to {
         Some(number) => {
@@ -80,16 +84,16 @@ async fn establish(
     let begun = Instant::now();
     // The hello is there. But local looks for the server's socket first, which is none before the handshake has ended.
     let follows = listener.to.is_none() && upstream.datapath != Choice::Only(Datapath::Local);
-    let wanted = Wanted { carriers, upstream, follows, spread: flow.id };
+    let wanted = Wanted { carriers, upstream, follows, flow: flow.id };
     let connected = tokio::select! {
         connected = connect::connect(wanted, &stream) => connected,
         () = flow.killed() => return Err(killed(&stream)),
     };
     way.connect = Some(begun.elapsed());
     match connected {
-        Ok(server) => {
-            note_server(flow, &server);
-            Ok((Pair { client: stream, upstream: server }, number))
+        Ok(Connected { stream: server, dialed }) => {
+            note_server(flow, &server, &dialed);
+            Ok((dialed, Pair { client: stream, upstream: server }, number))
         }
         Err(failed) => {
             // Nothing was read, and nothing can be served: a reset lets the client try again at once.
@@ -189,10 +193,10 @@ fn note_upstream(flow: &Flow, upstream: &Arc<str>) {
 }
 
 /// A server that has already gone again has no address any more: the datapath will see to that.
-fn note_server(flow: &Flow, server: &TcpStream) {
+fn note_server(flow: &Flow, server: &TcpStream, dialed: &Dialed<'_>) {
     let mut facts = flow.facts();
     facts.server = server.peer_addr().ok();
-    facts.upstream_local = server.local_addr().ok();
+    facts.upstream_local = Some(dialed.near());
 }
 
 fn internal(flow: &Flow, error: &io::Error) -> Reason {

@@ -5,12 +5,14 @@ use std::net::{SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
+use socket2::Socket;
 use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::datapath::Carriers;
 use crate::datapath::packet::Road;
 use crate::hub::snapshot::{Server, Upstream};
+use crate::hub::{Dialed, Dialing};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
@@ -40,13 +42,20 @@ pub(super) struct Wanted<'a> {
     pub(super) upstream: &'a Upstream,
     /// The client's first bytes follow as soon as a server takes the connection.
     pub(super) follows: bool,
-    /// Any number, which differs from client to client.
-    pub(super) spread: u64,
+    /// The id of the client's flow.
+    pub(super) flow: u64,
+}
+
+/// A connection to a server.
+pub(super) struct Connected<'a> {
+    pub(super) stream: TcpStream,
+    /// To be kept as long as `stream`.
+    pub(super) dialed: Dialed<'a>,
 }
 
 /// Connects, or fails once the upstream's hold time is over and each server was tried again. The hello stays in the
 /// client's socket meanwhile.
-pub(super) async fn connect(wanted: Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
+pub(super) async fn connect<'a>(wanted: Wanted<'a>, client: &TcpStream) -> Result<Connected<'a>, Failed> {
     tokio::select! {
         result = attempts(&wanted, client) => result,
         // An error on the socket: the client has reset. A mere end of its stream is no reason to stop.
@@ -54,7 +63,7 @@ pub(super) async fn connect(wanted: Wanted<'_>, client: &TcpStream) -> Result<Tc
     }
 }
 
-async fn attempts(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
+async fn attempts<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connected<'a>, Failed> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
     loop {
@@ -67,15 +76,15 @@ async fn attempts(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, 
             return Err(failure);
         }
         // Held clients come back at slightly different times, or a server that has just come up meets them all at once.
-        let spread = f64::from(u8::try_from(wanted.spread % 64).unwrap_or(0)) / 128.0;
+        let spread = f64::from(u8::try_from(wanted.flow % 64).unwrap_or(0)) / 128.0;
         tokio::time::sleep((pause + pause.mul_f64(spread)).min(left)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
 /// Every server once.
-async fn pass(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Failed> {
-    let Wanted { carriers, upstream, follows, .. } = *wanted;
+async fn pass<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connected<'a>, Failed> {
+    let Wanted { carriers, upstream, follows, flow } = *wanted;
     let hub = &carriers.hub;
     let road = carriers.road.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
@@ -83,11 +92,11 @@ async fn pass(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Fail
         let attempt = Instant::now();
         // What the packet datapath knows of an address does not say on which link it is.
         let road = road.filter(|_| !matches!(server, Server::LinkLocal { .. }));
-        let call = Call { follows, road: road.map(|road| (road, client)) };
+        let call = Call { follows, road: road.map(|road| (road, client)), dialing: &hub.dialing, flow };
         match one(server, call, hub.snapshot.timeouts.connect, upstream.hold).await {
-            Ok(stream) => {
+            Ok(connected) => {
                 hub.meters.connected(attempt.elapsed());
-                return Ok(stream);
+                return Ok(connected);
             }
             Err((_, error)) if is_reset(&error) => return Err(Failed::Reset),
             Err((reason, error)) => {
@@ -102,33 +111,36 @@ async fn pass(wanted: &Wanted<'_>, client: &TcpStream) -> Result<TcpStream, Fail
 
 /// How a connection is made.
 #[derive(Clone, Copy)]
-struct Call<'a> {
+struct Call<'a, 'c> {
     /// Bytes follow at once.
     follows: bool,
     /// With a port and options by which the flow can leave its sockets, as the client's connection has them.
-    road: Option<(&'a Road, &'a TcpStream)>,
+    road: Option<(&'c Road, &'c TcpStream)>,
+    dialing: &'a Dialing,
+    /// The id of the client's flow.
+    flow: u64,
 }
 
-async fn one(
+async fn one<'a>(
     server: &Server,
-    call: Call<'_>,
+    call: Call<'a, '_>,
     limit: Duration,
     hold: Duration,
-) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+) -> Result<Connected<'a>, (ConnectFailure, io::Error)> {
     let addresses = within(limit, resolve(server)).await.map_err(|error| (ConnectFailure::Resolve, error))?;
     let limit = share(limit, hold, addresses.len());
     any_of(&addresses, call, limit).await
 }
 
-async fn any_of(
+async fn any_of<'a>(
     addresses: &[SocketAddr],
-    call: Call<'_>,
+    call: Call<'a, '_>,
     limit: Duration,
-) -> Result<TcpStream, (ConnectFailure, io::Error)> {
+) -> Result<Connected<'a>, (ConnectFailure, io::Error)> {
     let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
     for address in addresses {
         match within(limit, open(*address, call)).await {
-            Ok(stream) => return Ok(stream),
+            Ok(connected) => return Ok(connected),
             Err(error) => last = (classify(&error), error),
         }
     }
@@ -148,28 +160,33 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 
 /// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
 /// empty stream.
-async fn open(address: SocketAddr, call: Call<'_>) -> io::Result<TcpStream> {
+async fn open<'a>(address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connected<'a>> {
     if let Some((road, client)) = call.road {
         for _ in 0..TRIES {
             let socket = fresh(address, call.follows)?;
             // Whatever stands against that stands against no connection.
             let Ok(Some(_prepared)) = road.prepare(&socket, address, client) else { break };
-            match socket.connect(address).await {
+            match dial(socket, address, call).await {
                 // The kernel has not forgotten the last connection by this port yet.
                 Err(error) if is_taken(&error) => {}
                 result => return result,
             }
         }
     }
-    fresh(address, call.follows)?.connect(address).await
+    dial(fresh(address, call.follows)?, address, call).await
+}
+
+async fn dial<'a>(socket: Socket, address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connected<'a>> {
+    let dialed = call.dialing.dial(call.flow, address, || sys::dial(&socket, address))?;
+    Ok(Connected { stream: sys::connected(socket).await?, dialed })
 }
 
 fn is_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
-fn fresh(address: SocketAddr, follows: bool) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+fn fresh(address: SocketAddr, follows: bool) -> io::Result<Socket> {
+    let socket = sys::socket_for(address)?;
     sys::reset_on_close(&socket, true)?;
     sys::write_at_once(&socket)?;
     sys::keep_urgent_bytes(&socket)?;
@@ -207,6 +224,8 @@ fn classify(error: &io::Error) -> ConnectFailure {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpSocket;
+
     use super::*;
 
     #[test]
@@ -229,17 +248,18 @@ mod tests {
         };
         let (silent, answering) = (listener(0), listener(8));
         let addresses = [&silent, &answering].map(|listener| listener.local_addr().unwrap());
-        let call = Call { follows: false, road: None };
+        let dialing = Dialing::default();
+        let call = Call { follows: false, road: None, dialing: &dialing, flow: 1 };
         let limit = Duration::from_millis(200);
         let mut waiting = Vec::new();
         let failure = loop {
             match any_of(&addresses[..1], call, limit).await {
-                Ok(stream) => waiting.push(stream),
+                Ok(connected) => waiting.push(connected),
                 Err((failure, _)) => break failure,
             }
         };
         assert_eq!(failure, ConnectFailure::Timeout);
-        let stream = any_of(&addresses, call, limit).await.map_err(|(_, error)| error).unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+        let connected = any_of(&addresses, call, limit).await.map_err(|(_, error)| error).unwrap();
+        assert_eq!(connected.stream.peer_addr().unwrap(), addresses[1]);
     }
 }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use proxy_common::flow::Reason;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+
+use crate::hub::{Flow, Hub, Story};
+use crate::sys;
 
 /// A fatal `unrecognized_name` alert in a TLS record (RFC 8446 section 6, RFC 6066 section 3). Version 3.3 is
 /// understood by every client since TLS 1.0.
@@ -32,4 +36,27 @@ pub(super) async fn unrecognized_name(mut stream: TcpStream) {
         }
     };
     let _ = tokio::time::timeout(PATIENCE, farewell).await;
+}
+
+/// Refuses what one of our own connections to a server has come to, before anything is spent on it: it would come back again
+/// and again, until no slot is left.
+pub(super) fn our_own(stream: &TcpStream, flow: &Flow, hub: &Hub, way: &mut Story) -> Result<(), Reason> {
+    // A connection that is reset already has no address, and goes nowhere.
+    let Ok(listener) = stream.local_addr() else { return Ok(()) };
+    let redirected = || sys::original_destination(stream);
+    let Some(origin) = hub.dialing.find(flow.client, listener, redirected) else { return Ok(()) };
+    let origin = hub.flows.find(origin);
+    let facts = origin.as_ref().map(|origin| origin.facts().clone());
+    let (route, upstream) = facts.map(|facts| (facts.route, facts.upstream)).unwrap_or_default();
+    let upstream = upstream.unwrap_or_default();
+    if hub.dialing.complaint.is_due() {
+        tracing::warn!(
+            %route, %upstream, listener = %flow.listener, address = %listener,
+            "a connection to a server of this upstream came back to a listener of this daemon, and was refused: write the \
+             address of the service itself in servers, or move the listener"
+        );
+    }
+    way.error = Some(format!("the connection of route \"{route}\" to upstream \"{upstream}\" came back here"));
+    let _ = sys::reset_on_close(stream, true);
+    Err(Reason::Loop)
 }

@@ -3,6 +3,7 @@
 
 mod caps;
 mod complaint;
+mod dialed;
 mod flows;
 mod meters;
 mod orders;
@@ -18,6 +19,7 @@ use std::time::Instant;
 
 pub(crate) use caps::{AtLimit, Caps, Claim};
 pub(crate) use complaint::Complaint;
+pub(crate) use dialed::{Dialed, Dialing};
 pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use orders::{Errands, Order, Orders};
@@ -34,6 +36,7 @@ pub(crate) struct Hub {
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
     pub(crate) room: Arc<Room>,
+    pub(crate) dialing: Dialing,
     /// None: a source may have any number of connections.
     pub(crate) caps: Option<Arc<Caps>>,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
@@ -53,6 +56,7 @@ impl Hub {
             flows: Flows::default(),
             phases: Phases::new(),
             room: Arc::new(room),
+            dialing: Dialing::default(),
             started: Instant::now(),
             sockmap_lost: AtomicBool::new(false),
         }

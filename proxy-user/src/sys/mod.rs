@@ -3,6 +3,7 @@
 
 mod bpf;
 mod clock;
+mod connect;
 mod conntrack;
 mod epoll;
 mod file;
@@ -29,6 +30,7 @@ mod xdp;
 
 pub(crate) use bpf::attached_verdict;
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
+pub(crate) use connect::{connected, dial, original_destination, socket_for};
 pub(crate) use conntrack::untrack;
 pub(crate) use epoll::Poller;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};

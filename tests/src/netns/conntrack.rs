@@ -5,8 +5,9 @@ use anyhow::{Context as _, Result, ensure};
 use super::Namespace;
 use super::nft::{Chain, Expression, data, number};
 
-/// `NF_INET_PRE_ROUTING`, `NF_INET_POST_ROUTING`, and where NAT stands in them.
+/// `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING`, and where NAT stands in them.
 const BEFORE_ROUTING: Chain = Chain::Nat { hook: 0, priority: -100 };
+const OF_THIS_HOST: Chain = Chain::Nat { hook: 3, priority: -100 };
 const AFTER_ROUTING: Chain = Chain::Nat { hook: 4, priority: 100 };
 
 impl Namespace {
@@ -25,9 +26,21 @@ impl Namespace {
     /// # Errors
     /// When the kernel has no NAT.
     pub fn redirect(&self, from: u16, to: u16) -> Result<()> {
+        self.redirect_at(&BEFORE_ROUTING, from, to)
+    }
+
+    /// The same of connections of this host, to whatever address.
+    ///
+    /// # Errors
+    /// When the kernel has no NAT.
+    pub fn redirect_own(&self, from: u16, to: u16) -> Result<()> {
+        self.redirect_at(&OF_THIS_HOST, from, to)
+    }
+
+    fn redirect_at(&self, chain: &Chain, from: u16, to: u16) -> Result<()> {
         let redirect = Expression::new("redir", &[number(1, 1)]);
         let [load, compare] = goes_to(from);
-        self.add_rule(&BEFORE_ROUTING, &[load, compare, port(to), redirect]).context("redirecting a port")
+        self.add_rule(chain, &[load, compare, port(to), redirect]).context("redirecting a port")
     }
 
     /// Has connections of this host to one port come from another port than their sockets have, as `masquerade to :PORT` does.

@@ -5,6 +5,7 @@ mod connect;
 mod files;
 mod foreign;
 mod full;
+mod itself;
 mod logs;
 mod lost;
 mod paths;

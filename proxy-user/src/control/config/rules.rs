@@ -10,6 +10,7 @@ use super::compile::Checked;
 use super::raw::{At, Field, Raw};
 use super::report::{Fault, MAX_PROBLEMS, Report, quote};
 use crate::hub::snapshot::Server;
+use crate::sys;
 
 /// Patterns times sources, over all routes.
 const MAX_MATCHES: usize = 100_000;
@@ -185,6 +186,15 @@ fn taken_by(bound: &Bound, address: SocketAddr) -> Option<(SocketAddr, usize)> {
     candidates.into_iter().find_map(|candidate| Some((candidate, *bound.get(&candidate)?)))
 }
 
+/// The listener on all addresses that takes what is sent to `address`, if that is an address of this host.
+fn taken_by_all(bound: &Bound, address: SocketAddr) -> Option<SocketAddr> {
+    let mut all = vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    if address.is_ipv4() {
+        all.push(Ipv4Addr::UNSPECIFIED.into());
+    }
+    all.into_iter().map(|ip| SocketAddr::new(ip, address.port())).find(|all| bound.contains_key(all))
+}
+
 fn admin_port(bound: &Bound, http: Option<SocketAddr>, report: &mut Report<'_>) {
     let Some(http) = http else { return };
     if let Some((address, at)) = taken_by(bound, http) {
@@ -207,6 +217,16 @@ fn no_loops(bound: &Bound, servers: &[At<Server>], report: &mut Report<'_>) {
             }
             Server::Name { .. } | Server::LinkLocal { .. } => None,
         };
+        if let (None, Server::Address(address)) = (looped, &server.value)
+            && let Some(listener) = taken_by_all(bound, *address)
+            && sys::is_own_address(address.ip())
+        {
+            report.warn(
+                server.at,
+                format_args!("{address} is an address of this host, where the listener \"{listener}\" is: connections would loop"),
+                "write the address and port of the service itself, or move the listener",
+            );
+        }
         if let Some((address, at)) = looped {
             report.fault(server.at, |text| {
                 let (server, place) = (quote(&server.value.to_string()), text.place(at));

@@ -34,7 +34,8 @@ use proxy_common::abi::packet::{Key, address_of, offer};
 use proxy_common::flow::End;
 use proxy_common::packet::eligible::{self, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::Socket;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
 use super::copy::{self, Copied, Due};
@@ -137,7 +138,7 @@ impl Road {
     /// port of the range is free. What is returned has to be kept until the socket is connected.
     pub(crate) fn prepare(
         &self,
-        socket: &TcpSocket,
+        socket: &Socket,
         server: SocketAddr,
         client: &TcpStream,
     ) -> io::Result<Option<Prepared<'_>>> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::Key;
 use proxy_common::ports::are_own;
-use tokio::net::TcpSocket;
+use socket2::Socket;
 
 use super::lot::{source, target};
 use super::taken::{By, Taken, Way};
@@ -68,8 +68,8 @@ impl Ports {
 
     /// Binds `socket` to a port, and perhaps an address, by which no flow of ours goes to `server`. None: there is no such port.
     /// What is returned keeps it from others that bind, and has to be kept until the socket is connected: then the kernel does.
-    pub(super) fn bind(&self, socket: &TcpSocket, server: SocketAddr) -> io::Result<Option<Reserved<'_>>> {
-        socket.set_reuseaddr(true)?;
+    pub(super) fn bind(&self, socket: &Socket, server: SocketAddr) -> io::Result<Option<Reserved<'_>>> {
+        socket.set_reuse_address(true)?;
         let sources = sources_for(&self.sources, server.ip());
         if self.taken().is_full(server, &sources) {
             return Ok(None);
@@ -78,7 +78,7 @@ impl Ports {
             let (source, port) = self.turn(&sources);
             let near = SocketAddr::new(source, port);
             let Some(reserved) = self.reserve(server, near) else { continue };
-            match socket.bind(near) {
+            match socket.bind(&near.into()) {
                 Ok(()) => return Ok(Some(reserved)),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 // It was an address of this host when the daemon started.
