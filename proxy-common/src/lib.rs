@@ -24,4 +24,6 @@ pub mod plan;
 #[cfg(feature = "std")]
 pub mod ports;
 #[cfg(feature = "std")]
+pub mod precedence;
+#[cfg(feature = "std")]
 pub mod route;

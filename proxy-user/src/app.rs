@@ -45,6 +45,8 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
     let road = open_road(&hub);
     let kernel = Arc::new(probe(&hub, road.as_ref()));
     let road = road.and_then(Result::ok);
+    front::start_resolver(&hub)
+        .map_err(|error| Failure::new(Exit::System, format_args!("cannot look up names: {error}")))?;
     let (workers, ready) = start(&hub, sockets, &kernel, road.as_ref())
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));

@@ -120,6 +120,7 @@ fn status_text(status: &Value) -> String {
         let name = text(listener.get("name").unwrap_or(&Value::Null));
         let _ = writeln!(out, "listener {name}: {}", addresses.join(", "));
     }
+    out.push_str(&upstreams_text(status));
     let _ = writeln!(
         out,
         "connections: {} active, {} accepted",
@@ -150,6 +151,30 @@ fn availability(status: &Value, datapath: &str) -> String {
         (false, Some(reason)) if reason.starts_with("not configured") => reason.to_owned(),
         (false, reason) => format!("unavailable: {}", reason.unwrap_or("the daemon does not say why")),
     }
+}
+
+fn upstreams_text(status: &Value) -> String {
+    let mut out = String::new();
+    let list =
+        |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    for upstream in list(status, "upstreams") {
+        for server in list(&upstream, "servers") {
+            let field = |name: &str| text(server.get(name).unwrap_or(&Value::Null));
+            let _ = write!(out, "upstream {}: ", text(upstream.get("name").unwrap_or(&Value::Null)));
+            let _ = match field("state").as_str() {
+                "unknown" => writeln!(out, "{}: no connection yet", field("server")),
+                "down" => writeln!(
+                    out,
+                    "{}: down for {} s: {}",
+                    field("server"),
+                    field("since_seconds"),
+                    field("last_error")
+                ),
+                state => writeln!(out, "{}: {state} for {} s", field("server"), field("since_seconds")),
+            };
+        }
+    }
+    out
 }
 
 fn flows_text(answer: &Value) -> String {
@@ -237,6 +262,23 @@ mod tests {
         busy.join().unwrap();
         assert_eq!(failure.exit, Exit::Unavailable);
         assert!(failure.message.contains("open connections") && failure.message.contains("try again"));
+    }
+
+    #[test]
+    fn servers_are_listed_with_what_connections_have_shown() {
+        let server = |server, state, error| json!({"server": server, "state": state, "since_seconds": 7, "last_error": error});
+        let text = upstreams_text(&json!({"upstreams": [
+            {"name": "web", "servers": [
+                server("10.0.0.1:443", "up", Value::Null), server("b.test:443", "down", json!("Connection refused"))
+            ]},
+            {"name": "api", "servers": [server("10.0.0.3:443", "unknown", Value::Null)]},
+        ]}));
+        assert_eq!(
+            text,
+            "upstream web: 10.0.0.1:443: up for 7 s\n\
+             upstream web: b.test:443: down for 7 s: Connection refused\n\
+             upstream api: 10.0.0.3:443: no connection yet\n"
+        );
     }
 
     #[test]

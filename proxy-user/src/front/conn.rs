@@ -84,7 +84,7 @@ async fn establish<'a>(
     let begun = Instant::now();
     // The hello is there. But local looks for the server's socket first, which is none before the handshake has ended.
     let follows = listener.to.is_none() && upstream.datapath != Choice::Only(Datapath::Local);
-    let wanted = Wanted { carriers, upstream, follows, flow: flow.id };
+    let wanted = Wanted { carriers, upstream, number, follows, flow: flow.id };
     let connected = tokio::select! {
         connected = connect::connect(wanted, &stream) => connected,
         () = flow.killed() => return Err(killed(&stream)),

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::datapath::Carriers;
 use crate::datapath::packet::Road;
 use crate::hub::snapshot::{Server, Upstream};
-use crate::hub::{Dialed, Dialing};
+use crate::hub::{Dialed, Dialing, Names};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
@@ -21,6 +21,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Ports of our own that are tried, before one is left to the kernel.
 const TRIES: usize = 32;
+
+/// A look-up has a limit of its own, and then says what is wrong.
+const LATE: Duration = Duration::from_millis(250);
 
 /// Why there is no upstream connection.
 pub(super) enum Failed {
@@ -40,6 +43,8 @@ pub(super) enum Failed {
 pub(super) struct Wanted<'a> {
     pub(super) carriers: &'a Carriers,
     pub(super) upstream: &'a Upstream,
+    /// Its number in the snapshot.
+    pub(super) number: usize,
     /// The client's first bytes follow as soon as a server takes the connection.
     pub(super) follows: bool,
     /// The id of the client's flow.
@@ -84,23 +89,28 @@ async fn attempts<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connect
 
 /// Every server once.
 async fn pass<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connected<'a>, Failed> {
-    let Wanted { carriers, upstream, follows, flow } = *wanted;
+    let Wanted { carriers, upstream, number, follows, flow } = *wanted;
     let hub = &carriers.hub;
     let road = carriers.road.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
-    for server in &upstream.servers {
+    for (place, server) in upstream.servers.iter().enumerate() {
         let attempt = Instant::now();
         // What the packet datapath knows of an address does not say on which link it is.
         let road = road.filter(|_| !matches!(server, Server::LinkLocal { .. }));
-        let call = Call { follows, road: road.map(|road| (road, client)), dialing: &hub.dialing, flow };
+        let road = road.map(|road| (road, client));
+        let call = Call { follows, road, dialing: &hub.dialing, names: &hub.names, flow };
         match one(server, call, hub.snapshot.timeouts.connect, upstream.hold).await {
             Ok(connected) => {
                 hub.meters.connected(attempt.elapsed());
+                hub.servers.accepted(&hub.meters, number, place);
                 return Ok(connected);
             }
             Err((_, error)) if is_reset(&error) => return Err(Failed::Reset),
             Err((reason, error)) => {
                 hub.meters.connect_failed(&upstream.name, reason);
+                if !is_our_own_lack(&error) {
+                    hub.servers.failed(&hub.meters, (number, place), reason, &error);
+                }
                 tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
                 failed = Failed::Upstream { failure: reason, error: format!("{server}: {error}") };
             }
@@ -117,6 +127,7 @@ struct Call<'a, 'c> {
     /// With a port and options by which the flow can leave its sockets, as the client's connection has them.
     road: Option<(&'c Road, &'c TcpStream)>,
     dialing: &'a Dialing,
+    names: &'c Names,
     /// The id of the client's flow.
     flow: u64,
 }
@@ -127,7 +138,9 @@ async fn one<'a>(
     limit: Duration,
     hold: Duration,
 ) -> Result<Connected<'a>, (ConnectFailure, io::Error)> {
-    let addresses = within(limit, resolve(server)).await.map_err(|error| (ConnectFailure::Resolve, error))?;
+    let addresses = within(limit + LATE, resolve(server, call.names))
+        .await
+        .map_err(|error| (ConnectFailure::Resolve, error))?;
     let limit = share(limit, hold, addresses.len());
     any_of(&addresses, call, limit).await
 }
@@ -196,14 +209,17 @@ fn fresh(address: SocketAddr, follows: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
+async fn resolve(server: &Server, names: &Names) -> io::Result<Vec<SocketAddr>> {
     match server {
         Server::Address(address) => Ok(vec![*address]),
         Server::LinkLocal { ip, interface, port } => {
             let scope = sys::interface_number(interface)?;
             Ok(vec![SocketAddrV6::new(*ip, *port, 0, scope).into()])
         }
-        Server::Name { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
+        Server::Name { host, port } => {
+            let addresses = names.find(host).await?;
+            Ok(addresses.iter().map(|address| SocketAddr::new(*address, *port)).collect())
+        }
     }
 }
 
@@ -211,6 +227,12 @@ async fn resolve(server: &Server) -> io::Result<Vec<SocketAddr>> {
 /// (`tcp_reset` in `net/ipv4/tcp_input.c`); a refusal has another.
 fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+/// Whether this host has run out of something, which says nothing of the server.
+fn is_our_own_lack(error: &io::Error) -> bool {
+    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    is_taken(error) || error.raw_os_error().is_some_and(|code| lacks.contains(&code))
 }
 
 fn classify(error: &io::Error) -> ConnectFailure {
@@ -248,8 +270,8 @@ mod tests {
         };
         let (silent, answering) = (listener(0), listener(8));
         let addresses = [&silent, &answering].map(|listener| listener.local_addr().unwrap());
-        let dialing = Dialing::default();
-        let call = Call { follows: false, road: None, dialing: &dialing, flow: 1 };
+        let (dialing, names) = (Dialing::default(), Names::new(&[]));
+        let call = Call { follows: false, road: None, dialing: &dialing, names: &names, flow: 1 };
         let limit = Duration::from_millis(200);
         let mut waiting = Vec::new();
         let failure = loop {

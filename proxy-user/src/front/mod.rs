@@ -8,6 +8,7 @@ mod connect;
 mod exchange;
 mod peek;
 mod refuse;
+mod resolver;
 
 use std::io;
 use std::net::TcpListener;
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use self::accept::Desk;
 use self::exchange::Door;
 pub(crate) use self::exchange::Exchange;
+pub(crate) use self::resolver::start as start_resolver;
 use crate::datapath::packet::Road;
 use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
@@ -59,7 +61,7 @@ pub(crate) fn start_worker(
         let _gone = Gone(Arc::clone(&hub));
         let result = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
             let result = runtime.block_on(work(index, hub, entrance, by, ready));
-            // Drops the flows that are left, whose sockets are armed to reset, and does not wait for a name server.
+            // Drops the flows that are left, whose sockets are armed to reset.
             runtime.shutdown_background();
             result
         });

@@ -153,7 +153,11 @@ mod tests {
         let dialed = dial(&dialing, 7, "10.0.0.1:40000", "10.0.0.1:443").unwrap();
         let find = |client, listener| dialing.find(at(client), at(listener), || None);
         assert_eq!(find("10.0.0.1:40000", "10.0.0.1:443"), Some(7));
-        assert_eq!(find("[::ffff:10.0.0.1]:40000", "[::ffff:10.0.0.1]:443"), Some(7), "a dual-stack listener");
+        assert_eq!(
+            find("[::ffff:10.0.0.1]:40000", "[::ffff:10.0.0.1]:443"),
+            Some(7),
+            "a dual-stack listener"
+        );
         assert_eq!(find("10.0.0.1:40001", "10.0.0.1:443"), None);
         drop(dialed);
         assert_eq!(find("10.0.0.1:40000", "10.0.0.1:443"), None);
@@ -173,9 +177,11 @@ mod tests {
     #[test]
     fn an_answer_of_our_own_socket_is_a_refusal() {
         let dialing = Dialing::default();
-        for (near, server) in
-            [("10.0.0.1:40000", "10.0.0.1:40000"), ("127.0.0.1:40000", "0.0.0.0:40000"), ("[::1]:5", "[::]:5")]
-        {
+        for (near, server) in [
+            ("10.0.0.1:40000", "10.0.0.1:40000"),
+            ("127.0.0.1:40000", "0.0.0.0:40000"),
+            ("[::1]:5", "[::]:5"),
+        ] {
             let refused = dial(&dialing, 7, near, server).map(drop).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{near} {server}");
         }

@@ -91,6 +91,12 @@ struct Failure {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Server {
+    upstream: Name,
+    server: Name,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Moved {
     what: &'static str,
 }
@@ -121,6 +127,7 @@ pub(crate) struct Meters {
     hello: Family<Hello, Counter>,
     connect_seconds: Histogram,
     connect_failures: Family<Failure, Counter>,
+    servers_up: Family<Server, Gauge<i64, AtomicI64>>,
     fallbacks: Family<FellBack, Counter>,
     moves: Family<Moved, Counter>,
 }
@@ -139,6 +146,7 @@ impl Meters {
             hello: Family::default(),
             connect_seconds: Histogram::new(buckets),
             connect_failures: Family::default(),
+            servers_up: Family::default(),
             fallbacks: Family::default(),
             moves: Family::default(),
         };
@@ -174,6 +182,11 @@ impl Meters {
             "Failed attempts to connect to an upstream server",
             self.connect_failures.clone(),
         );
+        registry.register(
+            "upstream_server_up",
+            "1 if the last attempt to connect to this server succeeded, 0 if it failed",
+            self.servers_up.clone(),
+        );
         registry.register("datapath_fallbacks", "Flows that a datapath did not take", self.fallbacks.clone());
         registry.register(
             "packet_moves",
@@ -205,6 +218,12 @@ impl Meters {
     pub(crate) fn connect_failed(&self, upstream: &Arc<str>, failure: ConnectFailure) {
         let labels = Failure { upstream: Name(Arc::clone(upstream)), reason: failure.label() };
         self.connect_failures.get_or_create(&labels).inc();
+    }
+
+    /// The last attempt to connect to this server has succeeded or failed.
+    pub(super) fn server_up(&self, upstream: &Arc<str>, server: &Arc<str>, is_up: bool) {
+        let labels = Server { upstream: Name(Arc::clone(upstream)), server: Name(Arc::clone(server)) };
+        self.servers_up.get_or_create(&labels).set(i64::from(is_up));
     }
 
     pub(crate) fn fell_back(&self, from: Datapath, reason: Fallback) {

@@ -6,9 +6,11 @@ mod complaint;
 mod dialed;
 mod flows;
 mod meters;
+mod names;
 mod orders;
 mod phase;
 mod room;
+mod servers;
 pub(crate) mod snapshot;
 mod sources;
 mod story;
@@ -22,9 +24,11 @@ pub(crate) use complaint::Complaint;
 pub(crate) use dialed::{Dialed, Dialing};
 pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
+pub(crate) use names::{Answer, Lookup, NameError, Names};
 pub(crate) use orders::{Errands, Order, Orders};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use room::{Place, Room};
+pub(crate) use servers::{ServerReport, Servers};
 use snapshot::Snapshot;
 pub(crate) use sources::{Established, Sources};
 pub(crate) use story::Story;
@@ -37,6 +41,8 @@ pub(crate) struct Hub {
     pub(crate) phases: Phases,
     pub(crate) room: Arc<Room>,
     pub(crate) dialing: Dialing,
+    pub(crate) servers: Servers,
+    pub(crate) names: Names,
     /// None: a source may have any number of connections.
     pub(crate) caps: Option<Arc<Caps>>,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
@@ -52,6 +58,8 @@ impl Hub {
             sources: OnceLock::new(),
             meters: Meters::new(&snapshot.listeners),
             caps: Caps::new(snapshot.limits.source_connections, snapshot.source_bits()),
+            servers: Servers::new(&snapshot.upstreams),
+            names: Names::new(&snapshot.upstreams),
             snapshot,
             flows: Flows::default(),
             phases: Phases::new(),

@@ -12,6 +12,7 @@ pub struct Status {
     pub phase: String,
     pub datapaths: Datapaths,
     pub listeners: Vec<Listener>,
+    pub upstreams: Vec<Upstream>,
     pub connections: Connections,
     pub kernel: Option<Kernel>,
     pub packet: Option<Packet>,
@@ -57,6 +58,24 @@ pub struct DatapathState {
 pub struct Listener {
     pub name: String,
     pub addresses: Vec<String>,
+}
+
+/// An upstream of the status.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Upstream {
+    pub name: String,
+    pub servers: Vec<Server>,
+}
+
+/// A server of an upstream, as far as connections have shown.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Server {
+    pub server: String,
+    pub state: String,
+    pub since_seconds: f64,
+    pub failures: u64,
+    pub last_reason: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// The connection counts of the status.

@@ -26,7 +26,9 @@ use crate::netns::{Namespace, send_signal};
 use crate::peers::http::{self, Response};
 use crate::pins::Pins;
 use crate::workdir::WorkDir;
-pub use api::{Access, Connections, DatapathState, Datapaths, Flow, Kernel, Listener, Packet, Status};
+pub use api::{
+    Access, Connections, DatapathState, Datapaths, Flow, Kernel, Listener, Packet, Server, Status, Upstream,
+};
 pub use classic::check_classic;
 pub use config::{ADMIN_PORT, Config, Datapath};
 pub use launch::{Launch, WITHOUT_BPF};
@@ -62,6 +64,14 @@ impl Daemon {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The number of its threads.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn threads(&self) -> Result<usize> {
+        Ok(Path::new("/proc").join(self.pid().to_string()).join("task").read_dir()?.count())
     }
 
     /// Removes what it has pinned to a place of its own, when it does not run any more.

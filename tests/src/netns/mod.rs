@@ -1,6 +1,7 @@
 //! Network namespaces: private networks for one test.
 
 mod conntrack;
+mod name_files;
 mod nft;
 mod sys;
 mod syscalls;
@@ -42,6 +43,7 @@ impl Drop for Named {
     fn drop(&mut self) {
         // A failure leaves a namespace behind; the next test process sweeps it.
         drop(ip(&["netns", "del", &self.0], ""));
+        name_files::remove(&self.0);
     }
 }
 
@@ -178,6 +180,7 @@ fn remove_if(doomed: impl Fn(&str) -> bool) -> Result<()> {
     for name in list.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| doomed(name)) {
         // Another test process may be sweeping as well: whoever comes first wins.
         drop(ip(&["netns", "del", name], ""));
+        name_files::remove(name);
     }
     Ok(())
 }

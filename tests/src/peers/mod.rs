@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod dns;
 pub mod here;
 pub mod http;
 pub mod polling;

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proxy_common::abi::packet::Key;
+use proxy_common::flow::ConnectFailure;
 use proxy_common::plan::{Host, Use};
 use serde::Serialize;
 
 use super::Admin;
 use crate::control::events::LOST;
 use crate::control::guard::{Guard, Interface};
-use crate::hub::{Bytes, Flow, Hub, Phase};
+use crate::hub::{Bytes, Flow, Hub, Phase, ServerReport};
 use crate::kernel::{KernelCounters, Local, Packet, PacketCounters, Sockmap, Unavailable};
 use crate::sys;
 
@@ -103,6 +104,7 @@ pub(super) struct Status {
     phase: &'static str,
     datapaths: Datapaths,
     listeners: Vec<ListenerStatus>,
+    upstreams: Vec<UpstreamStatus>,
     connections: Connections,
     kernel: Option<KernelCounters>,
     packet: Option<PacketCounters>,
@@ -139,6 +141,46 @@ struct ListenerStatus {
 }
 
 #[derive(Serialize)]
+struct UpstreamStatus {
+    name: String,
+    servers: Vec<ServerStatus>,
+}
+
+/// What attempts to connect to a server have shown.
+#[derive(Serialize)]
+struct ServerStatus {
+    server: String,
+    /// `up`, `down`, or `unknown` if nobody has tried.
+    state: &'static str,
+    /// For so long it is in this state.
+    since_seconds: u64,
+    failures: u64,
+    /// Of the last failure, as in `snisplice_upstream_connect_failures_total`.
+    last_reason: Option<&'static str>,
+    last_error: Option<String>,
+}
+
+fn upstream_statuses(hub: &Hub) -> Vec<UpstreamStatus> {
+    let status = |report: ServerReport| {
+        let (last_reason, last_error) = report.last_error.unzip();
+        ServerStatus {
+            server: report.server.to_string(),
+            state: report.state.name(),
+            since_seconds: report.since.as_secs(),
+            failures: report.failures,
+            last_reason: last_reason.map(ConnectFailure::label),
+            last_error,
+        }
+    };
+    let of = |(number, name): (usize, String)| UpstreamStatus {
+        name,
+        servers: hub.servers.report(number).into_iter().map(status).collect(),
+    };
+    let names = hub.snapshot.upstreams.iter().map(|upstream| upstream.name.to_string());
+    names.enumerate().map(of).collect()
+}
+
+#[derive(Serialize)]
 struct Connections {
     active: usize,
     accepted: u64,
@@ -163,6 +205,7 @@ pub(super) fn status(admin: &Admin) -> Status {
             copy: Availability { available: true, reason: None },
         },
         listeners: listeners.collect(),
+        upstreams: upstream_statuses(hub),
         connections: Connections { active: hub.flows.count(), accepted: hub.flows.accepted() },
         kernel: sockmap.ok().map(Sockmap::counters),
         packet: admin.kernel.packet().map(|packet| packet.counters()),

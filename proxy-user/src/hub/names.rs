@@ -1,0 +1,247 @@
+//! The names of servers: answers that are still good, and look-ups that are under way. Each name is looked up by one at a time,
+//! however many connections wait for it. Who looks up is `front::resolver`.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::snapshot::{Server, Upstream};
+
+/// Answers that are in use are compared with the system's files so often at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Addresses, at least one, best first; or why there are none.
+pub(crate) type Answer = Result<Arc<[IpAddr]>, NameError>;
+
+/// Why a name has no address.
+#[derive(Debug, Clone)]
+pub(crate) struct NameError {
+    pub(crate) kind: io::ErrorKind,
+    pub(crate) text: Arc<str>,
+}
+
+impl From<NameError> for io::Error {
+    fn from(error: NameError) -> Self {
+        Self::new(error.kind, &*error.text)
+    }
+}
+
+/// A look-up that is to be done.
+pub(crate) struct Lookup {
+    pub(crate) host: Arc<str>,
+    /// Number of an upstream with this name.
+    pub(crate) upstream: usize,
+    done: watch::Sender<Option<Answer>>,
+}
+
+/// All names of the configuration, and no others.
+pub(crate) struct Names {
+    started: Instant,
+    all: HashMap<Arc<str>, Name>,
+    wanted: mpsc::UnboundedSender<Lookup>,
+    queue: Mutex<Option<mpsc::UnboundedReceiver<Lookup>>>,
+    /// When the files were last to be looked at, in milliseconds since the start.
+    looked: AtomicU64,
+    look: Notify,
+}
+
+struct Name {
+    upstream: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Good until then.
+    known: Option<(Answer, Instant)>,
+    under_way: Option<watch::Receiver<Option<Answer>>>,
+}
+
+impl Names {
+    pub(crate) fn new(upstreams: &[Arc<Upstream>]) -> Self {
+        let mut all = HashMap::new();
+        for (number, upstream) in upstreams.iter().enumerate() {
+            for server in &upstream.servers {
+                if let Server::Name { host, .. } = server {
+                    let name = || Name { upstream: number, state: Mutex::default() };
+                    all.entry(Arc::from(host.as_str())).or_insert_with(name);
+                }
+            }
+        }
+        // Not more can be in it than there are names.
+        let (wanted, queue) = mpsc::unbounded_channel();
+        Self {
+            started: Instant::now(),
+            all,
+            wanted,
+            queue: Mutex::new(Some(queue)),
+            looked: AtomicU64::new(0),
+            look: Notify::new(),
+        }
+    }
+
+    /// Whether a server has a name.
+    pub(crate) fn are_there(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// The look-ups that are to be done. None: somebody does them already.
+    pub(crate) fn take_queue(&self) -> Option<mpsc::UnboundedReceiver<Lookup>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The addresses of a name of the configuration. Waits for a look-up if there is no answer that is still good.
+    pub(crate) async fn find(&self, host: &str) -> io::Result<Arc<[IpAddr]>> {
+        let name = self.all.get_key_value(host).ok_or(io::ErrorKind::NotFound)?;
+        let mut under_way = match self.begin(name) {
+            Ok(answer) => return Ok(answer?),
+            Err(under_way) => under_way,
+        };
+        let answer = under_way.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+        Ok(answer.ok_or_else(|| io::Error::other("nobody looks names up: the daemon stops"))??)
+    }
+
+    /// The answer, or what will be it.
+    fn begin(&self, (host, name): (&Arc<str>, &Name)) -> Result<Answer, watch::Receiver<Option<Answer>>> {
+        let mut state = name.state();
+        if let Some((answer, _)) = state.known.as_ref().filter(|(_, until)| Instant::now() < *until) {
+            let answer = answer.clone();
+            drop(state);
+            self.ask_to_look();
+            return Ok(answer);
+        }
+        // Err: whoever did it has given up.
+        if let Some(under_way) = state.under_way.as_ref().filter(|under_way| under_way.has_changed().is_ok())
+        {
+            return Err(under_way.clone());
+        }
+        let (done, under_way) = watch::channel(None);
+        state.under_way = Some(under_way.clone());
+        // If nobody takes it, `done` is dropped, and whoever waits is told.
+        let _ = self.wanted.send(Lookup { host: Arc::clone(host), upstream: name.upstream, done });
+        Err(under_way)
+    }
+
+    /// A look-up is done. The answer is good for so long.
+    pub(crate) fn answer(&self, lookup: &Lookup, answer: Answer, good_for: Duration) {
+        if let Some(name) = self.all.get(&lookup.host) {
+            let mut state = name.state();
+            state.known = Some((answer.clone(), Instant::now() + good_for));
+            state.under_way = None;
+        }
+        lookup.done.send_replace(Some(answer));
+    }
+
+    /// What is known is not good any more.
+    pub(crate) fn forget(&self) {
+        for name in self.all.values() {
+            name.state().known = None;
+        }
+    }
+
+    fn ask_to_look(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let before = self.looked.load(Ordering::Relaxed);
+        let is_due = u128::from(now.saturating_sub(before)) >= LOOK_EVERY.as_millis();
+        if is_due && self.looked.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.look.notify_one();
+        }
+    }
+
+    /// Returns when it is time to look whether the system's files have changed.
+    pub(crate) async fn time_to_look(&self) {
+        self.look.notified().await;
+    }
+}
+
+impl Name {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proxy_common::plan::Choice;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn names(hosts: &[&str]) -> Arc<Names> {
+        let server = |host: &&str| Server::Name { host: (*host).to_owned(), port: 443 };
+        let upstream = Upstream {
+            name: "web".into(),
+            servers: hosts.iter().map(server).collect(),
+            datapath: Choice::Auto,
+            hold: Duration::ZERO,
+        };
+        Arc::new(Names::new(&[Arc::new(upstream)]))
+    }
+
+    fn address(last: u8) -> Arc<[IpAddr]> {
+        Arc::from([IpAddr::from(Ipv4Addr::new(10, 0, 0, last))])
+    }
+
+    fn find(names: &Arc<Names>, host: &'static str) -> tokio::task::JoinHandle<io::Result<Arc<[IpAddr]>>> {
+        let names = Arc::clone(names);
+        tokio::spawn(async move { names.find(host).await })
+    }
+
+    #[tokio::test]
+    async fn many_wait_for_one_look_up_of_each_name() {
+        let names = names(&["a.test", "b.test"]);
+        let mut queue = names.take_queue().unwrap();
+        let waiting: Vec<_> = (0..100).map(|_| find(&names, "a.test")).collect();
+        let other = find(&names, "b.test");
+        let (first, second) = (queue.recv().await.unwrap(), queue.recv().await.unwrap());
+        assert_eq!([&*first.host, &*second.host], ["a.test", "b.test"]);
+        assert!(queue.try_recv().is_err(), "one for each name");
+        names.answer(&first, Ok(address(1)), LONG);
+        for one in waiting {
+            assert_eq!(one.await.unwrap().unwrap()[..], address(1)[..]);
+        }
+        names.answer(&second, Err(NameError { kind: io::ErrorKind::NotFound, text: "none".into() }), LONG);
+        assert_eq!(other.await.unwrap().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(names.find("a.test").await.is_ok() && names.find("b.test").await.is_err());
+        assert!(queue.try_recv().is_err(), "both are known");
+        assert_eq!(names.find("c.test").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_good_for_its_time_or_until_it_is_forgotten() {
+        let names = names(&["a.test"]);
+        let mut queue = names.take_queue().unwrap();
+        for good_for in [Duration::ZERO, LONG, LONG] {
+            let waiting = find(&names, "a.test");
+            names.answer(&queue.recv().await.unwrap(), Ok(address(1)), good_for);
+            assert!(waiting.await.unwrap().is_ok());
+            if !good_for.is_zero() {
+                assert!(names.find("a.test").await.is_ok());
+                names.forget();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_is_given_up_is_an_error_and_the_next_one_begins_again() {
+        let names = names(&["a.test"]);
+        let mut queue = names.take_queue().unwrap();
+        let waiting = find(&names, "a.test");
+        drop(queue.recv().await.unwrap());
+        assert!(waiting.await.unwrap().is_err());
+        let waiting = find(&names, "a.test");
+        names.answer(&queue.recv().await.unwrap(), Ok(address(1)), LONG);
+        assert!(waiting.await.unwrap().is_ok());
+        names.forget();
+        drop(queue);
+        assert!(names.find("a.test").await.is_err(), "nobody looks up");
+    }
+}
