@@ -189,6 +189,7 @@ fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
             }
             let (road, hub) = (Arc::clone(road), Arc::clone(hub));
             tokio::spawn(essential("signs of life", Arc::clone(&hub), Arc::clone(&road).tend()));
+            tokio::spawn(essential("attachments", Arc::clone(&hub), Arc::clone(&road).stay_attached()));
             tokio::spawn(essential("routes", Arc::clone(&hub), Arc::clone(&road).follow()));
             tokio::spawn(essential("flows without sockets", Arc::clone(&hub), road.watch(hub)));
         }

@@ -2,11 +2,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use harness::command::{run, snisplice};
-use harness::daemon::{Datapath, Launch, WITHOUT_BPF};
+use harness::daemon::{Datapath, Launch, WITHOUT_BPF, WITHOUT_RAW};
 use harness::netns::{Topology, edge};
 use harness::peers::agent::Work;
 use harness::peers::raw::transfer;
 use harness::peers::web::fetch_page;
+use harness::pins::Pins;
 use harness::site::{POLLING_NAME, RawSite, SHARED_PORT, Site, WEB_NAME, config};
 use harness::workdir::WorkDir;
 
@@ -51,6 +52,27 @@ fn auto_does_not_splice_on_a_kernel_that_is_not_known_to_be_good() -> Result<()>
     transfer(&mut client, &mut server, 1, BYTES)?;
     assert_eq!(old.datapath.as_deref(), Some("copy"));
     assert_eq!(site.daemon.status()?.kernel.context("no counters")?.redirected_bytes, 0);
+    drop((client, server));
+    site.daemon.stop()
+}
+
+/// Probes and resets of connections without sockets take CAP_NET_RAW: without it none leaves its sockets.
+#[test]
+fn without_raw_sockets_connections_are_spliced_and_it_is_said_why() -> Result<()> {
+    let pins = Pins::create()?;
+    let config = config().datapath(Datapath::Auto).packet(&pins, "0s");
+    let site = RawSite::launch(&config, &Launch::new()?.under(&WITHOUT_RAW))?;
+    let packet = site.daemon.status()?.datapaths.packet;
+    let reason = packet.reason.filter(|_| !packet.available).context("packet is available")?;
+    assert!(reason.contains("CAP_NET_RAW") && reason.contains("AmbientCapabilities"), "{reason}");
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, BYTES)?;
+    site.daemon.wait_for_flow("a spliced flow", |flow| flow.datapath.as_deref() == Some("sockmap"))?;
+    transfer(&mut server, &mut client, 2, BYTES)?;
+    // Where nobody has its ports.
+    let mut doctor = site.net.client.command(WITHOUT_RAW[0]);
+    let text = run(doctor.arg(WITHOUT_RAW[1]).arg(snisplice()?).arg("doctor"), b"")?.success()?;
+    assert!(text.lines().any(|line| line.contains("CAP_NET_RAW") && line.contains("missing")), "{text}");
     drop((client, server));
     site.daemon.stop()
 }

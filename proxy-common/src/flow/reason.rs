@@ -99,6 +99,8 @@ pub enum Reason {
     ClientGone,
     /// The kernel no longer carries the flow, though nobody of ours told it so: bytes may be gone.
     KernelLost,
+    /// Somebody else has taken away what carried the flow, which had no sockets: its peers were reset by the kernel, or are now.
+    DatapathLost,
     /// One side had ended, and no byte moved for too long.
     HalfCloseTimeout,
     /// No byte moved for as long as the configuration allows.
@@ -136,6 +138,7 @@ impl Reason {
             Self::ClientGone => "client_gone",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::KernelLost => "kernel_lost",
+            Self::DatapathLost => "datapath_lost",
             Self::IdleTimeout => "idle_timeout",
             Self::Drain => "drain",
             Self::Killed => "killed",
@@ -159,6 +162,7 @@ impl Reason {
             | Self::NoRoute
             | Self::Loop
             | Self::KernelLost
+            | Self::DatapathLost
             | Self::HalfCloseTimeout
             | Self::IdleTimeout
             | Self::Drain

@@ -3,6 +3,8 @@
 
 pub mod ageing;
 #[cfg(feature = "std")]
+pub mod asked;
+#[cfg(feature = "std")]
 pub mod attach;
 pub mod back;
 pub mod belief;

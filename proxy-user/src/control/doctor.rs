@@ -44,6 +44,7 @@ fn capabilities() -> Vec<Finding> {
         one("CAP_BPF", held.bpf(), "to load BPF programs"),
         one("CAP_NET_ADMIN", held.net_admin(), "to create maps of sockets"),
         one("CAP_PERFMON", held.perfmon(), "to let BPF programs read kernel memory"),
+        one("CAP_NET_RAW", held.net_raw(), "to probe and reset offloaded connections"),
     ]
 }
 

@@ -10,7 +10,8 @@ use log::Log;
 
 use super::admin::Kernel;
 use super::budget::Keeper;
-use crate::hub::Hub;
+use crate::hub::{Complaint, Hub};
+use crate::kernel::{Attachment, Sockmap};
 use crate::sys;
 
 /// How long a flow may wait for an event that was lost.
@@ -23,7 +24,7 @@ const LOOKS_PER_SILENCE: u64 = 4;
 const ROUNDS_MAX: u64 = 15;
 
 /// Why splicing is no longer available.
-pub(in crate::control) const LOST: &str = "the sockmap datapath is lost: something else has detached its BPF program; restart snisplice to splice again";
+pub(in crate::control) const LOST: &str = "the sockmap datapath is lost: something else has detached its BPF program, and it cannot be attached again; it is tried again each second";
 
 /// Wakes the flow of every cookie that the verdict names.
 pub(crate) async fn run(hub: Arc<Hub>, events: RingBuf<MapData>) -> std::io::Result<()> {
@@ -45,6 +46,7 @@ pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
     let rounds = (hub.snapshot.timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
     let mut budget = Keeper::new(&hub.snapshot.limits);
     let mut lost_events = 0;
+    let complaint = Complaint::default();
     for round in 0_u64.. {
         tokio::time::sleep(ROUND).await;
         hub.flows.wake_some(round, rounds);
@@ -55,8 +57,26 @@ pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
             lost_events = lost;
             hub.flows.wake_some(0, 1);
         }
-        if !sockmap.is_attached() && !hub.sockmap_lost.swap(true, Ordering::Relaxed) {
-            tracing::error!("{LOST}; new connections are not spliced");
+        look_at_attachment(&hub, sockmap, &complaint);
+    }
+}
+
+fn look_at_attachment(hub: &Hub, sockmap: &Sockmap, complaint: &Complaint) {
+    match sockmap.stay_attached() {
+        Attachment::Whole => hub.sockmap_lost.store(false, Ordering::Relaxed),
+        Attachment::Again => {
+            hub.sockmap_lost.store(false, Ordering::Relaxed);
+            if complaint.is_due() {
+                tracing::error!(
+                    "something else has detached the BPF program of the sockmap datapath; it is attached again. Connections that were \
+                     handed over meanwhile may be reset: their records say kernel_lost"
+                );
+            }
+        }
+        Attachment::Lost(error) => {
+            if !hub.sockmap_lost.swap(true, Ordering::Relaxed) {
+                tracing::error!(%error, "{LOST}; new connections are not spliced");
+            }
         }
     }
 }

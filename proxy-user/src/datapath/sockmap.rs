@@ -100,6 +100,9 @@ type NotEnrolled<'a> = (Fallback, Option<Trace<'a>>);
 /// verdict has just passed. Its target is unknown to the map, so the verdict passes everything, and userspace reads it.
 fn enroll<'a>(handle: &'a Handle, pair: &Pair, copied: Bytes) -> Result<Enrolled<'a>, NotEnrolled<'a>> {
     let prepared = prepare([&pair.client, &pair.upstream], copied);
+    if !handle.is_attached() {
+        return Err((Fallback::Unavailable, None));
+    }
     let ([client, upstream], legs, open) = prepared.map_err(|_| (Fallback::SocketError, None))?;
     if !open {
         // The kernel takes established sockets only: one whose peer has ended already is carried by userspace.

@@ -57,6 +57,8 @@ pub(crate) struct Flow {
     moved_ms: AtomicU64,
     /// Bytes both ways as of then, of a flow that has no sockets.
     moved_bytes: AtomicU64,
+    /// Why a peer was not told of its end, if it was not: it had no sockets.
+    pub(crate) untold: OnceLock<String>,
     pub(crate) orders: Orders,
     facts: Mutex<Facts>,
 }
@@ -170,6 +172,7 @@ impl Flows {
             copied: [AtomicU64::new(0), AtomicU64::new(0)],
             restored: [AtomicU64::new(0), AtomicU64::new(0)],
             closing: OnceLock::new(),
+            untold: OnceLock::new(),
             leaving: AtomicBool::new(false),
             moved_ms: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),

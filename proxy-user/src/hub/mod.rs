@@ -48,7 +48,7 @@ pub(crate) struct Hub {
     /// Set where there is a guard that wants to know, before the first connection is accepted.
     pub(crate) sources: OnceLock<Arc<Sources>>,
     pub(crate) started: Instant,
-    /// Set once the sockmap datapath, found good at the start, has been taken from us.
+    /// Set while the sockmap datapath, found good at the start, is taken from us.
     pub(crate) sockmap_lost: AtomicBool,
 }
 

@@ -124,6 +124,8 @@ pub(crate) struct Admin {
     pub(crate) http_clients: bool,
     /// Names that it may be asked by, beside localhost and IP addresses.
     pub(crate) hosts: Vec<String>,
+    /// Datapaths without which the daemon does not call itself ready.
+    pub(crate) ready_requires: Vec<Datapath>,
 }
 
 /// `[limits]`.

@@ -51,7 +51,7 @@ impl Story {
             hello_ms = self.hello.map(millis),
             connect_ms = self.connect.map(millis),
             reason = end.reason.label(),
-            error = self.error,
+            error = self.error.as_ref().or(flow.untold.get()),
             side = end.side.map(Side::name),
             "closed",
         );

@@ -24,7 +24,10 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BP
 pub(crate) struct Reach {
     program: Arc<OwnedFd>,
     /// The kernel empties a map of sockets whose last descriptor is closed.
-    _backends: Arc<OwnedFd>,
+    backends: Arc<OwnedFd>,
+    bypass: Arc<OwnedFd>,
+    /// Id of that program.
+    bypass_id: u32,
 }
 
 /// The two ends of our connection to a server.
@@ -83,14 +86,29 @@ impl Reach {
         let bypass: &mut SkMsg = program(ebpf, BYPASS)?;
         bypass.load().map_err(refused)?;
         bypass.attach(backends.fd()).map_err(refused)?;
+        let bypass_id = bypass.info().map_err(refused)?.id();
+        let bypass = bypass.fd().map_err(refused)?.as_fd().try_clone_to_owned();
         let reach: &mut SchedClassifier = program(ebpf, REACH)?;
         reach.load().map_err(refused)?;
         let program = reach.fd().map_err(refused)?.as_fd().try_clone_to_owned();
         let held = backends.fd().as_fd().try_clone_to_owned();
-        let held = program.and_then(|program| Ok((program, held?)));
-        let (program, backends) =
+        let held = program.and_then(|program| Ok((program, held?, bypass?)));
+        let (program, backends, bypass) =
             held.map_err(|error| Unavailable::explain("a descriptor cannot be duplicated", &error))?;
-        Ok(Self { program: Arc::new(program), _backends: Arc::new(backends) })
+        Ok(Self {
+            program: Arc::new(program),
+            backends: Arc::new(backends),
+            bypass: Arc::new(bypass),
+            bypass_id,
+        })
+    }
+
+    /// Attaches `bypass` again, if somebody else has taken it away: some, whether that works. Without it captured servers send by
+    /// the loopback.
+    pub(super) fn stay_attached(&self) -> Option<io::Result<()>> {
+        let attached = sys::attached_to_map(&self.backends, sys::MESSAGES);
+        let is_there = attached.map_or(true, |id| id == Some(self.bypass_id));
+        (!is_there).then(|| sys::attach_to_map(&self.backends, &self.bypass, sys::MESSAGES))
     }
 
     /// Whether the socket at the other end is one of this host and network namespace.

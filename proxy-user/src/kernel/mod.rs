@@ -14,4 +14,4 @@ pub(crate) use failure::Unavailable;
 pub(crate) use local::{Ends, Reach};
 pub(crate) use packet::{Armed, Packet, PacketCounters};
 pub(crate) use probe::{Local, probe};
-pub(crate) use sockmap::{Handle, KernelCounters, Sockmap, Track};
+pub(crate) use sockmap::{Attachment, Handle, KernelCounters, Sockmap, Track};

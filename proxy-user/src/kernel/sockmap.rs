@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash};
@@ -32,8 +33,17 @@ pub(crate) struct Sockmap {
     /// What the self-test did, so that it is not taken for traffic.
     zero: KernelCounters,
     handle: Handle,
-    /// Id of the program.
-    program: u32,
+    reattached: AtomicU64,
+}
+
+/// How it stands with programs that somebody else may take away.
+#[derive(Debug)]
+pub(crate) enum Attachment {
+    Whole,
+    /// They were gone, and are not any more.
+    Again,
+    /// They are gone.
+    Lost(io::Error),
 }
 
 /// What a worker needs to splice flows. Each worker has its own, so that workers do not wait for each other.
@@ -42,6 +52,8 @@ pub(crate) struct Handle {
     index: Mutex<HashMap<MapData, u64, u32>>,
     slots: Arc<Slots>,
     reach: Option<Reach>,
+    /// Id of the program.
+    program: u32,
 }
 
 /// One direction of a flow that the verdict knows. To be dropped after its socket is closed: only then has the verdict
@@ -95,9 +107,10 @@ impl Sockmap {
             index: Mutex::new(take(&mut ebpf, SLOTS)?),
             slots: map_slots(&directions, capacity)?,
             reach: local.then(|| Reach::load(&mut ebpf)).transpose()?,
+            program,
         };
         let counters = take(&mut ebpf, COUNTERS)?;
-        Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle, program })
+        Ok(Self { ebpf, counters, zero: KernelCounters::default(), handle, reattached: AtomicU64::new(0) })
     }
 
     /// Cookies of sockets whose bytes userspace must carry from now on. None: taken before.
@@ -110,11 +123,33 @@ impl Sockmap {
         EbpfLogger::init(&mut self.ebpf).ok()
     }
 
-    /// Whether the program is still where it was attached. Sockets that are inserted without it would carry nothing. A
-    /// kernel that does not tell is taken at its word.
-    pub(crate) fn is_attached(&self) -> bool {
-        let attached = sys::attached_verdict(&lock(&self.handle.sockets).fd().as_fd());
-        attached.map_or(true, |id| id == Some(self.program))
+    /// Looks whether the programs are still where they were attached, and attaches them again where they are not.
+    pub(crate) fn stay_attached(&self) -> Attachment {
+        let again =
+            if self.handle.is_attached() {
+                None
+            } else {
+                let program = self.ebpf.program(PROGRAM).and_then(|program| program.fd().ok());
+                let program = program.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+                let sockets = lock(&self.handle.sockets);
+                Some(program.and_then(|program| {
+                    sys::attach_to_map(&sockets.fd().as_fd(), &program.as_fd(), sys::STREAM)
+                }))
+            };
+        let bypass = self.handle.reach.as_ref().and_then(Reach::stay_attached);
+        match again.into_iter().chain(bypass).reduce(io::Result::and) {
+            None => Attachment::Whole,
+            Some(Ok(())) => {
+                self.reattached.fetch_add(1, Ordering::Relaxed);
+                Attachment::Again
+            }
+            Some(Err(error)) => Attachment::Lost(error),
+        }
+    }
+
+    /// How often the programs were attached again.
+    pub(crate) fn reattached(&self) -> u64 {
+        self.reattached.load(Ordering::Relaxed)
     }
 
     /// A further handle on the same maps.
@@ -179,7 +214,15 @@ impl Handle {
             index: Mutex::new(Map::HashMap(index).try_into().map_err(io::Error::other)?),
             slots: Arc::clone(&self.slots),
             reach: self.reach.clone(),
+            program: self.program,
         })
+    }
+
+    /// Whether the program is still where it was attached. Sockets that are inserted without it would carry nothing. A
+    /// kernel that does not tell is taken at its word.
+    pub(crate) fn is_attached(&self) -> bool {
+        let attached = sys::attached_to_map(&lock(&self.sockets).fd().as_fd(), sys::STREAM);
+        attached.map_or(true, |id| id == Some(self.program))
     }
 
     /// Captures servers of this host. None: not loaded.

@@ -3,9 +3,23 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// `BPF_PROG_QUERY` and `BPF_SK_SKB_STREAM_VERDICT` (`include/uapi/linux/bpf.h`).
+/// `BPF_PROG_ATTACH` and `BPF_PROG_QUERY` (`include/uapi/linux/bpf.h`).
+const PROG_ATTACH: libc::c_int = 8;
 const PROG_QUERY: libc::c_int = 16;
-const STREAM_VERDICT: u32 = 5;
+
+/// What programs of maps of sockets decide about: `BPF_SK_SKB_STREAM_VERDICT`, what is received,
+pub(crate) const STREAM: u32 = 5;
+/// and `BPF_SK_MSG_VERDICT`, what is sent.
+pub(crate) const MESSAGES: u32 = 7;
+
+/// The part of `union bpf_attr` that `BPF_PROG_ATTACH` uses for them.
+#[repr(C)]
+struct Attachment {
+    target_fd: u32,
+    program_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
 
 /// The part of `union bpf_attr` that `BPF_PROG_QUERY` uses for maps of sockets.
 #[repr(C)]
@@ -21,14 +35,29 @@ struct Query {
 
 const _: () = assert!(size_of::<Query>() == 32);
 
-/// The id of the stream verdict that is attached to a map of sockets. None: there is none. Kernels before 5.17 do not tell
+fn number(fd: &impl AsFd) -> io::Result<u32> {
+    u32::try_from(fd.as_fd().as_raw_fd()).map_err(io::Error::other)
+}
+
+/// Attaches a program to a map of sockets, in the place of another one if there is any.
+pub(crate) fn attach_to_map(map: &impl AsFd, program: &impl AsFd, kind: u32) -> io::Result<()> {
+    let (target_fd, program_fd) = (number(map)?, number(program)?);
+    let attachment = Attachment { target_fd, program_fd, attach_type: kind, flags: 0 };
+    // SAFETY: both fds are borrowed, so they stay open; the kernel reads `attachment`, a live value of the size that is passed, and
+    // takes a reference to the program of its own.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attachment, size_of::<Attachment>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The id of the program of this kind that is attached to a map of sockets. None: there is none. Kernels before 5.17 do not tell
 /// (`EINVAL`).
-pub(crate) fn attached_verdict(map: &impl AsFd) -> io::Result<Option<u32>> {
+pub(crate) fn attached_to_map(map: &impl AsFd, kind: u32) -> io::Result<Option<u32>> {
     let mut id = 0_u32;
-    let target_fd = u32::try_from(map.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    let target_fd = number(map)?;
     let mut query = Query {
         target_fd,
-        attach_type: STREAM_VERDICT,
+        attach_type: kind,
         query_flags: 0,
         attach_flags: 0,
         prog_ids: (&raw mut id).expose_provenance() as u64,

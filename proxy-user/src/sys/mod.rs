@@ -28,7 +28,7 @@ mod stderr;
 mod tcp;
 mod xdp;
 
-pub(crate) use bpf::attached_verdict;
+pub(crate) use bpf::{MESSAGES, STREAM, attach_to_map, attached_to_map};
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for};
 pub(crate) use conntrack::untrack;
@@ -42,7 +42,7 @@ pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use moves::{Moves, News};
 pub(crate) use netns::{bpf_mounts, inhabited, namespace};
-pub(crate) use process::{capabilities, open_file_limit, open_files, raise_open_file_limit};
+pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
 pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
 pub(crate) use readable::readable;
@@ -59,5 +59,6 @@ pub(crate) use tcp::{
     wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
-    attach_xdp, count_entries, link_interface, link_program, pin, pinned, update_link, wait_for_programs,
+    attach_xdp, count_entries, link_interface, link_program, object_id, pin, pinned, update_link,
+    wait_for_programs,
 };

@@ -8,12 +8,18 @@ pub(crate) struct Capabilities(u64);
 
 impl Capabilities {
     const NET_ADMIN: u32 = 12;
+    const NET_RAW: u32 = 13;
     const SYS_ADMIN: u32 = 21;
     const PERFMON: u32 = 38;
     const BPF: u32 = 39;
 
     const fn has(self, bit: u32) -> bool {
         self.0 & (1 << bit) != 0
+    }
+
+    /// May send segments that no socket of TCP sends.
+    pub(crate) const fn net_raw(self) -> bool {
+        self.has(Self::NET_RAW)
     }
 
     /// May make socket maps.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,6 +27,9 @@ const NAME: u16 = 3;
 const LOCAL: u8 = 2;
 /// `ARPHRD_ETHER`.
 const ETHERNET: u16 = 1;
+
+/// For an answer that does not come.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where packets to an address go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +68,10 @@ impl Router {
     /// To the tables of the network namespace of this thread.
     pub(crate) fn open() -> io::Result<Self> {
         let netlink = Domain::from(libc::AF_NETLINK);
-        Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE))).map(Self)
+        let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_ROUTE)))?;
+        // Answers are there when a question has been sent.
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(socket))
     }
 
     /// See [`route`].

@@ -81,7 +81,14 @@ fn link_info(link: &impl AsFd) -> io::Result<[u32; 8]> {
     Ok(info)
 }
 
-/// Gives a link a name in a BPF file system, which holds it from then on.
+/// The id of a program, map or link.
+pub(crate) fn object_id(object: &impl AsFd) -> io::Result<u32> {
+    // It stands behind the type in what the kernel says of each of them.
+    let [_, id, ..] = link_info(object)?;
+    Ok(id)
+}
+
+/// Gives a link, a map or a program a name in a BPF file system, which holds it from then on.
 pub(crate) fn pin(link: &impl AsFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let [low, high] = halves(path.as_ptr());

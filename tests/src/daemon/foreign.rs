@@ -14,6 +14,8 @@ const HASH: u32 = 1;
 const SOCKET_MAPS: [u32; 2] = [15, 18];
 /// `BPF_PROG_TYPE_SK_SKB`
 const SK_SKB: u32 = 14;
+/// `BPF_PROG_TYPE_SK_MSG`
+const SK_MSG: u32 = 16;
 
 impl Daemon {
     /// The map that holds the daemon's spliced sockets.
@@ -54,6 +56,24 @@ impl Daemon {
         let program = infos.iter().find(|info| info.is("prog_type", SK_SKB));
         let id = program.and_then(|info| info.number("prog_id")).context("the daemon has no verdict")?;
         Ok(BpfVerdict::open(id)?)
+    }
+
+    /// Detaches the program that decides about what servers on the daemon's host send from its map.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn detach_bypass(&self) -> Result<()> {
+        let infos = self.descriptor_infos()?;
+        let program = infos.iter().find(|info| info.is("prog_type", SK_MSG));
+        let id = program.and_then(|info| info.number("prog_id")).context("the daemon has no bypass")?;
+        let program = BpfVerdict::open(id)?;
+        let maps = infos.iter().filter(|info| SOCKET_MAPS.iter().any(|kind| info.is("map_type", *kind)));
+        for id in maps.filter_map(|info| info.number("map_id")) {
+            if BpfMap::open(id, 8)?.detach_sent(&program).is_ok() {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("it is attached to none of the daemon's maps")
     }
 
     /// A duplicate of the daemon's socket that is connected to `peer`.

@@ -27,6 +27,9 @@ pub const WITHOUT_BPF: [&str; 2] = ["setpriv", "--bounding-set=-bpf,-net_admin,-
 /// The smallest pipe that there is, in bytes.
 const SMALL_PIPE: usize = 4096;
 
+/// The capability to send segments of connections without sockets, taken away.
+pub const WITHOUT_RAW: [&str; 2] = ["setpriv", "--bounding-set=-net_raw"];
+
 /// What to start, and how.
 #[derive(Debug, Clone)]
 pub struct Launch {

@@ -31,7 +31,7 @@ pub use api::{
 };
 pub use classic::check_classic;
 pub use config::{ADMIN_PORT, Config, Datapath};
-pub use launch::{Launch, WITHOUT_BPF};
+pub use launch::{Launch, WITHOUT_BPF, WITHOUT_RAW};
 pub use metrics::Metrics;
 
 /// What asks for that format.

@@ -1,9 +1,9 @@
-//! Connection tracking and NAT in a namespace.
+//! Connection tracking, NAT and a firewall in a namespace.
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Namespace;
-use super::nft::{Chain, Expression, data, number};
+use super::nft::{Chain, Expression, data, number, verdict};
 
 /// `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING`, and where NAT stands in them.
 const BEFORE_ROUTING: Chain = Chain::Nat { hook: 0, priority: -100 };
@@ -52,6 +52,16 @@ impl Namespace {
         let masquerade = Expression::new("masq", &[number(1, 2), number(2, 1), number(3, 1)]);
         let [load, compare] = goes_to(to);
         self.add_rule(&AFTER_ROUTING, &[load, compare, port(from), masquerade]).context("masquerading")
+    }
+
+    /// Drops all packets that the namespace's own programs send, as a firewall with that policy for OUTPUT does: they are told `EPERM`.
+    ///
+    /// # Errors
+    /// When the kernel has no nftables.
+    pub fn drop_output(&self) -> Result<()> {
+        // `NF_DROP` into the register of verdicts.
+        let drop = Expression::new("immediate", &[number(1, 0), verdict(2, 0)]);
+        self.add_rule(&Chain::Output, &[drop]).context("dropping what the host sends")
     }
 
     /// Lines about tracked TCP connections that contain all of `words`.

@@ -3,6 +3,7 @@
 mod conntrack;
 mod name_files;
 mod nft;
+mod pinned;
 mod sys;
 mod syscalls;
 mod topology;
@@ -22,6 +23,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
+pub use pinned::{BpfClassifier, BpfLink};
 pub use sys::{
     BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
     wait_for_interrupt,

@@ -12,6 +12,7 @@ const NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = NFTABLES << 8;
+const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
 const NEW_CHAIN: u16 = NFTABLES << 8 | 3;
 const NEW_RULE: u16 = NFTABLES << 8 | 6;
 /// NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE.
@@ -38,6 +39,8 @@ pub(super) enum Chain {
     Apart,
     /// NAT, at this hook.
     Nat { hook: u32, priority: i32 },
+    /// What the host itself sends.
+    Output,
 }
 
 impl Namespace {
@@ -47,17 +50,29 @@ impl Namespace {
         let expressions: Vec<u8> = expressions.iter().flat_map(|expression| expression.0.clone()).collect();
         let rule =
             [&attribute(1, NAME)[..], &attribute(2, NAME), &attribute(4 | NESTED, &expressions)].concat();
-        let batch = [
-            message(BATCH_BEGIN, REQUEST, &[0, 0, 0, 10]),
+        self.commit(&[
             message(NEW_TABLE, REQUEST | CREATE, &table),
             message(NEW_CHAIN, REQUEST | CREATE, &[&inet(), &chain.attributes()[..]].concat()),
             message(NEW_RULE, REQUEST | CREATE | ACK, &[&inet(), &rule[..]].concat()),
-            message(BATCH_END, REQUEST, &[0, 0, 0, 10]),
-        ];
+        ])
+    }
+
+    /// Removes that table.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_rules(&self) -> Result<()> {
+        self.commit(&[message(DELETE_TABLE, REQUEST | ACK, &[&inet(), &attribute(1, NAME)[..]].concat())])
+    }
+
+    fn commit(&self, messages: &[Vec<u8>]) -> Result<()> {
+        let begin = message(BATCH_BEGIN, REQUEST, &[0, 0, 0, 10]);
+        let end = message(BATCH_END, REQUEST, &[0, 0, 0, 10]);
+        let batch = [&begin[..], &messages.concat(), &end].concat();
         self.enter(|| {
             let netlink = Domain::from(libc::AF_NETLINK);
             let mut socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
-            socket.write_all(&batch.concat())?;
+            socket.write_all(&batch)?;
             let mut answer = [0; 1024];
             let size = socket.read(&mut answer)?;
             let code = answer.get(16..size).and_then(|body| body.first_chunk().copied());
@@ -71,10 +86,14 @@ impl Namespace {
 impl Chain {
     fn attributes(&self) -> Vec<u8> {
         let mut all = [attribute(1, NAME), attribute(3, NAME)].concat();
-        if let Self::Nat { hook, priority } = self {
-            let hook = [attribute(1, &hook.to_be_bytes()), attribute(2, &priority.to_be_bytes())].concat();
-            all.extend([attribute(4 | NESTED, &hook), attribute(7, b"nat\0")].concat());
-        }
+        let (hook, priority, kind) = match self {
+            Self::Apart => return all,
+            Self::Nat { hook, priority } => (*hook, *priority, &b"nat\0"[..]),
+            // `NF_INET_LOCAL_OUT`.
+            Self::Output => (3, 0, &b"filter\0"[..]),
+        };
+        let hook = [attribute(1, &hook.to_be_bytes()), attribute(2, &priority.to_be_bytes())].concat();
+        all.extend([attribute(4 | NESTED, &hook), attribute(7, kind)].concat());
         all
     }
 }
@@ -87,6 +106,11 @@ pub(super) fn number(kind: u16, value: u32) -> Vec<u8> {
 /// Bytes as data of an expression.
 pub(super) fn data(kind: u16, value: &[u8]) -> Vec<u8> {
     attribute(kind | NESTED, &attribute(1, value))
+}
+
+/// A verdict as data of an expression.
+pub(super) fn verdict(kind: u16, code: u32) -> Vec<u8> {
+    attribute(kind | NESTED, &attribute(2 | NESTED, &number(1, code)))
 }
 
 /// `struct nfgenmsg` for both families.

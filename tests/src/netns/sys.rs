@@ -265,7 +265,7 @@ impl BpfMap {
     /// # Errors
     /// What bpf(2) reports.
     pub fn attach_verdict(&self, verdict: &BpfVerdict) -> io::Result<()> {
-        self.attachment(8, verdict)
+        self.attachment(8, verdict, Self::RECEIVED)
     }
 
     /// Detaches a stream verdict from it.
@@ -273,20 +273,30 @@ impl BpfMap {
     /// # Errors
     /// What bpf(2) reports.
     pub fn detach_verdict(&self, verdict: &BpfVerdict) -> io::Result<()> {
-        self.attachment(9, verdict)
+        self.attachment(9, verdict, Self::RECEIVED)
     }
 
-    fn attachment(&self, command: i32, verdict: &BpfVerdict) -> io::Result<()> {
-        /// BPF_SK_SKB_STREAM_VERDICT
-        const KIND: u32 = 5;
+    /// Detaches a verdict on what is sent from it.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn detach_sent(&self, verdict: &BpfVerdict) -> io::Result<()> {
+        self.attachment(9, verdict, Self::SENT)
+    }
+
+    /// BPF_SK_SKB_STREAM_VERDICT and BPF_SK_MSG_VERDICT
+    const RECEIVED: u32 = 5;
+    const SENT: u32 = 7;
+
+    fn attachment(&self, command: i32, verdict: &BpfVerdict, kind: u32) -> io::Result<()> {
         let (target, program) = (number(&self.fd)?, number(&verdict.0)?);
-        bpf(command, &mut Attachment { target, program, kind: KIND, flags: 0 }).map(drop)
+        bpf(command, &mut Attachment { target, program, kind, flags: 0 }).map(drop)
     }
 }
 
 /// A program that decides what becomes of the bytes that a socket receives.
 #[derive(Debug)]
-pub struct BpfVerdict(OwnedFd);
+pub struct BpfVerdict(pub(super) OwnedFd);
 
 impl BpfVerdict {
     /// Opens the program with this id, whoever loaded it.
@@ -345,8 +355,8 @@ pub(super) fn number(fd: &OwnedFd) -> io::Result<u32> {
 }
 
 /// Addresses in `attr` must be of values that live, with the sizes that the command expects.
-fn bpf<T>(command: i32, attr: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is a live value of the size that is passed; all callers are in this file or in `syscalls.rs`, and give
+pub(super) fn bpf<T>(command: i32, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a live value of the size that is passed; all callers are in this file, `syscalls.rs` or `pinned.rs`, and give
     // addresses of live values in it.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attr), size_of::<T>()) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }

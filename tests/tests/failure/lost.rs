@@ -5,12 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use harness::carrier::CARRIERS;
 use harness::daemon::Datapath;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::kernel_log::KernelLog;
-use harness::netns::{BpfMap, BpfVerdict};
+use harness::netns::{BpfLink, BpfMap, BpfVerdict};
 use harness::peers::raw::{Ending, expect_ending, fill, finish, is_reset, read_to_ending, transfer};
 use harness::site::{RawSite, config, config_of, polling_hello};
 
@@ -213,13 +213,59 @@ fn a_copied_flow_with_one_socket_in_the_map_is_reset_when_that_is_taken_out() ->
     site.daemon.stop()
 }
 
+fn by_datapath(
+    site: &RawSite,
+    (mut client, mut server): (TcpStream, TcpStream),
+    datapath: &str,
+) -> Result<()> {
+    transfer(&mut client, &mut server, 3, 1_000_000)?;
+    transfer(&mut server, &mut client, 4, 1_000_000)?;
+    finish(&client)?;
+    expect_ending(&mut server, Ending::Eof)?;
+    finish(&server)?;
+    expect_ending(&mut client, Ending::Eof)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("eof", Some(datapath)));
+    Ok(())
+}
+
 #[test]
-fn without_its_program_the_datapath_is_used_no_more() -> Result<()> {
+fn a_program_that_another_one_has_detached_is_attached_again() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 100_000)?;
     site.daemon.socket_map()?.detach_verdict(&site.daemon.verdict()?)?;
+    site.daemon.wait_for_metric("snisplice_sockmap_reattached_total", &[], 1.0)?;
+    let line = site.daemon.wait_for_log("it is attached again")?;
+    ensure!(line.contains("ERROR") && line.contains("sockmap"), "{line}");
+    ensure!(site.daemon.status()?.datapaths.sockmap.available, "it is not available");
+    // Sockets that were in the map keep their program.
+    let late = site.flow()?;
+    for flow in [(client, server), late] {
+        by_datapath(&site, flow, "sockmap")?;
+    }
+    site.daemon.stop()
+}
 
+/// A link of another program (Linux 6.10) keeps ours away.
+#[test]
+fn without_its_program_the_datapath_is_used_no_more_until_it_can_be() -> Result<()> {
+    let site = RawSite::start(
+        &config()
+            .datapath(Datapath::Sockmap)
+            .timeout("keepalive", "4s")
+            .admin_line("ready_requires = [\"sockmap\"]"),
+    )?;
+    let early = site.flow()?;
+    let link = match BpfLink::of_verdict(&site.daemon.socket_map()?, &BpfVerdict::that_passes()?) {
+        Ok(link) => link,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            println!("SKIPPED: this kernel has no links of maps of sockets: {error}");
+            drop(early);
+            return site.daemon.stop();
+        }
+        Err(error) => return Err(error.into()),
+    };
     let reason = wait_for("the daemon to notice", PATIENCE, || {
         let sockmap = site.daemon.status().ok()?.datapaths.sockmap;
         sockmap.reason.filter(|_| !sockmap.available)
@@ -227,24 +273,31 @@ fn without_its_program_the_datapath_is_used_no_more() -> Result<()> {
     assert!(reason.contains("detached"), "{reason}");
     assert_eq!(site.daemon.metrics()?.sum("snisplice_sockmap_available", &[]).to_string(), "0");
     site.daemon.wait_for_log("sockmap datapath is lost")?;
+    let ready = site.daemon.get("/readyz")?;
+    ensure!(ready.status == 503 && ready.body.contains("sockmap"), "{ready:?}");
+    let late = site.flow()?;
+    by_datapath(&site, late, "copy")?;
+    by_datapath(&site, early, "sockmap")?;
+    let labels = [("from", "sockmap"), ("reason", "unavailable")];
+    site.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
     let told = site.daemon.log().iter().filter(|line| line.contains("sockmap datapath is lost")).count();
     assert_eq!(told, 1);
 
-    // Sockets that were in the map keep their program.
-    transfer(&mut server, &mut client, 2, 1_000_000)?;
-    let (mut late, mut late_server) = site.flow()?;
-    transfer(&mut late, &mut late_server, 3, 1_000_000)?;
-    transfer(&mut late_server, &mut late, 4, 1_000_000)?;
-    for (client, server, datapath) in [(client, server, "sockmap"), (late, late_server, "copy")] {
-        let (mut client, mut server) = (client, server);
-        finish(&client)?;
-        expect_ending(&mut server, Ending::Eof)?;
-        finish(&server)?;
-        expect_ending(&mut client, Ending::Eof)?;
-        let access = site.daemon.wait_for_access(client.local_addr()?)?;
-        assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("eof", Some(datapath)));
-    }
-    let labels = [("from", "sockmap"), ("reason", "unavailable")];
-    site.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
+    drop(link);
+    wait_for("the datapath to be back", PATIENCE, || {
+        site.daemon.status().ok()?.datapaths.sockmap.available.then_some(())
+    })?;
+    by_datapath(&site, site.flow()?, "sockmap")?;
+    site.daemon.stop()
+}
+
+/// The program that is asked about what servers on this host send.
+#[test]
+fn a_bypass_that_another_one_has_detached_is_attached_again() -> Result<()> {
+    let carrier = CARRIERS.iter().find(|carrier| carrier.name == "local").context("no such carrier")?;
+    let site = RawSite::of(carrier, &config_of(carrier))?;
+    site.daemon.detach_bypass()?;
+    site.daemon.wait_for_metric("snisplice_sockmap_reattached_total", &[], 1.0)?;
+    by_datapath(&site, site.flow()?, "local")?;
     site.daemon.stop()
 }

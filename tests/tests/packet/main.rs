@@ -25,6 +25,8 @@ mod routes;
 mod silent;
 mod sizes;
 mod sources;
+mod taken;
+mod unsent;
 
 use std::fs;
 

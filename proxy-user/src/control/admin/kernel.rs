@@ -28,7 +28,7 @@ impl Collector for Readings {
         let room = &self.hub.room;
         let available = self.kernel.unavailable(&self.hub).is_none();
         let local = available && matches!(self.kernel.local, Some(Ok(_)));
-        let packet = self.kernel.packet().is_some_and(|packet| packet.takes_new);
+        let packet = self.kernel.packet_unavailable().is_none();
         let gauges = [
             ("sockmap_available", "1 where splicing by sockmap works here", i64::from(available)),
             ("local_available", "1 where servers on this host can be captured", i64::from(local)),
@@ -59,6 +59,12 @@ fn encode_sockmap(encoder: &mut DescriptorEncoder<'_>, sockmap: &Sockmap) -> fmt
     let help = "Most bytes on their way in a direction of a flow";
     let metric = encoder.encode_descriptor("credit_ceiling_bytes", help, None, ceiling.metric_type())?;
     ceiling.encode(metric)?;
+    let again = (
+        "sockmap_reattached",
+        "Times that the BPF programs of sockmap or local were attached again",
+        sockmap.reattached(),
+    );
+    encode_counters(encoder, &[again])?;
     encode_counters(encoder, &of_sockmap(&sockmap.counters()))
 }
 
@@ -94,7 +100,7 @@ fn of_sockmap(counters: &KernelCounters) -> [Reading; 11] {
     ]
 }
 
-fn of_packet(counters: &PacketCounters) -> [Reading; 16] {
+fn of_packet(counters: &PacketCounters) -> [Reading; 19] {
     [
         ("packet_forwarded_packets", "Packets translated and sent on", counters.forwarded),
         ("packet_forwarded_bytes", "Payload of them", counters.forwarded_bytes),
@@ -116,5 +122,8 @@ fn of_packet(counters: &PacketCounters) -> [Reading; 16] {
         ("packet_aged_flows", "Flows forgotten while no daemon ran", counters.aged),
         ("packet_too_big_packets", "Packets too large, whose senders were told", counters.too_big),
         ("packet_untracked_connections", "Entries of connection tracking removed", counters.untracked),
+        ("packet_reattached", "Interfaces whose programs were attached again", counters.reattached),
+        ("packet_repinned", "Pinned files that were made again", counters.repinned),
+        ("packet_unsent_segments", "Probes and resets that could not be sent", counters.unsent),
     ]
 }

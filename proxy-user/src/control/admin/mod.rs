@@ -10,6 +10,7 @@ mod orders;
 mod report;
 mod serve;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -91,15 +92,14 @@ async fn index() -> &'static str {
     "snisplice\n\n/livez\n/readyz\n/metrics\n/api/v1/status\n/api/v1/flows\n/api/v1/guard\n"
 }
 
-/// Ready: listening, with room for more, and not on the way out.
-async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
-    match admin.hub.phases.now() {
-        Phase::Running if admin.hub.room.is_full() => {
-            (StatusCode::SERVICE_UNAVAILABLE, "no room for more connections\n")
-        }
-        Phase::Running => (StatusCode::OK, "ready\n"),
-        Phase::Draining | Phase::Closing | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
+/// Ready: listening, with room for more and with the datapaths that the configuration asks for, and not on the way out.
+async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Cow<'static, str>) {
+    let why = match admin.hub.phases.now() {
+        Phase::Running if admin.hub.room.is_full() => Some("no room for more connections\n".into()),
+        Phase::Running => admin.kernel.lacks(&admin.hub).map(Cow::from),
+        Phase::Draining | Phase::Closing | Phase::Stopped => Some("draining\n".into()),
+    };
+    why.map_or((StatusCode::OK, "ready\n".into()), |why| (StatusCode::SERVICE_UNAVAILABLE, why))
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {

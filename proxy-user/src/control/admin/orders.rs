@@ -111,7 +111,12 @@ async fn wait(hub: &Hub, flow: &Flow, order: Order, deadline: Instant) -> Result
             (facts.datapath == Some(Datapath::Packet), facts.obstacle.clone())
         };
         match order {
-            Order::Kill if !is_alive => return Ok(()),
+            Order::Kill if !is_alive => {
+                return flow
+                    .untold
+                    .get()
+                    .map_or(Ok(()), |why| Err(format!("connection {id} is closed here, but {why}")));
+            }
             Order::Promote | Order::Demote if !is_alive => return Err(format!("connection {id} has ended")),
             Order::Promote if is_without => return Ok(()),
             Order::Demote if !is_without => return Ok(()),

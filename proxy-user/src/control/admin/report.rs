@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proxy_common::abi::packet::Key;
 use proxy_common::flow::ConnectFailure;
-use proxy_common::plan::{Host, Use};
+use proxy_common::plan::{Datapath, Host, Use};
 use serde::Serialize;
 
 use super::Admin;
@@ -50,17 +50,46 @@ impl Kernel {
         self.packet.as_ref()?.as_ref().ok()
     }
 
-    fn packet_status(&self) -> Availability {
-        let reason = match &self.packet {
+    /// Why flows do not leave their sockets. None: they do.
+    pub(super) fn packet_unavailable(&self) -> Option<String> {
+        match &self.packet {
             Some(Ok(packet)) if !packet.takes_new => Some(format!(
                 "not configured; connections that an earlier snisplice has offloaded are looked after (pins: {})",
                 packet.pins().display()
             )),
-            Some(Ok(_)) => None,
+            Some(Ok(packet)) => packet.lost().map(|lost| lost.reason),
             Some(Err(reason)) => Some(reason.to_string()),
             None => Some("not configured (add a [packet] section)".to_owned()),
-        };
-        Availability { available: reason.is_none(), reason }
+        }
+    }
+
+    /// Why servers on this host are not captured. None: they are, where that was found good.
+    fn local_unavailable(&self, hub: &Hub) -> Option<String> {
+        match &self.local {
+            Some(Ok(_)) => self.unavailable(hub),
+            Some(Err(reason)) => Some(reason.to_string()),
+            None => Some("not configured (no upstream has a server on this host)".to_owned()),
+        }
+    }
+
+    /// The first of the datapaths that the configuration asks for that is not to be had, and why.
+    pub(super) fn lacks(&self, hub: &Hub) -> Option<String> {
+        hub.snapshot.admin.ready_requires.iter().find_map(|datapath| {
+            let reason = match datapath {
+                Datapath::Packet => self.packet_unavailable(),
+                Datapath::Local => self.local_unavailable(hub),
+                Datapath::Sockmap => self.unavailable(hub),
+                Datapath::Copy => None,
+            };
+            reason.map(|reason| format!("no {} datapath: {reason}\n", datapath.name()))
+        })
+    }
+
+    fn packet_status(&self) -> Availability {
+        let reason = self.packet_unavailable();
+        let available = reason.is_none();
+        // That something is wrong with pins matters to the next daemon only.
+        Availability { available, reason: reason.or_else(|| self.packet()?.pins_trouble()) }
     }
 
     fn sockmap_status(&self, hub: &Hub) -> Availability {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proxy_common::hello::MaxHello;
-use proxy_common::plan::Choice;
+use proxy_common::plan::{Choice, Datapath};
 use proxy_common::route::{Pattern, Route};
 
 use super::compile::Checked;
@@ -254,11 +254,14 @@ fn admin(entry: Option<&raw::Admin>, report: &mut Report<'_>) -> Admin {
         .and_then(|text| report.keep(text.at, address::http(&text.value)));
     let http_clients = entry.and_then(|entry| entry.http_clients.given());
     let hosts = entry.map(|entry| list(entry.hosts.items(), address::own_host, report)).unwrap_or_default();
+    let required = entry.map_or(&[][..], |entry| entry.ready_requires.items());
+    let required = values(&list(required, value::required, report));
     Admin {
         socket: socket.unwrap_or_else(|| Some(PathBuf::from(DEFAULT_SOCKET))),
         http: http.unwrap_or(Some(DEFAULT_HTTP)),
         http_clients: http_clients.is_some_and(|given| given.value),
         hosts: values(&hosts),
+        ready_requires: if required.is_empty() { vec![Datapath::Copy] } else { required },
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) static SOCKET: Key = key("socket", r#""/run/snisplice/admin.sock""#);
 pub(super) static HTTP: Key = key("http", r#""127.0.0.1:10944""#);
 pub(super) static HTTP_CLIENTS: Key = key("http_clients", "true");
 pub(super) static HOSTS: Key = key("hosts", r#"["metrics.example.com"]"#);
+pub(super) static READY_REQUIRES: Key = key("ready_requires", r#"["packet"]"#);
 pub(super) static HELLO: Key = key("hello", r#""10s""#);
 pub(super) static CONNECT: Key = key("connect", r#""5s""#);
 pub(super) static HALF_CLOSE: Key = key("half_close", r#""60s""#);
@@ -87,8 +88,11 @@ pub(super) static ROUTE: Section =
     Section { name: "route", repeated: true, keys: &[&NAME, &SNI, &SOURCE, &DEFAULT, &TO] };
 pub(super) static UPSTREAM: Section =
     Section { name: "upstream", repeated: true, keys: &[&NAME, &SERVERS, &DATAPATH, &HOLD] };
-pub(super) static ADMIN: Section =
-    Section { name: "admin", repeated: false, keys: &[&SOCKET, &HTTP, &HTTP_CLIENTS, &HOSTS] };
+pub(super) static ADMIN: Section = Section {
+    name: "admin",
+    repeated: false,
+    keys: &[&SOCKET, &HTTP, &HTTP_CLIENTS, &HOSTS, &READY_REQUIRES],
+};
 pub(super) static TIMEOUTS: Section = Section {
     name: "timeouts",
     repeated: false,

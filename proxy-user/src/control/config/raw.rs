@@ -93,6 +93,7 @@ pub(super) struct Admin {
     pub(super) http: Field<String>,
     pub(super) http_clients: Field<bool>,
     pub(super) hosts: Strings,
+    pub(super) ready_requires: Strings,
 }
 
 #[derive(Debug)]
@@ -148,6 +149,7 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
             http: table.string(&keys::HTTP),
             http_clients: table.boolean(&keys::HTTP_CLIENTS),
             hosts: table.strings(&keys::HOSTS),
+            ready_requires: table.strings(&keys::READY_REQUIRES),
         }),
         timeouts: single(document, &keys::TIMEOUTS, report, |table| Timeouts {
             hello: table.duration(&keys::HELLO),

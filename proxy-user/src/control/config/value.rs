@@ -132,6 +132,16 @@ pub(super) fn datapath(text: &str) -> Result<Choice, Fault> {
     Err(Fault::new(format!("{} is not a datapath", quote(text)), way_out))
 }
 
+/// A datapath that the daemon is to have.
+pub(super) fn required(text: &str) -> Result<Datapath, Fault> {
+    match datapath(text)? {
+        Choice::Only(datapath) => Ok(datapath),
+        Choice::Auto => {
+            Err(Fault::new("\"auto\" is always to be had", "write one of packet, local, sockmap, copy"))
+        }
+    }
+}
+
 /// The path of the admin socket. Empty: none.
 pub(super) fn socket(text: &str) -> Result<Option<PathBuf>, Fault> {
     if text.is_empty() {

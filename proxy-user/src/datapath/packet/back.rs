@@ -52,6 +52,8 @@ enum Failed {
     Hindered(back::Hindrance),
     #[error("its ends do not say what they have got")]
     Unsettled,
+    #[error("the peers cannot be asked what they have received: {0}")]
+    Unasked(io::Error),
     #[error("its entries are not what they should be, or are gone ({0:?})")]
     Refused(Answer),
     #[error("there are as many connections with sockets as the limit on open files allows")]
@@ -186,19 +188,19 @@ impl Road {
         let mut held = Held::begin(self, client)?;
         // Packets that were seen before may be on their way through the programs.
         self.grace.wait().await?;
-        self.rest(parked, closing).await;
+        let unasked = self.rest(parked, closing).await;
         let [Some(one), Some(other)] = self.entries(&parked.keys) else {
             return Err(Failed::Refused(Answer::Unknown));
         };
         let terms = parked.terms.unwrap_or_else(|| Terms::unknown([&one, &other]));
         let starts = back::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
         if !closing && !back::have_confirmed([&one, &other]) {
-            return Err(Failed::Unsettled);
+            return Err(unasked.map_or(Failed::Unsettled, Failed::Unasked));
         }
         let under_way = back::under_way([&one, &other]).unwrap_or([u64::MAX; 2]);
         let catch_up = |(bytes, [most, _]): (u64, [u32; 2])| back::can_catch_up(bytes, most);
         if !under_way.into_iter().zip(terms.sizes).all(catch_up) {
-            return Err(Failed::Unsettled);
+            return Err(unasked.map_or(Failed::Unsettled, Failed::Unasked));
         }
         let [first, second] = &starts.legs;
         let sockets = [make(&client, &other, first, &terms, 0)?, make(&server, &one, second, &terms, 1)?];
@@ -207,23 +209,25 @@ impl Road {
     }
 
     /// Waits until both ends have said that they have got all that was forwarded to them, or for a while. They are asked even if that is
-    /// known already, unless the flow is to end anyway: what is known may be what somebody else has said.
-    async fn rest(&self, parked: &Parked, closing: bool) {
-        let (begun, mut asked) = (Instant::now(), [false; 2]);
+    /// known already, unless the flow is to end anyway: what is known may be what somebody else has said. Some: one could not be asked.
+    async fn rest(&self, parked: &Parked, closing: bool) -> Option<io::Error> {
+        let (begun, mut asked, mut unasked) = (Instant::now(), [false; 2], None);
         while begun.elapsed() < REST {
             let entries = self.entries(&parked.keys);
-            let [Some(client), Some(server)] = &entries else { return };
+            let [Some(client), Some(server)] = &entries else { return unasked };
             let ends = [client, server];
             if (closing || back::have_confirmed(ends)) && back::under_way(ends) == Some([0; 2]) {
-                return;
+                return unasked;
             }
             let turn = usize::from(begun.elapsed() >= ASK_AGAIN);
             if let Some(asked) = asked.get_mut(turn).filter(|asked| !**asked) {
                 *asked = true;
-                self.send(&parked.keys, &entries, [true; 2], Purpose::Probe);
+                let unsent = self.send(&parked.keys, &entries, [true; 2], Purpose::Probe);
+                unasked = unsent.into_iter().flatten().next();
             }
             tokio::time::sleep(LOOK).await;
         }
+        unasked
     }
 
     /// The flow has its sockets: a worker goes on with it.

@@ -15,6 +15,7 @@ use proxy_common::packet::life;
 use super::Road;
 use super::lot::{Inner, Parked, tell};
 use super::progress::{note_last, note_progress};
+use super::send::note;
 use crate::hub::{Flow, Hub};
 use crate::sys;
 
@@ -57,20 +58,23 @@ impl Road {
         // What is not the flow's any more may be another one's.
         let is_whole = entries.iter().all(Option::is_some);
         let answer = if is_whole { self.packet.end(client) } else { Ok(Answer::Unknown) };
-        tell(hub, parked, end);
-        hub.flows.leave_parked(&parked.flow);
-        self.lot.forget(&parked.keys);
-        match answer {
+        let after = match answer {
             Ok(Answer::Done) => {
                 parked.telling = Some(Telling::new([true; 2]));
                 self.linger(parked)
             }
             _ => {
                 // One of them has gone: the stack answers the other end, too.
-                self.send(&parked.keys, entries, [true; 2], Purpose::Reset);
+                let unsent = self.send(&parked.keys, entries, [true; 2], Purpose::Reset);
+                note(&parked.flow, &unsent);
                 None
             }
-        }
+        };
+        // Whoever hears that the flow is over is to hear who was not told.
+        tell(hub, parked, end);
+        hub.flows.leave_parked(&parked.flow);
+        self.lot.forget(&parked.keys);
+        after
     }
 
     /// The same for a flow of the lot.
@@ -137,7 +141,8 @@ impl Road {
             return None;
         }
         telling.pause = (pause * 2).min(PAUSE_MAX);
-        self.send(&parked.keys, &entries, ends, Purpose::Reset);
+        let unsent = self.send(&parked.keys, &entries, ends, Purpose::Reset);
+        note(&parked.flow, &unsent);
         self.send(&parked.keys, &entries, ends, Purpose::Probe);
         Some(pause)
     }

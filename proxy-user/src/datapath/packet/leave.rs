@@ -18,7 +18,7 @@ use tokio::sync::{Notify, SemaphorePermit};
 use super::lot::bounds;
 use super::plan::Plan;
 use super::terms::Terms;
-use super::{PATIENCE, Road, Way};
+use super::{PATIENCE, Road, Way, send};
 use crate::datapath::Carriers;
 use crate::hub::{Flow, Hub, Phase};
 use crate::kernel::Armed;
@@ -211,7 +211,7 @@ impl Road {
     fn part(&self, flow: &Flow, keys: &[Key; 2], end: End) -> Way {
         let entries = self.entries(keys);
         if !matches!(end.reason, Reason::Reset(_)) {
-            self.send(keys, &entries, [true; 2], Purpose::Reset);
+            send::note(flow, &self.send(keys, &entries, [true; 2], Purpose::Reset));
         }
         let [up, down] = match &entries {
             [Some(client), Some(server)] => {

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, flag};
 use proxy_common::flow::{End, Reason};
-use proxy_common::packet::craft::{Purpose, craft};
+use proxy_common::packet::asked::Asked;
 use proxy_common::packet::life::{Bounds, Step};
 use tokio::sync::Notify;
 
 use super::Road;
 use super::adopt::{ANSWER, First};
+use super::ask::next_step;
+use super::attached::{Gaps, SeenGaps};
 use super::end::Telling;
 use super::journal::{Journal, Note};
 use super::progress::{note_last, note_progress};
@@ -49,6 +51,10 @@ pub(crate) struct Parked {
     pub(super) due: Instant,
     pub(super) bytes: Bytes,
     pub(super) first: First,
+    /// Since when they are asked in vain.
+    pub(super) asked: Asked,
+    /// What it has seen of gaps in the datapath.
+    pub(super) gaps: SeenGaps,
     /// Whether its ends had ended their streams,
     pub(super) ended: [bool; 2],
     /// and when that or its bytes were last seen to change, by the entries' clock.
@@ -76,6 +82,8 @@ impl Parked {
             due,
             bytes,
             first: First::default(),
+            asked: Asked::default(),
+            gaps: SeenGaps::default(),
             ended,
             moved_ms,
         }
@@ -87,6 +95,7 @@ pub(crate) struct Lot {
     begun: Instant,
     inner: Mutex<Inner>,
     news: Notify,
+    pub(super) gaps: Gaps,
     pub(super) journal: Journal,
 }
 
@@ -102,6 +111,7 @@ impl Lot {
             begun: Instant::now(),
             inner: Mutex::default(),
             news: Notify::new(),
+            gaps: Gaps::default(),
             journal: Journal::new(journal),
         }
     }
@@ -114,6 +124,7 @@ impl Lot {
     /// Some: a client has one flow only. It has taken the port of this one for the other, which is newer.
     fn put(&self, mut parked: Parked) -> Option<Parked> {
         parked.due = self.beat_after(parked.due);
+        self.gaps.begin(&mut parked.gaps);
         let mut inner = self.inner();
         let [key, _] = parked.keys;
         if inner.parked.get(&key).is_some_and(|other| other.flow.id > parked.flow.id) {
@@ -194,6 +205,7 @@ impl Road {
                     ready.clear_ready();
                 }
                 () = self.lot.news.notified() => {}
+                () = self.lot.gaps.closed() => missed = self.lot.inner().parked.keys().copied().collect(),
                 flows = hub.flows.errands.next() => self.obey(&hub, &flows),
                 () = sleep_until(next) => {}
                 _ = round.tick() => {
@@ -239,21 +251,30 @@ impl Road {
         let entries = self.entries(&parked.keys);
         note_progress(parked, &entries);
         hub.meters.carried(&parked.flow, parked.bytes);
-        let step = parked.first.next_step(&entries, parked.moved_ms, &bounds(hub));
+        if self.lot.gaps.note(&mut parked.gaps, &entries) {
+            parked.first = First::Due;
+        }
+        if let Some(wait) = self.wait_for_programs(bounds(hub).keepalive) {
+            // Whatever an end answered would reset it.
+            return match wait {
+                Ok(after) => Some(after),
+                Err(end) => self.cut_here(hub, inner, key, &entries, end),
+            };
+        }
+        let step = next_step(parked, &entries, &bounds(hub));
         if parked.first.is_to_ask(&step) {
-            self.send(&parked.keys, &entries, [true; 2], Purpose::Probe);
+            self.ask(parked, &entries, [true; 2]);
             return Some(ANSWER);
         }
-        match step {
-            Step::Wait(after) => Some(after),
+        match parked.gaps.cause(step) {
+            Step::Wait(after) => Some(parked.gaps.limit(after)),
             Step::Probe(ends, after) => {
-                self.send(&parked.keys, &entries, ends, Purpose::Probe);
-                Some(after)
+                self.ask(parked, &entries, ends);
+                Some(parked.gaps.limit(after))
             }
             Step::Search(ends, after) => {
-                self.send(&parked.keys, &entries, ends, Purpose::Probe);
-                self.send(&parked.keys, &entries, ends, Purpose::Search);
-                Some(after)
+                self.search(parked, &entries, ends);
+                Some(parked.gaps.limit(after))
             }
             Step::Over(end) => {
                 note_last(hub, parked, &entries, end);
@@ -286,28 +307,6 @@ impl Road {
     pub(super) fn entries(&self, [client, server]: &[Key; 2]) -> [Option<Entry>; 2] {
         [(client, server), (server, client)]
             .map(|(key, other)| self.packet.entry(key).ok().flatten().filter(|entry| entry.other() == *other))
-    }
-
-    pub(super) fn send(
-        &self,
-        [client_key, server_key]: &[Key; 2],
-        entries: &[Option<Entry>; 2],
-        ends: [bool; 2],
-        purpose: Purpose,
-    ) {
-        let [Some(client), Some(server)] = entries else { return };
-        let legs = [(client_key, client, server), (server_key, server, client)];
-        for ((key, own, other), wanted) in legs.into_iter().zip(ends) {
-            if !wanted {
-                continue;
-            }
-            let made = craft(purpose, key, own, other, sys::now_ms());
-            let bytes = made.bytes.get(..made.len).unwrap_or_default();
-            let sent = sys::send_segment(target(key).ip(), source(key).ip(), bytes);
-            if let Err(error) = sent {
-                tracing::debug!(end = %source(key), %error, "an end cannot be told");
-            }
-        }
     }
 
     /// Enters a flow, whose port is taken already.

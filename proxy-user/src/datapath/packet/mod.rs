@@ -6,6 +6,8 @@
 
 mod adopt;
 mod ageing;
+mod ask;
+mod attached;
 mod back;
 mod clamp;
 mod conntrack;
@@ -20,9 +22,11 @@ mod plan;
 mod ports;
 mod progress;
 mod routes;
+mod send;
 mod stop;
 mod taken;
 mod terms;
+mod trial;
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,7 +45,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, Split, internal};
 use crate::hub::snapshot;
-use crate::hub::{Active, Bytes, Flow, Hub, Story};
+use crate::hub::{Active, Bytes, Complaint, Flow, Hub, Story};
 use crate::kernel::packet::Claim;
 use crate::kernel::{Packet, Unavailable};
 use crate::sys;
@@ -76,6 +80,8 @@ pub(crate) struct Road {
     retrying: Semaphore,
     /// The daemon ends, and no flow is to outlive it.
     is_closing: AtomicBool,
+    /// That ends cannot be sent anything.
+    complaint: Complaint,
 }
 
 /// A flow that has left its sockets.
@@ -99,6 +105,7 @@ enum Way {
 impl Road {
     /// Loads the programs, and finds the flows of an earlier daemon.
     pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
+        trial::run(&config.ports)?;
         let ports = Ports::new(config.ports.clone(), &config.sources)?;
         let claim = Claim::make(&config.pins, &config.ports, &config.journal)?;
         Self::begin(hub, config, ports, claim)
@@ -128,9 +135,11 @@ impl Road {
             returning: Semaphore::new(back::AT_A_TIME),
             retrying: Semaphore::new(RETRIES),
             is_closing: AtomicBool::new(false),
+            complaint: Complaint::default(),
         });
         road.begin_to_tend(hub)?;
         adopt::adopt(&road, hub, former.as_deref());
+        road.doubt_adopted();
         Ok(road)
     }
 
@@ -163,8 +172,8 @@ impl Road {
             return Ok(Some(Prepared { _withheld: None, _reserved: reserved }));
         }
         // Where that fails the connection is made with all offers, and the flow keeps its sockets.
-        let attached =
-            sys::route(source, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
+        let attached = self.packet.lost().is_none()
+            && sys::route(source, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
         let withheld =
             if attached { Some(self.packet.withhold(sys::cookie(socket)?, offers)?) } else { None };
         Ok(Some(Prepared { _withheld: withheld, _reserved: reserved }))
@@ -180,7 +189,7 @@ pub(crate) struct Prepared<'a> {
 impl Carriers {
     /// Carries a flow whose upstream's datapath this is.
     pub(super) async fn by_packet(&self, flow: &Flow, mut pair: Pair) -> Outcome {
-        let Some(road) = &self.road else {
+        let Some(road) = self.working_road() else {
             self.fall_back(flow, Datapath::Packet, Fallback::Unavailable);
             return self.copy_to_the_end(flow, &mut pair).await;
         };
@@ -189,7 +198,7 @@ impl Carriers {
 
     /// The same where the daemon is to choose. None: the flow keeps its sockets, and another datapath may carry it.
     pub(super) async fn by_packet_if_it_can(&self, flow: &Flow, pair: &mut Pair) -> Option<Outcome> {
-        let refused = match &self.road {
+        let refused = match self.working_road() {
             Some(road) if !self.can_splice() => {
                 return self.copy_or_leave(road, flow, pair, Datapath::Copy, None).await;
             }
@@ -205,6 +214,11 @@ impl Carriers {
         };
         self.fall_back(flow, Datapath::Packet, refused);
         None
+    }
+
+    /// None: no flow can leave its sockets, or none can now.
+    fn working_road(&self) -> Option<&Arc<Road>> {
+        self.road.as_ref().filter(|road| road.packet.lost().is_none())
     }
 
     /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.

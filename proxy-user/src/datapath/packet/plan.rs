@@ -44,6 +44,10 @@ impl Plan {
         if !road.ports.is_own(server.near.port()) {
             return Err(Obstacle::Port);
         }
+        if let Some(lost) = road.packet.lost() {
+            tracing::debug!(reason = lost.reason, "no flow can leave its sockets");
+            return Err(Obstacle::Device);
+        }
         for device in [near, far] {
             road.packet.attach(device).map_err(|reason| {
                 tracing::debug!(%reason, "an interface does not take the programs");

@@ -2,8 +2,9 @@
 //! have. Either way an earlier daemon's are exchanged for ours without a moment at which packets go to the stack, which would
 //! reset their flows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::time::Instant;
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -12,6 +13,7 @@ use aya::programs::{LinkOrder, ProgramError};
 use proxy_common::abi::packet::{EGRESS, INGRESS};
 use proxy_common::packet::attach::Attach;
 
+use super::kept::Pinned;
 use super::{clsact, no_program, pins};
 use crate::kernel::Unavailable;
 use crate::sys;
@@ -22,26 +24,50 @@ pub(super) const BOTH: [(&str, TcAttachType); 2] =
 /// The loaded programs, and where they are.
 pub(super) struct Devices {
     ebpf: Ebpf,
+    /// Ids of the programs, as in [`BOTH`].
+    pub(super) ids: [u32; 2],
     how: Attach,
-    attached: HashSet<u32>,
+    pub(super) attached: HashMap<u32, Held>,
+    /// Interfaces that have lost the programs, and do not take them again.
+    pub(super) missing: BTreeMap<u32, Missing>,
+    /// Somebody else had taken an earlier daemon's away from an interface.
+    pub(super) were_away: bool,
     /// Of all that ever were.
     names: HashSet<String>,
+}
+
+/// The programs at one interface.
+pub(super) struct Held {
+    pub(super) name: String,
+    pub(super) how: Attach,
+    /// What is pinned, as in [`BOTH`]: links, or programs of filters. Links live as long as somebody has them open.
+    pub(super) pins: [Pinned; 2],
+}
+
+/// An interface without them.
+pub(super) struct Missing {
+    pub(super) name: String,
+    pub(super) reason: String,
+    pub(super) tried: Instant,
 }
 
 impl Devices {
     /// Loads the programs, and puts them in the place of those of an earlier daemon.
     pub(super) fn take_over(mut ebpf: Ebpf, own: &Path, how: Attach) -> Result<Self, Unavailable> {
-        for (name, _) in BOTH {
+        let mut ids = [0; 2];
+        for ((name, _), id) in BOTH.into_iter().zip(&mut ids) {
+            let refused = |error| Unavailable::explain("the kernel refuses a BPF program", &error);
             let program = program(&mut ebpf, name)?;
-            program
-                .load()
-                .map_err(|error| Unavailable::explain("the kernel refuses a BPF program", &error))?;
+            program.load().map_err(refused)?;
+            *id = program.info().map_err(refused)?.id();
         }
         let found =
             own.read_dir().map_err(|error| Unavailable::explain("cannot list what is pinned", &error))?;
         let devices: HashSet<u32> = found.filter_map(|entry| pins::device_of(&entry.ok()?.path())).collect();
-        let mut own_devices = Self { ebpf, how, attached: HashSet::new(), names: HashSet::new() };
+        let (attached, missing, names) = Default::default();
+        let mut own_devices = Self { ebpf, ids, how, attached, missing, were_away: false, names };
         for device in devices {
+            own_devices.were_away |= are_away(device, own);
             if let Err(reason) = own_devices.attach(device, own) {
                 // Its interface has gone.
                 tracing::debug!(device, %reason, "no program here any more");
@@ -53,15 +79,27 @@ impl Devices {
     /// These interfaces, or all, may have lost the programs.
     pub(super) fn doubt(&mut self, gone: Option<&[u32]>) {
         match gone {
-            Some(gone) => self.attached.retain(|device| !gone.contains(device)),
-            None => self.attached.clear(),
+            Some(gone) => {
+                self.attached.retain(|device, _| !gone.contains(device));
+                self.missing.retain(|device, _| !gone.contains(device));
+            }
+            None => {
+                self.attached.clear();
+                self.missing.clear();
+            }
         }
+    }
+
+    /// Nothing is attached again from now on.
+    pub(super) fn let_go(&mut self) {
+        self.doubt(None);
+        self.names.clear();
     }
 
     /// Those of `links` that have come back.
     pub(super) fn attach_again(&mut self, links: &BTreeMap<String, u32>, own: &Path) {
         let back = self.names.iter().filter_map(|name| links.get(name).copied());
-        let back: Vec<u32> = back.filter(|device| !self.attached.contains(device)).collect();
+        let back: Vec<u32> = back.filter(|device| !self.attached.contains_key(device)).collect();
         for device in back {
             if let Err(reason) = self.attach(device, own) {
                 tracing::warn!(device, %reason, "an interface has come back, and does not take the programs");
@@ -70,7 +108,7 @@ impl Devices {
     }
 
     pub(super) fn attach(&mut self, device: u32, own: &Path) -> Result<(), Unavailable> {
-        if self.attached.contains(&device) {
+        if self.attached.contains_key(&device) {
             return Ok(());
         }
         let cannot = |error: &(dyn std::error::Error + 'static)| {
@@ -88,11 +126,34 @@ impl Devices {
             let place = Place { interface: &found.name, kind, own, name, device };
             self.how = attach(program, &place, self.how).map_err(|error| cannot(&error))?;
         }
-        tracing::info!(interface = %found.name, by = self.how.name(), "packets are looked at");
-        self.attached.insert(device);
-        self.names.insert(found.name);
+        let held = self.hold(device, found.name, own).map_err(|error| cannot(&error))?;
+        self.confirm(device, &held)?;
+        tracing::info!(interface = %held.name, by = held.how.name(), "packets are looked at");
+        self.names.insert(held.name.clone());
+        self.missing.remove(&device);
+        self.attached.insert(device, held);
         Ok(())
     }
+
+    /// Opens what was just pinned.
+    fn hold(&self, device: u32, name: String, own: &Path) -> std::io::Result<Held> {
+        let path = if self.how == Attach::Tcx { pins::link } else { pins::filter };
+        let [ingress, egress] = BOTH.map(|(name, _)| Pinned::open(path(own, name, device)));
+        Ok(Held { name, how: self.how, pins: [ingress?, egress?] })
+    }
+}
+
+/// Whether an earlier daemon's programs are not at an interface at which they were.
+fn are_away(device: u32, own: &Path) -> bool {
+    if sys::device(device).is_err() {
+        // They went with it.
+        return false;
+    }
+    BOTH.into_iter().any(|(name, kind)| {
+        let link = sys::pinned(&pins::link(own, name, device)).and_then(|link| sys::link_interface(&link));
+        let is_linked = link.is_ok_and(|at| at == Some(device));
+        !is_linked && !clsact::program_at(device, kind).is_ok_and(|found| found.is_some())
+    })
 }
 
 pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Unavailable> {

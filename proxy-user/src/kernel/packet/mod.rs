@@ -7,10 +7,12 @@ mod claim;
 mod clsact;
 mod folder;
 mod handover;
+mod kept;
 mod order;
 mod pins;
 mod ports;
 mod steer;
+mod watch;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,6 +35,7 @@ use proxy_common::packet::life;
 
 use self::ageing::Ageing;
 use self::attach::Devices;
+use self::kept::{Kept, Pinned};
 use self::ports::Ports;
 use super::Unavailable;
 use super::sockmap::{into_io, missing, offsets, take};
@@ -41,8 +44,12 @@ use crate::sys;
 pub(crate) use claim::Claim;
 pub(crate) use folder::Folder;
 pub(crate) use handover::Armed;
+pub(crate) use watch::{Lost, Taken};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_PACKET"));
+
+/// Maps that outlive the daemon.
+const PINNED: [&str; 7] = [FLOWS, STATE, PORTS, COUNTERS, AGEING, WATCH, SERVERS];
 
 /// A hand-over behind its lock.
 type Locked = [u32; HANDOVER_WORDS + 1];
@@ -57,6 +64,8 @@ pub(crate) struct Packet {
     ageing: Mutex<Ageing>,
     /// Entries of connection tracking that were removed by this daemon.
     pub(crate) untracked: AtomicU64,
+    /// Segments that this daemon could not send to ends.
+    pub(crate) unsent: AtomicU64,
     busy: Mutex<Busy>,
     control: OwnedFd,
     devices: Mutex<Devices>,
@@ -64,8 +73,13 @@ pub(crate) struct Packet {
     pins: PathBuf,
     /// Connections may leave their sockets; else those of an earlier daemon are looked after, and no others.
     pub(crate) takes_new: bool,
+    kept: Mutex<Kept>,
     /// Locked: nobody else uses the pins.
-    _only: std::fs::File,
+    only: Mutex<std::fs::File>,
+    lost: Mutex<Option<Lost>>,
+    /// Interfaces at which the programs were attached again by this daemon, and files that were pinned again.
+    pub(crate) reattached: AtomicU64,
+    pub(crate) repinned: AtomicU64,
 }
 
 /// How many hand-overs and connects are under way: packets that go out are looked at only while there are some.
@@ -94,6 +108,9 @@ pub(crate) struct PacketCounters {
     pub(crate) aged: u64,
     pub(crate) too_big: u64,
     pub(crate) untracked: u64,
+    pub(crate) unsent: u64,
+    pub(crate) reattached: u64,
+    pub(crate) repinned: u64,
 }
 
 impl Packet {
@@ -107,7 +124,7 @@ impl Packet {
         for (constant, offset) in &offsets {
             loader.override_global(constant, offset, true);
         }
-        for map in [FLOWS, STATE, PORTS, COUNTERS, AGEING, WATCH, SERVERS] {
+        for map in PINNED {
             loader.map_pin_path(map, pins.join(map));
         }
         let mut ebpf = loader
@@ -123,6 +140,8 @@ impl Packet {
         let ageing = Mutex::new(Ageing::of(&mut ebpf)?);
         let ports = Mutex::new(Ports::of(&mut ebpf)?);
         let control = load_control(&mut ebpf)?;
+        let maps = PINNED.into_iter().map(|map| Pinned::open(pins.join(map))).collect::<io::Result<Vec<_>>>();
+        let maps = maps.map_err(|error| Unavailable::explain("what was pinned cannot be opened", &error))?;
         let devices = Devices::take_over(ebpf, &pins, how)?;
         Ok(Self {
             flows: Mutex::new(flows),
@@ -132,13 +151,18 @@ impl Packet {
             ageing,
             ports,
             untracked: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
             busy: Mutex::new(Busy { state, count: 0, next: 0 }),
             control,
             devices: Mutex::new(devices),
             events: Mutex::new(Some(events)),
+            kept: Mutex::new(Kept::of(maps, &pins)),
             pins,
             takes_new,
-            _only: only,
+            only: Mutex::new(only),
+            lost: Mutex::new(None),
+            reattached: AtomicU64::new(0),
+            repinned: AtomicU64::new(0),
         })
     }
 
@@ -154,6 +178,7 @@ impl Packet {
 
     /// Nothing of it outlives us: it ends with our descriptors, and with it what flows there still are.
     pub(crate) fn withdraw(&self) -> io::Result<()> {
+        self.let_go();
         pins::remove(&self.pins, true)
     }
 
@@ -230,6 +255,9 @@ impl Packet {
             aged: sum(Counter::Aged),
             too_big: sum(Counter::TooBig),
             untracked: self.untracked.load(Ordering::Relaxed),
+            unsent: self.unsent.load(Ordering::Relaxed),
+            reattached: self.reattached.load(Ordering::Relaxed),
+            repinned: self.repinned.load(Ordering::Relaxed),
         }
     }
 

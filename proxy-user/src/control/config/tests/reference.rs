@@ -56,7 +56,7 @@ fn the_documented_defaults_are_those_of_the_code() {
     }
     let bare = format!("{}{}{}", super::LISTEN, super::ROUTE, super::UPSTREAM);
     let full = format!("{bare}{upstream}{rest}");
-    assert_eq!(full.lines().count(), bare.lines().count() + 20);
+    assert_eq!(full.lines().count(), bare.lines().count() + 21);
     let snapshot = |text: &str| match parse(text, "test.toml") {
         Ok(loaded) => format!("{:?}", loaded.snapshot),
         Err(errors) => panic!("{errors}\nin:\n{text}"),

@@ -1,0 +1,37 @@
+//! Asking the ends of a flow without sockets for a sign of life. One that could not be asked is not given up for its silence.
+
+use proxy_common::abi::packet::Entry;
+use proxy_common::flow::Side;
+use proxy_common::packet::craft::Purpose;
+use proxy_common::packet::life::{Bounds, Step};
+
+use super::Road;
+use super::lot::Parked;
+use super::send::is_our_fault;
+use crate::sys;
+
+impl Road {
+    /// Asks these ends, client first.
+    pub(super) fn ask(&self, parked: &mut Parked, entries: &[Option<Entry>; 2], ends: [bool; 2]) {
+        let unsent = self.send(&parked.keys, entries, ends, Purpose::Probe);
+        for ((side, is_asked), unsent) in Side::BOTH.into_iter().zip(ends).zip(&unsent) {
+            if is_asked {
+                parked.asked.note(side, !unsent.as_ref().is_some_and(is_our_fault), sys::now_ms());
+            }
+        }
+    }
+
+    /// The same, also with questions that are answered whatever is wrong with what is known of their numbers.
+    pub(super) fn search(&self, parked: &mut Parked, entries: &[Option<Entry>; 2], ends: [bool; 2]) {
+        self.ask(parked, entries, ends);
+        self.send(&parked.keys, entries, ends, Purpose::Search);
+    }
+}
+
+/// What to do about a flow.
+pub(super) fn next_step(parked: &mut Parked, entries: &[Option<Entry>; 2], bounds: &Bounds) -> Step {
+    let now_ms = sys::now_ms();
+    let step = parked.first.next_step(entries, parked.moved_ms, bounds);
+    let [Some(client), Some(server)] = entries else { return step };
+    parked.asked.temper(step, [client, server], now_ms, bounds.keepalive)
+}

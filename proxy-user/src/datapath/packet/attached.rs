@@ -1,0 +1,251 @@
+//! Somebody else may take the programs away from an interface. Packets of flows without sockets then come to the stack of this host,
+//! which answers each with a reset. So the programs are attached again as soon as that is seen, both ends of every flow are asked
+//! whether they have been reset meanwhile, and what ends for that is said to have ended for that.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proxy_common::abi::packet::{Entry, flag};
+use proxy_common::flow::{End, Reason};
+use proxy_common::packet::life::Step;
+use tokio::sync::Notify;
+
+use super::Road;
+use crate::hub::Complaint;
+use crate::kernel::packet::{Lost, Taken};
+use crate::sys;
+
+/// Between two looks at the programs; at pins in every so many of them.
+const LOOK: Duration = Duration::from_millis(250);
+const PINS_EVERY: u32 = 4;
+
+/// Between two looks whether the ends of a flow have outlived a gap.
+const DOUBT: Duration = Duration::from_millis(500);
+
+/// How often the programs were found away, which of these gaps is over, and when the last one began or ended, by the entries' clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Last {
+    opened: u64,
+    closed: u64,
+    at_ms: u32,
+}
+
+/// All gaps so far.
+#[derive(Default)]
+pub(super) struct Gaps {
+    last: Mutex<Last>,
+    bell: Notify,
+}
+
+/// What a flow has seen of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SeenGaps {
+    /// None: it has not begun yet.
+    opened: Option<u64>,
+    closed: u64,
+    /// Since when it is in doubt whether its ends have outlived a gap. They have, once both have shown since that they live.
+    doubt_ms: Option<u32>,
+}
+
+impl Gaps {
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The programs are found to be away. To be called before they are attached again.
+    fn open(&self, now_ms: u32) {
+        let mut last = self.last();
+        (last.opened, last.at_ms) = (last.opened + 1, now_ms);
+    }
+
+    /// They are there again.
+    fn close(&self, now_ms: u32) {
+        let mut last = self.last();
+        (last.closed, last.at_ms) = (last.opened, now_ms);
+        drop(last);
+        self.bell.notify_one();
+    }
+
+    /// Returns after that.
+    pub(super) async fn closed(&self) {
+        self.bell.notified().await;
+    }
+
+    /// A flow that begins now has seen all that there were.
+    pub(super) fn begin(&self, seen: &mut SeenGaps) {
+        let last = *self.last();
+        if seen.opened.is_none() {
+            *seen = SeenGaps { opened: Some(last.opened), closed: last.closed, doubt_ms: None };
+        }
+    }
+
+    /// Says whether the ends of a flow are to be asked, since a gap is over.
+    pub(super) fn note(&self, seen: &mut SeenGaps, entries: &[Option<Entry>; 2]) -> bool {
+        let last = *self.last();
+        if seen.opened != Some(last.opened) {
+            (seen.opened, seen.doubt_ms) = (Some(last.opened), Some(last.at_ms));
+        }
+        if seen.closed != last.closed {
+            (seen.closed, seen.doubt_ms) = (last.closed, Some(last.at_ms));
+            return true;
+        }
+        if let (Some(since), [Some(client), Some(server)]) = (seen.doubt_ms, entries) {
+            // An answer may come within the same millisecond.
+            let live = |entry: &Entry| entry.active_ms.wrapping_sub(since).cast_signed() >= 0;
+            let is_reset = (client.flags | server.flags) & (flag::RST | flag::DOUBT | flag::CAUSE) != 0;
+            if last.opened == last.closed && live(client) && live(server) && !is_reset {
+                seen.doubt_ms = None;
+            }
+        }
+        false
+    }
+}
+
+impl SeenGaps {
+    /// As long as it is in doubt whether its ends live it is looked at more often than after this time.
+    pub(super) fn limit(&self, after: Duration) -> Duration {
+        if self.doubt_ms.is_some() { after.min(DOUBT) } else { after }
+    }
+
+    /// What ends a flow after a gap ends it for that, but for what both ends have agreed on.
+    pub(super) fn cause(&self, step: Step) -> Step {
+        let name = |end: End| match end.reason {
+            Reason::Reset(_) | Reason::PeerTimeout(_) | Reason::HalfCloseTimeout => {
+                End { reason: Reason::DatapathLost, side: None }
+            }
+            _ => end,
+        };
+        match step {
+            _ if self.doubt_ms.is_none() => step,
+            Step::Over(end) => Step::Over(name(end)),
+            Step::Cut(end) => Step::Cut(name(end)),
+            Step::Wait(_) | Step::Probe(..) | Step::Search(..) => step,
+        }
+    }
+}
+
+impl Road {
+    /// Keeps the programs where they were attached, and what is pinned, until the daemon ends. Must run inside the runtime.
+    pub(crate) async fn stay_attached(self: Arc<Self>) -> io::Result<()> {
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut complaints: HashMap<String, Complaint> = HashMap::new();
+        for round in 0_u32.. {
+            tick.tick().await;
+            let road = Arc::clone(&self);
+            // The kernel may have to wait for its lock of interfaces.
+            let look = move || {
+                let repinned = (round % PINS_EVERY == 0).then(|| road.packet.look_at_pins());
+                (road.packet.look_at_attachments(|| road.lot.gaps.open(sys::now_ms())), repinned)
+            };
+            let was_lost = self.packet.lost().is_some();
+            let (taken, repinned) = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?;
+            let is_again = was_lost || taken.iter().any(|taken| taken.again.is_ok());
+            if is_again && self.packet.lost().is_none() {
+                self.lot.gaps.close(sys::now_ms());
+            }
+            for taken in &taken {
+                let complaint = complaints.entry(taken.interface.clone()).or_default();
+                if taken.again.is_err() || complaint.is_due() {
+                    report(taken);
+                }
+            }
+            let Some(repinned) = repinned else { continue };
+            for file in &repinned.again {
+                self.packet.repinned.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    file,
+                    "somebody else has removed a pinned file of the packet datapath; it is pinned again"
+                );
+            }
+            if let Some(trouble) = repinned.trouble {
+                tracing::error!("a pinned file of the packet datapath has gone: {trouble}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Flows of an earlier daemon whose programs were away while there was none are asked, as after any other gap.
+    pub(super) fn doubt_adopted(&self) {
+        if self.packet.were_away() {
+            tracing::error!(
+                "somebody else has detached the BPF programs of the packet datapath while no daemon ran; they are attached again. \
+                 Offloaded connections that were in use are reset by the kernel: their records say datapath_lost"
+            );
+            self.lot.gaps.open(sys::now_ms());
+            self.lot.gaps.close(sys::now_ms());
+        }
+    }
+
+    /// Some: the programs are not where they should be. Flows wait for them so long; Err: they have waited for too long.
+    pub(super) fn wait_for_programs(&self, keepalive: Duration) -> Option<Result<Duration, End>> {
+        let Lost { since, .. } = self.packet.lost()?;
+        let left = keepalive.saturating_sub(since.elapsed());
+        let end = End { reason: Reason::DatapathLost, side: None };
+        Some(if left.is_zero() { Err(end) } else { Ok(left) })
+    }
+}
+
+fn report(Taken { interface, what, again }: &Taken) {
+    match again {
+        Ok(()) => tracing::error!(
+            interface,
+            "somebody else has {what} the BPF program of the packet datapath; it is attached again. Offloaded connections that were in \
+             use meanwhile are reset by the kernel: their records say datapath_lost"
+        ),
+        Err(reason) => tracing::error!(
+            interface,
+            reason,
+            "somebody else has {what} the BPF program of the packet datapath, and it cannot be attached again: offloaded connections are \
+             cut off, and no more connections are offloaded; it is tried again"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proxy_common::flow::Side;
+
+    fn reset() -> Step {
+        Step::Over(End { reason: Reason::Reset(Side::Client), side: Some(Side::Client) })
+    }
+
+    #[test]
+    fn what_ends_after_a_gap_ends_for_it_until_both_ends_have_shown_that_they_live() {
+        let (gaps, mut seen) = (Gaps::default(), SeenGaps::default());
+        let entries =
+            |at: [u32; 2], flags| at.map(|active_ms| Some(Entry { active_ms, flags, ..Entry::default() }));
+        gaps.begin(&mut seen);
+        assert!(!gaps.note(&mut seen, &entries([5, 5], 0)));
+        assert_eq!(seen.cause(reset()), reset());
+        gaps.open(90);
+        // Whatever they answered would reset them.
+        assert!(!gaps.note(&mut seen, &entries([5, 5], 0)) && !gaps.note(&mut seen, &entries([91, 91], 0)));
+        let lost = Step::Over(End { reason: Reason::DatapathLost, side: None });
+        assert_eq!(seen.cause(reset()), lost);
+        gaps.close(100);
+        assert!(gaps.note(&mut seen, &entries([5, 5], 0)) && !gaps.note(&mut seen, &entries([101, 5], 0)));
+        assert!(!gaps.note(&mut seen, &entries([101, 101], flag::RST)));
+        assert_eq!(seen.cause(reset()), lost);
+        let eof = Step::Over(End { reason: Reason::Eof, side: None });
+        assert_eq!(seen.cause(eof), eof);
+        assert_eq!(seen.limit(Duration::from_secs(9)), DOUBT);
+        assert!(!gaps.note(&mut seen, &entries([101, 102], 0)));
+        assert_eq!(seen.limit(Duration::from_secs(9)), Duration::from_secs(9));
+        assert_eq!(seen.cause(reset()), reset());
+    }
+
+    #[test]
+    fn a_flow_that_begins_after_a_gap_has_nothing_to_do_with_it() {
+        let (gaps, mut seen) = (Gaps::default(), SeenGaps::default());
+        gaps.open(90);
+        gaps.close(100);
+        gaps.begin(&mut seen);
+        assert!(!gaps.note(&mut seen, &[None, None]));
+        assert_eq!(seen.cause(reset()), reset());
+    }
+}

@@ -1,0 +1,119 @@
+//! What somebody else with root's rights can do to attachments and pins.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use super::sys::{BpfMap, BpfVerdict, address, address_of_room, bpf, bpf_object, number};
+
+/// The part of `union bpf_attr` that commands on pins use.
+#[repr(C)]
+struct Object {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// A link between a program and what it is attached to.
+#[derive(Debug)]
+pub struct BpfLink(OwnedFd);
+
+impl BpfLink {
+    /// Opens a pinned one.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn pinned(path: &Path) -> io::Result<Self> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // BPF_OBJ_GET
+        bpf_object(7, &mut Object { path: address(path.as_bytes_with_nul()), fd: 0, flags: 0 }).map(Self)
+    }
+
+    /// Attaches a stream verdict to a map of sockets (Linux 6.10). As long as the link is there the kernel takes no other one.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn of_verdict(map: &BpfMap, verdict: &BpfVerdict) -> io::Result<Self> {
+        // BPF_LINK_CREATE: program, target, BPF_SK_SKB_STREAM_VERDICT, flags.
+        bpf_object(28, &mut [number(&verdict.0)?, number(&map.fd)?, 5, 0]).map(Self)
+    }
+
+    /// Detaches it (`bpftool link detach`).
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn detach(&self) -> io::Result<()> {
+        bpf(34, &mut [number(&self.0)?]).map(drop)
+    }
+
+    /// Puts another program into it.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn replace(&self, program: &BpfClassifier) -> io::Result<()> {
+        bpf(29, &mut [number(&self.0)?, number(&program.0)?, 0, 0]).map(drop)
+    }
+
+    /// The id of its program, if it is still attached.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn program(&self) -> io::Result<Option<u32>> {
+        /// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD uses.
+        #[repr(C)]
+        struct Ask {
+            fd: u32,
+            length: u32,
+            info: u64,
+        }
+        // Type, id, program, padding, and for programs at interfaces the interface.
+        let mut info = [0_u32; 8];
+        let (fd, length) = (number(&self.0)?, u32::try_from(size_of_val(&info)).map_err(io::Error::other)?);
+        bpf(15, &mut Ask { fd, length, info: address_of_room(&mut info) })?;
+        let [_, _, program, _, interface, ..] = info;
+        Ok((interface != 0).then_some(program))
+    }
+}
+
+/// A program for interfaces that lets every packet pass.
+#[derive(Debug)]
+pub struct BpfClassifier(OwnedFd);
+
+impl BpfClassifier {
+    /// Loads it.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn that_passes() -> io::Result<Self> {
+        /// The part of `union bpf_attr` that BPF_PROG_LOAD needs.
+        #[repr(C)]
+        struct Load {
+            kind: u32,
+            length: u32,
+            instructions: u64,
+            license: u64,
+        }
+        // r0 = TCX_NEXT; exit
+        let instructions = [0xffff_ffff_0000_00b7_u64, 0x95];
+        let license = c"GPL";
+        // BPF_PROG_TYPE_SCHED_CLS
+        let (kind, length) = (3, 2);
+        let (instructions, license) = (address(&instructions), address(license.to_bytes_with_nul()));
+        bpf_object(5, &mut Load { kind, length, instructions, license }).map(Self)
+    }
+}
+
+impl BpfMap {
+    /// Gives it a name in a BPF file system.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let fd = number(&self.fd)?;
+        // BPF_OBJ_PIN
+        bpf(6, &mut Object { path: address(path.as_bytes_with_nul()), fd, flags: 0 }).map(drop)
+    }
+}
