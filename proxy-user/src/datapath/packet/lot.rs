@@ -276,18 +276,7 @@ impl Road {
                 self.search(parked, &entries, ends);
                 Some(parked.gaps.limit(after))
             }
-            Step::Over(end) => {
-                note_last(hub, parked, &entries, end);
-                tell(hub, parked, end);
-                hub.flows.leave_parked(&parked.flow);
-                self.lot.forget(&parked.keys);
-                if let Reason::Reset(_) = end.reason {
-                    let is_to_hear =
-                        |entry: &Option<Entry>| entry.is_some_and(|it| it.flags & flag::RST == 0);
-                    parked.telling = Some(Telling::new(entries.each_ref().map(is_to_hear)));
-                }
-                Some(self.linger(parked).unwrap_or_default())
-            }
+            Step::Over(end) => Some(self.note_over(hub, parked, &entries, end)),
             Step::Cut(end) if end.reason == Reason::IdleTimeout => {
                 let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
                 tokio::spawn(async move { road.end_idle(&hub, key).await });
@@ -295,6 +284,19 @@ impl Road {
             }
             Step::Cut(end) => self.cut_here(hub, inner, key, &entries, end),
         }
+    }
+
+    /// A flow has ended by itself. Returns when to look at it again.
+    fn note_over(&self, hub: &Hub, parked: &mut Parked, entries: &[Option<Entry>; 2], end: End) -> Duration {
+        note_last(hub, parked, entries, end);
+        tell(hub, parked, end);
+        hub.flows.leave_parked(&parked.flow);
+        self.lot.forget(&parked.keys);
+        if let Reason::Reset(_) = end.reason {
+            let is_to_hear = |entry: &Option<Entry>| entry.is_some_and(|it| it.flags & flag::RST == 0);
+            parked.telling = Some(Telling::new(entries.each_ref().map(is_to_hear)));
+        }
+        self.linger(parked).unwrap_or_default()
     }
 
     pub(super) fn clear(&self, parked: &Parked) {
