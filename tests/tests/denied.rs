@@ -1,5 +1,7 @@
 //! A daemon that may not use BPF, or should not: it copies, serves all the same, and says why.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use harness::command::{run, snisplice};
 use harness::daemon::{Datapath, Launch, WITHOUT_BPF, WITHOUT_RAW};
@@ -154,6 +156,22 @@ fn doctor_says_who_has_the_port_and_that_the_daemon_cannot_start() -> Result<()>
     assert!(daemon.stderr.contains(&owner), "{daemon:?}");
     drop(held);
     Ok(())
+}
+
+#[test]
+fn doctor_says_whether_connections_can_be_offloaded_and_pins_nothing() -> Result<()> {
+    let net = Topology::create()?;
+    let doctor = |pins: &Path| {
+        let mut command = net.edge.command(snisplice()?);
+        run(command.args(["doctor", "--pins"]).arg(pins), b"")?.success()
+    };
+    let (pins, work) = (Pins::create()?, WorkDir::create()?);
+    let text = doctor(&pins.path())?;
+    assert!(text.contains("ok    datapath packet   available, off by default"), "{text}");
+    assert!(pins.is_empty()?);
+    let text = doctor(&work.file("pins"))?;
+    assert!(text.contains("warn  datapath packet ") && text.contains("mount -t bpf"), "{text}");
+    verdict(&text).map(drop)
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod report;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 pub(crate) use self::ports::listener;
@@ -16,6 +17,9 @@ use crate::{kernel, sys};
 /// The port of the embedded default.
 const PORT: u16 = 443;
 
+/// `ports` of [packet] by default.
+const PORTS: RangeInclusive<u16> = 61_000..=65_535;
+
 /// Two descriptors for each flow, and a few for the daemon.
 const FILES_FOR_A_FLEET: u64 = 10_000;
 
@@ -24,7 +28,16 @@ pub(crate) fn examine(pins: &Path) -> Report {
     let (sockmap, local) = datapaths();
     let datapath = if sockmap.level == Level::Ok { "sockmap" } else { "copy" };
     let mut findings = capabilities();
-    findings.extend([sockmap, local, guard(), port(), dual_stack(), open_files(), writers(pins)]);
+    findings.extend([
+        packet(pins),
+        sockmap,
+        local,
+        guard(),
+        port(),
+        dual_stack(),
+        open_files(),
+        writers(pins),
+    ]);
     let pinned = pinned::list(pins).into_iter();
     findings.extend(pinned.map(|one| Finding::new("pins", one.found, one.remedy)));
     Report::new(sys::kernel().name, datapath, findings)
@@ -75,6 +88,15 @@ fn datapaths() -> (Finding, Finding) {
         None => Finding::new("datapath local", "not tried", None),
     };
     (sockmap, local)
+}
+
+/// Whether connections could be offloaded. That is only done where the configuration has a [packet] section.
+fn packet(pins: &Path) -> Finding {
+    const CHECK: &str = "datapath packet";
+    match kernel::packet::try_load(pins, &PORTS) {
+        Ok(()) => Finding::new(CHECK, "available, off by default: add a [packet] section", None),
+        Err(reason) => Finding::new(CHECK, reason.what, Some(reason.remedy)),
+    }
 }
 
 /// Whether the guard could be used, and where it is. Nothing is attached for that.

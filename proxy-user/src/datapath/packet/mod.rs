@@ -26,7 +26,6 @@ mod send;
 mod stop;
 mod taken;
 mod terms;
-mod trial;
 
 use std::io;
 use std::net::SocketAddr;
@@ -48,7 +47,7 @@ use crate::hub::snapshot;
 use crate::hub::{Active, Bytes, Complaint, Flow, Hub, Story};
 use crate::kernel::packet::Claim;
 use crate::kernel::{Packet, Unavailable};
-use crate::sys;
+use crate::{kernel, sys};
 
 use self::clamp::Clamp;
 pub(crate) use self::clamp::Clamped;
@@ -105,7 +104,7 @@ enum Way {
 impl Road {
     /// Loads the programs, and finds the flows of an earlier daemon.
     pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
-        trial::run(&config.ports)?;
+        kernel::packet::trial(&config.ports)?;
         let ports = Ports::new(config.ports.clone(), &config.sources)?;
         let claim = Claim::make(&config.pins, &config.ports, &config.journal)?;
         Self::begin(hub, config, ports, claim)
@@ -182,7 +181,7 @@ impl Road {
 
 /// See [`Road::prepare`].
 pub(crate) struct Prepared<'a> {
-    _withheld: Option<crate::kernel::packet::Withheld<'a>>,
+    _withheld: Option<kernel::packet::Withheld<'a>>,
     _reserved: Reserved<'a>,
 }
 

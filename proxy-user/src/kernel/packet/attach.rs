@@ -117,8 +117,8 @@ impl Devices {
         let found = sys::device(device).map_err(|error| cannot(&error))?;
         if !found.is_ethernet {
             return Err(Unavailable {
-                what: format!("{} is no Ethernet", found.name),
-                remedy: "such flows are copied".to_owned(),
+                what: format!("{} is no Ethernet interface", found.name),
+                remedy: "connections through it keep their sockets".to_owned(),
             });
         }
         for (name, kind) in BOTH {

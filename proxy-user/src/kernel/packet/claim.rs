@@ -35,6 +35,21 @@ pub(crate) struct Claim {
     pub(super) takes_new: bool,
 }
 
+/// Err: nothing can be pinned below `root`.
+pub(super) fn in_bpf_file_system(root: &Path) -> Result<(), Unavailable> {
+    let is_bpf = |path: &Path| statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(BPF_FS));
+    let outside = || cannot_pin(root, &io::Error::other("it is in no BPF file system"));
+    root.ancestors().any(is_bpf).then_some(()).ok_or_else(outside)
+}
+
+fn cannot_pin(root: &Path, error: &io::Error) -> Unavailable {
+    Unavailable {
+        what: format!("cannot pin to {}: {error}", root.display()),
+        remedy: "mount -t bpf bpf /sys/fs/bpf, or name another BPF file system with pins in [packet]"
+            .to_owned(),
+    }
+}
+
 impl Claim {
     /// Makes the folder of this network namespace below `root`. `range`: the ports for new connections.
     pub(crate) fn make(
@@ -45,15 +60,8 @@ impl Claim {
         if let Some(denied) = Unavailable::missing_capabilities() {
             return Err(denied);
         }
-        let cannot = |error: io::Error| Unavailable {
-            what: format!("cannot pin to {}: {error}", root.display()),
-            remedy: "mount -t bpf bpf /sys/fs/bpf, or name another BPF file system with pins in [packet]"
-                .to_owned(),
-        };
-        let is_bpf = |path: &Path| statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(BPF_FS));
-        if !root.ancestors().any(is_bpf) {
-            return Err(cannot(io::Error::other("it is in no BPF file system")));
-        }
+        in_bpf_file_system(root)?;
+        let cannot = |error: io::Error| cannot_pin(root, &error);
         let own = sys::namespace()
             .map_err(|error| Unavailable::explain("cannot tell network namespaces", &error))?;
         let path = root.join(own.to_string());

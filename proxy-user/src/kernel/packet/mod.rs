@@ -12,6 +12,7 @@ mod order;
 mod pins;
 mod ports;
 mod steer;
+mod trial;
 mod watch;
 
 use std::io;
@@ -44,6 +45,7 @@ use crate::sys;
 pub(crate) use claim::Claim;
 pub(crate) use folder::Folder;
 pub(crate) use handover::Armed;
+pub(crate) use trial::{trial, try_load};
 pub(crate) use watch::{Lost, Taken};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_PACKET"));

@@ -1,14 +1,20 @@
-//! What this process must be allowed to do for flows without sockets, tried once at start: a flow that has left its sockets depends on
-//! it. Loading programs, maps, the timer, pins and membarrier(2) are tried by being used before the first flow.
+//! What this process must be allowed to do for offloaded connections, tried once at start: they depend on it. Loading programs,
+//! maps, the timer, pins and membarrier(2) are tried by being used before the first connection is offloaded.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::Path;
 
+use aya::EbpfLoader;
+use proxy_common::abi::packet::OFFSETS;
 use proxy_common::packet::back::Start;
 use socket2::{Domain, Socket, Type};
 
+use super::attach::{BOTH, program};
+use super::{OBJECT, claim, load_control};
 use crate::kernel::Unavailable;
+use crate::kernel::sockmap::offsets;
 use crate::sys;
 
 /// TCP's discard port: nothing is sent there.
@@ -17,7 +23,7 @@ const NOBODY: u16 = 9;
 const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Err: what is denied, and what to change. `ports`: the local ports of connections to servers.
-pub(super) fn run(ports: &RangeInclusive<u16>) -> Result<(), Unavailable> {
+pub(crate) fn trial(ports: &RangeInclusive<u16>) -> Result<(), Unavailable> {
     for loopback in LOOPBACKS {
         if let Err(error) = send(loopback) {
             return Err(unsent(&error));
@@ -38,6 +44,29 @@ pub(super) fn run(ports: &RangeInclusive<u16>) -> Result<(), Unavailable> {
         Err(error) if !is_absent(&error) => Err(Unavailable::explain("routes cannot be looked up", &error)),
         _ => Ok(()),
     }
+}
+
+/// Whether this host can offload connections, for `doctor`: nothing is attached, and nothing is pinned below `pins`.
+pub(crate) fn try_load(pins: &Path, ports: &RangeInclusive<u16>) -> Result<(), Unavailable> {
+    if let Some(denied) = Unavailable::missing_capabilities() {
+        return Err(denied);
+    }
+    claim::in_bpf_file_system(pins)?;
+    trial(ports)?;
+    sys::wait_for_packets().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
+    let offsets = offsets(OFFSETS.iter())?;
+    let mut loader = EbpfLoader::new();
+    for (constant, offset) in &offsets {
+        loader.override_global(constant, offset, true);
+    }
+    let loaded = loader.load(OBJECT);
+    let mut ebpf = loaded.map_err(|error| Unavailable::explain("the BPF maps cannot be made", &error))?;
+    load_control(&mut ebpf)?;
+    for (name, _) in BOTH {
+        let loaded = program(&mut ebpf, name)?.load();
+        loaded.map_err(|error| Unavailable::explain("the kernel refuses a BPF program", &error))?;
+    }
+    Ok(())
 }
 
 /// A reset to a port of the loopback, which nobody answers: a probe takes the same way.
@@ -124,7 +153,7 @@ mod tests {
     #[test]
     fn what_is_denied_is_named() {
         let held = sys::capabilities().unwrap();
-        match run(&(61_000..=65_535)) {
+        match trial(&(61_000..=65_535)) {
             Ok(()) => assert!(held.net_raw() && held.net_admin()),
             Err(denied) => assert!(denied.to_string().contains("CAP_NET_RAW"), "{denied}"),
         }
