@@ -4,7 +4,7 @@ mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, colour};
 use crate::sys;
 use queue::Queue;
 
@@ -55,7 +55,7 @@ pub(crate) fn start(format: Format, level: &str) -> Result<(), Failure> {
         .log_internal_errors(false)
         .with_span_events(FmtSpan::NONE);
     let result = match format {
-        Format::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
+        Format::Text => builder.with_ansi(colour::is_wanted(&io::stderr())).try_init(),
         Format::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
     };
     result.map_err(|error| failed(&error))?;
