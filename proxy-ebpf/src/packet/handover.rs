@@ -25,7 +25,8 @@ struct Edge {
 /// A packet that comes in.
 #[inline(never)]
 pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry, looked: u32) -> i32 {
-    let Some(locked) = HANDOVERS.get_ptr_mut(entry.handover) else { return PASS };
+    let number = entry.handover;
+    let Some(locked) = HANDOVERS.get_ptr_mut(number) else { return without(entry, number) };
     // SAFETY: an element of a map.
     let locked = unsafe { &mut *locked };
     let segment = frame.header.segment(frame.payload);
@@ -52,6 +53,15 @@ pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry, looked
         Way::Both => copy(ctx),
     }
     onward(ctx, frame, entry, &shift, looked & FITS != 0)
+}
+
+/// A packet whose hand-over is over, or was called off, since its state was read. When it is over, the sockets must not take a byte any
+/// more: the packet is dropped, and comes again.
+#[inline(always)]
+fn without(entry: &Entry, number: u32) -> i32 {
+    // SAFETY: `entry` is an element of a map, which lives as long as the program runs; another processor may write this byte.
+    let state = unsafe { (&raw const entry.state).read_volatile() };
+    if number == 0 || state == state::FORWARD { DROP } else { PASS }
 }
 
 /// Whether the packet is a copy of one that has gone on to the other end.

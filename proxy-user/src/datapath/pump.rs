@@ -84,10 +84,10 @@ impl Pump<'_> {
     /// Copies until the queue is empty, or the direction proves to stream. Err: its end.
     async fn copy(&self, source: &mut ReadHalf<'_>, streak: &mut Streak, gap: &mut Gap) -> Result<(), ()> {
         let mut buffer = Buffer::take();
-        let mut turn = 0;
+        let (mut turn, mut is_unnoticed) = (0, false);
         loop {
             self.may_read(source.as_ref(), gap).await?;
-            let count = match read_on(source, buffer.bytes()).await {
+            let count = match read_on(source, buffer.bytes(), &mut is_unnoticed).await {
                 Found::Bytes(count) => count,
                 Found::Nothing | Found::Hidden => {
                     gap.nothing_read();
@@ -99,7 +99,7 @@ impl Pump<'_> {
             self.write(buffer.bytes().get(..count).ok_or(())?).await.map_err(drop)?;
             self.flow.moved(Duration::ZERO);
             streak.note(count);
-            if count < buffer.bytes().len() || streak.streams() {
+            if count < buffer.bytes().len() || (streak.streams() && !is_unnoticed) {
                 // A short read: the queue is empty, which the runtime knows too. No need to ask once more.
                 return Ok(());
             }
@@ -192,20 +192,27 @@ impl Pump<'_> {
 }
 
 /// Reads what is there, also beyond an urgent mark: a read ends at it. The runtime takes that for the end of the queue, and
-/// would wait for an edge that has come already.
-async fn read_on(source: &mut ReadHalf<'_>, buffer: &mut [u8]) -> Found {
-    let mut found = read_now(source, buffer).await;
-    while let Found::Bytes(count) = found
+/// would wait for an edge that has come already. `is_unnoticed`: there may be more than was read, of which the runtime does not know;
+/// then it must not be asked.
+async fn read_on(source: &mut ReadHalf<'_>, buffer: &mut [u8], is_unnoticed: &mut bool) -> Found {
+    let mut read = if *is_unnoticed {
+        found(sys::read(source.as_ref(), buffer))
+    } else {
+        read_now(source, buffer).await
+    };
+    while let Found::Bytes(count) = read
         && let Some(room) = buffer.get_mut(count..).filter(|room| !room.is_empty())
         && sys::is_at_mark(source.as_ref())
     {
         match sys::read(source.as_ref(), room) {
-            Ok(more) if more > 0 => found = Found::Bytes(count + more),
+            Ok(more) if more > 0 => (read, *is_unnoticed) = (Found::Bytes(count + more), true),
             // The end, an error, or nothing yet: the runtime has an edge to tell.
             _ => break,
         }
     }
-    found
+    // A short read has emptied the queue: what comes later brings an edge.
+    *is_unnoticed &= matches!(read, Found::Bytes(count) if count == buffer.len());
+    read
 }
 
 /// Reads what is there. Unconstrained, since the runtime's budget for a task would look like nothing, too.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use socket2::SockRef;
 use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
@@ -107,7 +108,12 @@ impl Namespace {
     /// # Errors
     /// When the address cannot be bound.
     pub fn listen(&self, at: SocketAddr) -> Result<TcpListener> {
-        self.enter(|| TcpListener::bind(at).with_context(|| format!("listening on {at} in {}", self.name())))
+        let listener = self.enter(|| {
+            TcpListener::bind(at).with_context(|| format!("listening on {at} in {}", self.name()))
+        })?;
+        // The standard library lets 128 connections wait, and a test may open more before it accepts the first.
+        SockRef::from(&listener).listen(BACKLOG)?;
+        Ok(listener)
     }
 
     /// A command that will run in this namespace.
@@ -154,6 +160,9 @@ impl Namespace {
         ip(&["-netns", self.name(), "-batch", "-"], lines).map(drop)
     }
 }
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
 
 /// Bounds reads and writes of a socket that a test uses, and turns Nagle's algorithm off.
 pub(crate) fn set_patience(stream: &TcpStream) -> Result<()> {

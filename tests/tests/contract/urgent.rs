@@ -1,13 +1,17 @@
 //! Urgent bytes (`MSG_OOB`), which any peer can send: they are bytes of the stream like all others, at the place where they were
 //! sent. No datapath loses one, counts one that it did not carry, or waits for one at the end.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use anyhow::{Result, ensure};
 use harness::carrier::Carrier;
-use harness::peers::raw::{Ending, expect_ending, finish};
-use harness::site::{RawSite, config_of, polling_hello};
+use harness::daemon::{Config, Datapath, Launch, WITHOUT_BPF};
+use harness::deadline::{PATIENCE, wait_for};
+use harness::netns::{Topology, backend, edge, unsent};
+use harness::peers::raw::{Ending, RawListener, expect_ending, finish};
+use harness::site::{POLLING_PORT, RawSite, SHARED_PORT, config_of, polling_hello};
 use socket2::SockRef;
 
 /// Sends bytes of which the last one is urgent.
@@ -123,4 +127,34 @@ fn law_2_an_end_behind_an_urgent_byte_is_passed_on() -> Result<()> {
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
     assert_eq!((access.reason.as_str(), access.bytes_in, access.bytes_out), ("eof", 1, 1), "{access:?}");
     site.daemon.stop()
+}
+
+/// The client waits for an answer to all that it has sent: an urgent byte, and more behind it than one read of the daemon takes. All of it
+/// has come before the server accepts, so that nothing comes later that would wake the daemon.
+#[test]
+fn law_1_an_urgent_byte_before_a_long_queue_holds_nothing_up() -> Result<()> {
+    const QUEUE: usize = 600_000;
+    let net = Topology::create()?;
+    net.edge.enter(|| Ok(fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 4194304 4194304")?))?;
+    let config = Config::new()
+        .listen_to("all", "[::]:443", "all")
+        .upstream("all", backend(POLLING_PORT))
+        .hold("60s")
+        .datapath(Datapath::Copy);
+    // The self-test of sockmap takes seconds with such buffers.
+    let daemon = Launch::new()?.under(&WITHOUT_BPF).start(&net.edge, &config)?;
+    let mut client = net.client.connect(edge(SHARED_PORT))?;
+    send_urgent(&client, b"urgent!")?;
+    client.write_all(&[7; QUEUE])?;
+    wait_for("all bytes to be acknowledged", PATIENCE, || (unsent(&client).ok()? == 0).then_some(()))?;
+    let listener = RawListener::bind(&net.backend, backend(POLLING_PORT))?;
+    let mut server = listener.accept()?;
+    SockRef::from(&server).set_out_of_band_inline(true)?;
+    expect_bytes(&mut server, b"urgent!")?;
+    let mut rest = vec![0; QUEUE];
+    server.read_exact(&mut rest)?;
+    ensure!(rest.iter().all(|byte| *byte == 7), "other bytes came");
+    drop((client, server));
+    daemon.wait_for_idle()?;
+    daemon.stop()
 }

@@ -13,6 +13,9 @@ use crate::process::answer;
 use crate::setup::Guest;
 use crate::{privilege, workspace};
 
+/// The kernel's bounds on what takes long are for real processors. All that it logs is kept to the end.
+const PATIENT: &str = "log_buf_len=4M rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 sysctl.kernel.hung_task_timeout_secs=600";
+
 /// The first process of the guest.
 const INIT: &str = include_str!("guest/init.sh");
 
@@ -56,7 +59,7 @@ pub(super) fn play(guest: &Guest, parts: &[Part]) -> Result<Command> {
     machine.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     machine.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(memory);
     machine.arg("-append").arg(format!(
-        "console=ttyS0 panic=-1 loglevel=4 dir={} busybox={}",
+        "console=ttyS0 panic=-1 loglevel=4 {PATIENT} dir={} busybox={}",
         dir.display(),
         guest.busybox.display()
     ));

@@ -61,6 +61,11 @@ impl Gaps {
         (last.opened, last.at_ms) = (last.opened + 1, now_ms);
     }
 
+    fn is_open(&self) -> bool {
+        let last = self.last();
+        last.opened != last.closed
+    }
+
     /// They are there again.
     fn close(&self, now_ms: u32) {
         let mut last = self.last();
@@ -141,10 +146,9 @@ impl Road {
                 let repinned = (round % PINS_EVERY == 0).then(|| road.packet.look_at_pins());
                 (road.packet.look_at_attachments(|| road.lot.gaps.open(sys::now_ms())), repinned)
             };
-            let was_lost = self.packet.lost().is_some();
             let (taken, repinned) = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?;
-            let is_again = was_lost || taken.iter().any(|taken| taken.again.is_ok());
-            if is_again && self.packet.lost().is_none() {
+            // They are attached again, or the interface has gone.
+            if self.packet.lost().is_none() && self.lot.gaps.is_open() {
                 self.lot.gaps.close(sys::now_ms());
             }
             for taken in &taken {
@@ -180,13 +184,27 @@ impl Road {
         }
     }
 
-    /// Some: the programs are not where they should be. Flows wait for them so long; Err: they have waited for too long.
-    pub(super) fn wait_for_programs(&self, keepalive: Duration) -> Option<Result<Duration, End>> {
+    /// Some: the programs are away from an interface. No connection is asked anything so long, since an answer could reset it. Err: one
+    /// has waited for too long, and no packet of a peer has come meanwhile.
+    pub(super) fn wait_for_programs(
+        &self,
+        keepalive: Duration,
+        entries: &[Option<Entry>; 2],
+    ) -> Option<Result<Duration, End>> {
         let Lost { since, .. } = self.packet.lost()?;
         let left = keepalive.saturating_sub(since.elapsed());
-        let end = End { reason: Reason::DatapathLost, side: None };
-        Some(if left.is_zero() { Err(end) } else { Ok(left) })
+        if !left.is_zero() {
+            return Some(Ok(left));
+        }
+        let is_cut_off = is_cut_off(entries, sys::now_ms(), keepalive);
+        Some(if is_cut_off { Err(End { reason: Reason::DatapathLost, side: None }) } else { Ok(DOUBT) })
     }
+}
+
+/// Whether nothing has come from a peer for so long. Connections by other interfaces go on.
+fn is_cut_off(entries: &[Option<Entry>; 2], now_ms: u32, keepalive: Duration) -> bool {
+    let rested = |entry: &Entry| Duration::from_millis(now_ms.wrapping_sub(entry.active_ms).into());
+    entries.iter().any(|entry| entry.as_ref().is_none_or(|entry| rested(entry) >= keepalive))
 }
 
 fn report(Taken { interface, what, again }: &Taken) {
@@ -237,6 +255,26 @@ mod tests {
         assert!(!gaps.note(&mut seen, &entries([101, 102], 0)));
         assert_eq!(seen.limit(Duration::from_secs(9)), Duration::from_secs(9));
         assert_eq!(seen.cause(reset()), reset());
+    }
+
+    #[test]
+    fn only_a_connection_with_a_silent_peer_is_cut_off() {
+        let keepalive = Duration::from_secs(2);
+        let entries = |at: [u32; 2]| at.map(|active_ms| Some(Entry { active_ms, ..Entry::default() }));
+        assert!(!is_cut_off(&entries([8001, 9000]), 10_000, keepalive));
+        assert!(is_cut_off(&entries([8000, 9000]), 10_000, keepalive));
+        assert!(is_cut_off(&[entries([9000; 2])[0], None], 10_000, keepalive));
+    }
+
+    #[test]
+    fn a_gap_is_open_until_it_is_closed() {
+        let gaps = Gaps::default();
+        assert!(!gaps.is_open());
+        gaps.open(1);
+        gaps.open(2);
+        assert!(gaps.is_open());
+        gaps.close(3);
+        assert!(!gaps.is_open());
     }
 
     #[test]

@@ -254,14 +254,15 @@ impl Road {
         if self.lot.gaps.note(&mut parked.gaps, &entries) {
             parked.first = First::Due;
         }
-        if let Some(wait) = self.wait_for_programs(bounds(hub).keepalive) {
-            // Whatever an end answered would reset it.
+        let step = next_step(parked, &entries, &bounds(hub));
+        if !matches!(step, Step::Over(_))
+            && let Some(wait) = self.wait_for_programs(bounds(hub).keepalive, &entries)
+        {
             return match wait {
                 Ok(after) => Some(after),
                 Err(end) => self.cut_here(hub, inner, key, &entries, end),
             };
         }
-        let step = next_step(parked, &entries, &bounds(hub));
         if parked.first.is_to_ask(&step) {
             self.ask(parked, &entries, [true; 2]);
             return Some(ANSWER);
