@@ -16,6 +16,7 @@ fn a_daemon_without_packet_looks_after_what_an_earlier_one_has_offloaded() -> Re
     let pins = Pins::create()?;
     let mut site = RawSite::start(&config_with(&pins))?;
     let mut flows = begin(&site, 3)?;
+    pins.wait_for_journal(3)?;
     kill(&mut site.daemon)?;
     let mut doctor = site.net.edge.command(snisplice()?);
     let said = run(doctor.args(["doctor", "--json", "--pins"]).arg(pins.path()), b"")?.success()?;

@@ -43,6 +43,7 @@ fn connections_of_a_namespace_that_is_gone_are_not_adopted_by_another_one_with_i
 fn is_found_by_the_next_version(config: &Config, pins: &Pins) -> Result<()> {
     let mut site = RawSite::start(config)?;
     let mut flows = begin(&site, 2)?;
+    pins.wait_for_journal(2)?;
     kill(&mut site.daemon)?;
     let own = pins.folder()?;
     fs::rename(&own, pins.path().join(site.net.edge.inode()?.to_string()))?;
@@ -97,6 +98,7 @@ fn a_daemon_with_another_folder_for_pins_takes_over_what_is_pinned_in_the_former
     let pins = Pins::create()?;
     let mut site = RawSite::start(&config_with(&pins))?;
     let mut flows = begin(&site, 2)?;
+    pins.wait_for_journal(2)?;
     kill(&mut site.daemon)?;
     let (other, journal) = (pins.path().join("other"), pins.journal().with_extension("other"));
     let config = harness::site::config().datapath(harness::daemon::Datapath::Packet);
@@ -120,6 +122,7 @@ fn a_daemon_whose_pins_are_in_another_file_system_says_where_the_former_ones_are
     let (pins, others) = (Pins::create()?, Pins::create()?);
     let mut site = RawSite::start(&config_with(&pins))?;
     let mut flows = begin(&site, 2)?;
+    pins.wait_for_journal(2)?;
     kill(&mut site.daemon)?;
     site.daemon = Launch::new()?.start(&site.net.edge, &config_with(&others))?;
     let reason = site.daemon.status()?.datapaths.packet.reason.unwrap_or_default();
