@@ -89,14 +89,11 @@ type Accepted = (Place, TcpStream, SocketAddr);
 /// the queue does not hold.
 async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<Accepted> {
     loop {
-        if hub.room.is_full() {
-            if hub.room.complaint.is_due() {
-                tracing::error!(
-                    listener = %listener.name, limit = hub.room.limit(),
-                    "no room for more connections, new ones wait; raise the limit on open files (LimitNOFILE=, ulimit -n)"
-                );
-            }
-            hub.room.has_room().await;
+        if hub.room.is_full() && hub.room.complaint.is_due() {
+            tracing::error!(
+                listener = %listener.name, limit = hub.room.limit(),
+                "no room for more connections, new ones wait; raise the limit on open files (LimitNOFILE=, ulimit -n)"
+            );
         }
         // The place comes first. Where nobody waits to be accepted it is given back at once: others may have somebody.
         let accepted = std::future::poll_fn(|context| {
@@ -106,8 +103,9 @@ async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Resul
                 .map(|accepted| Some(accepted.map(|(stream, client)| (place, stream, client))))
         });
         if let Some(accepted) = accepted.await {
-            return accepted.inspect(|(place, ..)| place.keep());
+            return accepted.map(|(place, stream, client)| (place.kept(), stream, client));
         }
+        hub.room.freed().await;
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::complaint::Complaint;
 
@@ -35,8 +35,13 @@ pub(crate) struct Room {
     workers: u64,
     /// Known once all that the daemon has open all the time is open. Until then nothing is accepted.
     limit: OnceLock<u64>,
+    /// Places that are taken, also by those who only look for a connection.
     open: AtomicU64,
+    /// Those that a connection has.
+    kept: AtomicU64,
     full: watch::Sender<bool>,
+    /// Rung when a place is given back.
+    freed: Notify,
     pub(crate) complaint: Complaint,
 }
 
@@ -48,6 +53,8 @@ impl Room {
             workers,
             limit: OnceLock::new(),
             open: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+            freed: Notify::new(),
             full: watch::Sender::new(true),
             complaint: Complaint::default(),
         }
@@ -103,27 +110,36 @@ impl Room {
         let _ = self.full.subscribe().wait_for(|full| !full).await;
     }
 
-    /// A place for a connection, until the returned value is dropped. None: there is none.
+    /// A place for a connection, until the returned value is dropped. None: there is none. Then [`Room::freed`] waits.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
         if self.is_full() {
             return None;
         }
         let limit = self.limit();
         let take = |open: u64| (open < limit).then_some(open + 1);
-        if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
-            self.update();
-            return None;
-        }
-        Some(Place(Arc::clone(self)))
+        self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
+        Some(Place { room: Arc::clone(self), is_kept: false })
     }
 
-    /// The same as soon as there is one.
+    /// Returns once another try to take a place is worth while. There may be none for a moment though connections have not taken
+    /// all: whoever looks whether somebody waits to be accepted takes one before.
+    pub(crate) async fn freed(&self) {
+        self.has_room().await;
+        let mut freed = std::pin::pin!(self.freed.notified());
+        // From here on nothing is missed.
+        freed.as_mut().enable();
+        if !self.is_full() && self.open.load(Ordering::SeqCst) >= self.limit() {
+            freed.await;
+        }
+    }
+
+    /// A place as soon as there is one.
     pub(crate) async fn wait(self: &Arc<Self>) -> Place {
         loop {
-            self.has_room().await;
             if let Some(place) = self.take() {
                 return place;
             }
+            self.freed().await;
         }
     }
 
@@ -131,30 +147,43 @@ impl Room {
     fn update(&self) {
         let limit = self.limit();
         self.full.send_if_modified(|full| {
-            let open = self.open.load(Ordering::Relaxed);
-            let now = open >= limit || (*full && open > limit - (limit / SLACK).max(1));
+            let kept = self.kept.load(Ordering::SeqCst);
+            let now = kept >= limit || (*full && kept > limit - (limit / SLACK).max(1));
             std::mem::replace(full, now) != now
         });
     }
 }
 
 /// See [`Room::take`].
-pub(crate) struct Place(Arc<Room>);
+pub(crate) struct Place {
+    room: Arc<Room>,
+    is_kept: bool,
+}
 
 impl Place {
     /// A connection has it: if it was the last one, the others wait. Not said by who only holds it while looking for a connection.
-    pub(crate) fn keep(&self) {
-        if self.0.open.load(Ordering::Relaxed) >= self.0.limit() {
-            self.0.update();
+    #[must_use]
+    pub(crate) fn kept(mut self) -> Self {
+        self.is_kept = true;
+        if self.room.kept.fetch_add(1, Ordering::SeqCst) + 1 >= self.room.limit() {
+            self.room.update();
         }
+        self
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        if self.0.is_full() {
-            self.0.update();
+        if self.is_kept {
+            self.room.kept.fetch_sub(1, Ordering::SeqCst);
+        }
+        let open = self.room.open.fetch_sub(1, Ordering::SeqCst);
+        if self.room.is_full() {
+            self.room.update();
+        }
+        // Nobody waits as long as there are more.
+        if open >= self.room.limit() {
+            self.room.freed.notify_waiters();
         }
     }
 }
@@ -177,18 +206,17 @@ mod tests {
     #[test]
     fn it_is_full_at_the_limit_and_until_there_is_some_slack() {
         let room = room(32);
-        let mut places: Vec<_> = (0..31).map(|_| room.take().unwrap()).collect();
-        places.iter().for_each(Place::keep);
+        let mut places: Vec<_> = (0..31).map(|_| room.take().unwrap().kept()).collect();
         assert!(!room.is_full());
-        places.push(room.take().unwrap());
+        let last = room.take().unwrap();
         assert!(!room.is_full(), "nobody has come for it yet");
-        places[31].keep();
+        places.push(last.kept());
         assert!(room.is_full() && room.take().is_none());
         places.pop();
         assert!(room.is_full() && room.take().is_none(), "31 of 32");
         places.pop();
         assert!(!room.is_full(), "30 of 32");
-        places.extend([room.take().unwrap(), room.take().unwrap()]);
+        places.extend([room.take().unwrap().kept(), room.take().unwrap().kept()]);
         assert!(room.take().is_none() && room.is_full());
     }
 
@@ -200,8 +228,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let places: Vec<_> = (0..4).filter_map(|_| room.take()).collect();
-                        places.iter().for_each(Place::keep);
+                        let _places: Vec<_> = (0..4).filter_map(|_| room.take().map(Place::kept)).collect();
                         most.fetch_max(room.open.load(Ordering::Relaxed), Ordering::Relaxed);
                     }
                 });
@@ -209,6 +236,29 @@ mod tests {
         });
         assert!(most.into_inner() <= 8);
         assert!(!room.is_full() && room.take().is_some(), "all have been given back");
+    }
+
+    /// Each worker takes a place before it looks whether somebody waits to be accepted.
+    #[tokio::test]
+    async fn a_place_that_is_taken_to_look_for_a_connection_does_not_make_it_full() {
+        let room = room(32);
+        let mut places: Vec<_> = (0..30).map(|_| room.take().unwrap().kept()).collect();
+        let looking = [room.take().unwrap(), room.take().unwrap()];
+        assert!(room.take().is_none() && !room.is_full());
+        let waiting = tokio::spawn({
+            let room = Arc::clone(&room);
+            async move { room.wait().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        let [found, nobody] = looking;
+        places.push(found.kept());
+        drop(nobody);
+        assert!(!room.is_full(), "31 of 32");
+        let last = waiting.await.unwrap().kept();
+        assert!(room.is_full() && room.take().is_none());
+        drop((places, last));
+        assert!(!room.is_full() && room.kept.load(Ordering::SeqCst) == 0);
     }
 
     #[tokio::test]

@@ -143,8 +143,7 @@ impl Road {
     }
 
     async fn restore_in_time(&self, hub: &Hub, parked: &Parked, closing: bool) -> Result<Restored, Failed> {
-        let place = tokio::time::timeout(ROOM, hub.room.wait()).await.map_err(|_| Failed::Full)?;
-        place.keep();
+        let place = tokio::time::timeout(ROOM, hub.room.wait()).await.map_err(|_| Failed::Full)?.kept();
         let mut restored = self.restore(parked, closing).await;
         for _ in 1..TRIES {
             if !matches!(restored, Err(Failed::Unsettled)) {
