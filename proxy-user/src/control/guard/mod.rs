@@ -1,5 +1,6 @@
 //! The guard: keeps its program attached, tells it what it has to know, and bans who misbehaves.
 
+mod apart;
 mod bans;
 pub(crate) mod command;
 mod deny_file;
@@ -8,17 +9,15 @@ mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use proxy_common::guard::{Bans, Endpoint, Rate, Refusal, Table, Why};
-use tokio::sync::oneshot;
 
+use self::apart::{Apart, NotDone};
 use super::{Exit, Failure};
-use crate::hub::{Hub, Phase, Sources, snapshot};
+use crate::hub::{Hub, Phase, Sources, keep_running, snapshot};
 use crate::kernel::Unavailable;
 use crate::kernel::guard as kernel;
 use crate::kernel::guard::Link;
@@ -41,8 +40,8 @@ pub(crate) struct Guard {
     config: snapshot::Guard,
     kernel: kernel::Guard,
     state: Mutex<State>,
-    /// The deny file is being read.
-    is_reading: AtomicBool,
+    /// Reads the deny file.
+    reading: Apart,
 }
 
 struct State {
@@ -81,7 +80,10 @@ pub(crate) fn start(hub: &Arc<Hub>) -> Result<Started, Failure> {
     guard.compile(&guard.state()).map_err(|error| Failure::new(Exit::Config, error))?;
     guard.look();
     guard.hub.sources.get_or_init(|| Arc::new(Sources::new(guard.config.source_bits)));
-    tokio::spawn(follow::run(Arc::clone(&guard)));
+    let followed = Arc::clone(&guard);
+    tokio::spawn(async move {
+        keep_running("keeping the guard attached", || follow::run(Arc::clone(&followed))).await;
+    });
     Ok(Some(Ok(guard)))
 }
 
@@ -138,7 +140,7 @@ impl Guard {
             endpoints: HashSet::new(),
             watched: 0,
         };
-        Self { hub, config, kernel, state: Mutex::new(state), is_reading: AtomicBool::new(false) }
+        Self { hub, config, kernel, state: Mutex::new(state), reading: Apart::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,22 +176,17 @@ impl Guard {
 
     /// Reads the deny file in a thread of its own, one at a time: the disk may hang, and the main thread has more to do.
     async fn read_apart(self: &Arc<Self>, path: &Path) -> Result<Vec<IpNet>, String> {
-        if self.is_reading.swap(true, Ordering::AcqRel) {
-            return Err(format!("{} is still being read for an earlier request", path.display()));
+        let path = path.to_owned();
+        let name = path.display().to_string();
+        let read = self.reading.run("deny-file", move || deny_file::read(&path)).await;
+        match read {
+            Ok(file) => file.map_err(|errors| errors.to_string()),
+            Err(NotDone::Busy) => Err(format!("{name} is still being read for an earlier request")),
+            Err(NotDone::NoThread(error)) => Err(format!("cannot start a thread: {error}")),
+            Err(NotDone::Panicked) => {
+                Err(format!("{name} could not be read, by a defect of this program; the log says more"))
+            }
         }
-        let (answer, read) = oneshot::channel();
-        let (guard, path) = (Arc::clone(self), path.to_owned());
-        let reader = thread::Builder::new().name("deny-file".to_owned()).spawn(move || {
-            let file = deny_file::read(&path).map_err(|errors| errors.to_string());
-            guard.is_reading.store(false, Ordering::Release);
-            // Nobody waits any more if the request was given up.
-            let _ = answer.send(file);
-        });
-        if let Err(error) = reader {
-            self.is_reading.store(false, Ordering::Release);
-            return Err(format!("cannot start a thread: {error}"));
-        }
-        read.await.map_err(|_| "the deny file could not be read".to_owned())?
     }
 
     /// Looks at interfaces and addresses, and does what is to be done.

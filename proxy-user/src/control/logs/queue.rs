@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 
+use crate::hub::run_again;
+
 /// Bytes that records in the queue may take, with [`OVERHEAD`]: some 8,000 access records.
 const CAPACITY: usize = 4 << 20;
 
@@ -53,12 +55,15 @@ struct State {
 impl Queue {
     /// Starts the thread. It calls `say` with the number of records that were dropped, once it can write again.
     pub(super) fn start(
-        out: impl Write + Send + 'static,
+        mut out: impl Write + Send + 'static,
         say: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self::default());
         let writer = Arc::clone(&queue);
-        thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(out, say))?;
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            IS_WRITER.set(true);
+            run_again("writing the log", || writer.run(&mut out, &say));
+        })?;
         Ok(queue)
     }
 
@@ -94,8 +99,12 @@ impl Queue {
         self.dropped.clone()
     }
 
-    fn run(&self, mut out: impl Write, say: impl Fn(u64)) {
-        IS_WRITER.set(true);
+    fn run(&self, out: &mut impl Write, say: &impl Fn(u64)) {
+        {
+            // But for a record that it had in its hands when it failed.
+            let mut state = self.state();
+            state.taken = state.records.iter().map(|record| record.len() + OVERHEAD).sum();
+        }
         let mut said: Option<Instant> = None;
         loop {
             let record = self.next();
@@ -168,7 +177,10 @@ mod tests {
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             // Without a sender: open.
-            self.permitted.recv().unwrap_or(Ok(()))?;
+            let permitted = self.permitted.recv().unwrap_or(Ok(()));
+            let is_defect = |error: &io::Error| error.kind() == io::ErrorKind::Unsupported;
+            assert!(!permitted.as_ref().is_err_and(is_defect), "a defect of the writer");
+            permitted?;
             self.written.lock().unwrap().push(String::from_utf8(bytes.to_vec()).unwrap());
             Ok(bytes.len())
         }
@@ -232,6 +244,18 @@ mod tests {
         drop(permit);
         queue.push(b"good\n");
         assert_eq!(said.recv_timeout(PATIENCE), Ok(3));
+    }
+
+    #[test]
+    fn the_log_goes_on_after_a_panic_of_its_writer() {
+        let Rig { queue, permit, written, .. } = rig();
+        permit.send(Err(io::ErrorKind::Unsupported.into())).unwrap();
+        drop(permit);
+        queue.push(b"lost\n");
+        queue.push(b"next\n");
+        queue.flush(PATIENCE);
+        assert_eq!(*written.lock().unwrap(), ["next\n"]);
+        assert_eq!(queue.state().taken, 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::thread;
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::hub::run_again;
 use crate::sys;
 
 /// An error is nobody's own: all get its kind.
@@ -38,7 +39,9 @@ impl Grace {
     pub(super) fn start() -> io::Result<Self> {
         sys::wait_for_packets()?;
         let (sender, receiver) = mpsc::channel();
-        thread::Builder::new().name("grace".to_owned()).spawn(move || run(&receiver))?;
+        thread::Builder::new().name("grace".to_owned()).spawn(move || {
+            run_again("waiting for packets on their way", || run(&receiver));
+        })?;
         Ok(Self(sender))
     }
 

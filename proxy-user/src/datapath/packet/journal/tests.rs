@@ -128,6 +128,14 @@ fn a_file_that_cannot_be_written_is_tried_again_later_and_then_whole() {
 struct Hanging {
     files: Files,
     permitted: Receiver<()>,
+    /// The next write panics.
+    has_a_defect: bool,
+}
+
+impl Hanging {
+    fn new(path: &Path, permitted: Receiver<()>) -> Self {
+        Self { files: Files::new(path), permitted, has_a_defect: false }
+    }
 }
 
 impl Store for Hanging {
@@ -140,6 +148,7 @@ impl Store for Hanging {
     }
 
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        assert!(!std::mem::take(&mut self.has_a_defect), "a defect of the writer");
         // Without a sender: open.
         let _ = self.permitted.recv();
         self.files.write(lines)
@@ -159,7 +168,7 @@ fn nobody_waits_for_a_disk_that_hangs_and_the_file_is_whole_once_it_does_not() {
     let folder = folder("hanging");
     let path = folder.join("packet.journal");
     let (permit, permitted) = channel();
-    let store = Hanging { files: Files::new(&path), permitted };
+    let store = Hanging::new(&path, permitted);
     let journal = Journal::with(&path, Box::new(store), RETRY);
     let many = u32::try_from(2 * PENDING_MAX).unwrap();
     (0..many).for_each(|number| journal.add(note(number)));
@@ -179,7 +188,7 @@ fn a_change_while_the_file_is_written_anew_is_not_lost() {
     let folder = folder("meanwhile");
     let path = folder.join("packet.journal");
     let (permit, permitted) = channel();
-    let store = Hanging { files: Files::new(&path), permitted };
+    let store = Hanging::new(&path, permitted);
     let journal = Journal::with(&path, Box::new(store), RETRY);
     journal.begin_with((0..1000).map(note).collect());
     // In the middle of the table.
@@ -198,10 +207,25 @@ fn the_end_does_not_wait_for_ever_for_a_disk_that_hangs() {
     let folder = folder("end");
     let path = folder.join("packet.journal");
     let (_permit, permitted) = channel();
-    let journal = Journal::with(&path, Box::new(Hanging { files: Files::new(&path), permitted }), RETRY);
+    let journal = Journal::with(&path, Box::new(Hanging::new(&path, permitted)), RETRY);
     journal.add(note(1));
     let begun = std::time::Instant::now();
     journal.finish();
     assert!(begun.elapsed() >= LAST_WRITE);
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_journal_goes_on_after_a_panic_of_its_writer() {
+    let folder = folder("panic");
+    let path = folder.join("packet.journal");
+    let store = Hanging { has_a_defect: true, ..Hanging::new(&path, channel().1) };
+    let journal = Journal::with(&path, Box::new(store), RETRY);
+    journal.add(note(1));
+    let state = journal.shared.state();
+    let is_pending = |state: &mut State| state.is_due() || !state.is_idle;
+    let (state, _) = journal.shared.changed.wait_timeout_while(state, PATIENCE, is_pending).unwrap();
+    drop(state);
+    assert_eq!(numbers(&path), [1]);
     fs::remove_dir_all(&folder).unwrap();
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::file::Store;
 use super::note::{LineOf, Note};
 use super::{Change, PARTS, Shared};
+use crate::hub::run_again;
 
 /// Lines beyond those of live flows, above which the file is written anew: as many as there are flows, and so many at least.
 /// Then a line costs the same however many flows there are.
@@ -36,6 +37,17 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) {
+        let mut has_begun = false;
+        run_again("writing the journal", || {
+            if std::mem::replace(&mut has_begun, true) {
+                // What it had in its hands is written with all else.
+                self.shared.state().is_whole_due = true;
+            }
+            self.write();
+        });
+    }
+
+    fn write(&mut self) {
         while let Some(work) = self.next() {
             let written = match work {
                 Work::Append(changes) => self.append(&changes),
