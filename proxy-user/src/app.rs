@@ -14,7 +14,7 @@ use crate::control::{Exit, Failure, Signals, doctor, events, guard, logs, paths}
 use crate::datapath::packet::{self, Road};
 use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
-use crate::hub::{Hub, Phase, Room};
+use crate::hub::{Hub, Phase, Room, keep_running, or_stop};
 use crate::kernel::Unavailable;
 use crate::{kernel, sys};
 
@@ -47,9 +47,13 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
     let road = road.and_then(Result::ok);
     front::start_resolver(&hub)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot look up names: {error}")))?;
+    front::follow_own_addresses(&hub);
     let (workers, ready) = start(&hub, sockets, &kernel, road.as_ref())
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
-    tokio::spawn(events::rounds(Arc::clone(&hub), Arc::clone(&kernel)));
+    let (all, parts) = (Arc::clone(&hub), Arc::clone(&kernel));
+    tokio::spawn(async move {
+        keep_running("regular checks", || events::rounds(Arc::clone(&all), Arc::clone(&parts))).await;
+    });
     let admin = Arc::new(Admin::new(Arc::clone(&hub), kernel, guard));
     tokio::spawn(async move {
         if let Err(error) = admin::serve(endpoint, admin).await {
@@ -247,8 +251,8 @@ fn wants_local(snapshot: &Snapshot) -> bool {
 }
 
 /// Runs what flows depend on: without it they would hang, so that the daemon stops.
-async fn essential(what: &str, hub: Arc<Hub>, task: impl Future<Output = io::Result<()>>) {
-    if let Err(error) = task.await {
+async fn essential(what: &'static str, hub: Arc<Hub>, task: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = or_stop(Arc::clone(&hub), what, task).await {
         tracing::error!(%error, "{what} have failed");
         hub.phases.advance(Phase::Stopped);
     }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use proxy_common::flow::{Leg, Seen};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 use tokio::sync::Notify;
 
 use super::ending::{Ending, Next};
@@ -40,18 +39,16 @@ pub(super) enum Copied {
     Due,
 }
 
-/// Carries a pair to its end, or until another datapath may go on and it rests for a moment: what is read of its connections,
-/// and their sockets, the client's first.
+/// Carries a pair to its end, or until another datapath may go on and it rests for a moment: its sockets, the client's first.
 pub(super) async fn carry(
     hub: &Hub,
     flow: &Flow,
-    readers: [ReadHalf<'_>; 2],
     sockets: [&TcpStream; 2],
     due: Due<'_>,
     trace: Option<&Trace<'_>>,
 ) -> Copied {
     let verdict = trace.map(|trace| Verdict { trace, lost: AtomicBool::new(false) });
-    match try_carry(hub, flow, readers, sockets, due, verdict.as_ref()).await {
+    match try_carry(hub, flow, sockets, due, verdict.as_ref()).await {
         Ok(copied) => copied,
         Err(error) => Copied::Ended(internal(flow, flow.copied(), &error)),
     }
@@ -60,7 +57,6 @@ pub(super) async fn carry(
 async fn try_carry(
     hub: &Hub,
     flow: &Flow,
-    [mut client, mut upstream]: [ReadHalf<'_>; 2],
     sockets: [&TcpStream; 2],
     due: Due<'_>,
     verdict: Option<&Verdict<'_>>,
@@ -70,8 +66,8 @@ async fn try_carry(
     let (blocked, resting) = (&Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
     let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
     let pump = |target, moved, resting, verdict| Pump { flow, target, moved, resting, blocked, verdict };
-    let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0], None).run(&mut client));
-    let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1], verdict).run(&mut upstream));
+    let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0], None).run(sockets[0]));
+    let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1], verdict).run(sockets[1]));
     let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
     // time to wait, since a wait would begin anew whenever anything else happens.

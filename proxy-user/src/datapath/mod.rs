@@ -27,14 +27,13 @@ use local::Bypass;
 use proxy_common::flow::{End, Reason};
 use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip, Use};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use self::copy::{Copied, Due};
 use self::packet::{Departed, Road};
 use self::sockmap::{Spliced, Trace};
 use self::watch::Watch;
 
-use crate::hub::{Active, Bytes, Flow, Hub, Stage};
+use crate::hub::{Active, Bytes, Complaint, Flow, Hub, Stage};
 pub(crate) use crate::kernel::Handle as SockmapHandle;
 use crate::sys;
 
@@ -44,17 +43,10 @@ pub(crate) struct Pair {
     pub(crate) upstream: TcpStream,
 }
 
-/// A pair whose connections are each read by one, while others look at them.
-struct Split<'a> {
-    readers: [ReadHalf<'a>; 2],
-    writers: [WriteHalf<'a>; 2],
-}
-
 impl Pair {
-    fn split(&mut self) -> Split<'_> {
-        let (from_client, to_client) = self.client.split();
-        let (from_upstream, to_upstream) = self.upstream.split();
-        Split { readers: [from_client, from_upstream], writers: [to_client, to_upstream] }
+    /// The client's first.
+    const fn sockets(&self) -> [&TcpStream; 2] {
+        [&self.client, &self.upstream]
     }
 }
 
@@ -114,12 +106,11 @@ impl Carriers {
         if let Err(error) = sys::reset_on_close(&pair.client, true) {
             return Outcome::Ended(internal(flow, [0; 2], &error));
         }
-        let mut pair = pair;
         // Boxed, as all that follows: each flow has room for its own way only.
         match choice {
             Choice::Only(Datapath::Packet) => return Box::pin(self.by_packet(flow, pair)).await,
             Choice::Auto if self.hub.snapshot.may_leave(choice) => {
-                if let Some(outcome) = Box::pin(self.by_packet_if_it_can(flow, &mut pair)).await {
+                if let Some(outcome) = Box::pin(self.by_packet_if_it_can(flow, &pair)).await {
                     return outcome;
                 }
             }
@@ -128,18 +119,18 @@ impl Carriers {
         Outcome::Ended(self.carry_by_sockets(flow, pair, choice).await)
     }
 
-    async fn carry_by_sockets(&self, flow: &Flow, mut pair: Pair, choice: Choice) -> Carried {
+    async fn carry_by_sockets(&self, flow: &Flow, pair: Pair, choice: Choice) -> Carried {
         let near =
             choice != Choice::Only(Datapath::Copy) && self.host().local != Use::Unavailable && is_near(&pair);
         let plan = plan::plan(choice, self.host(), near);
         if let Some(patience) = plan::patience(choice, &plan) {
-            match self.copy(flow, &mut pair, Due::At(Instant::now() + patience), None).await {
+            match self.copy(flow, &pair, Due::At(Instant::now() + patience), None).await {
                 Copied::Ended(carried) => return carried,
                 // What was copied counts for copy, though the flow goes on otherwise.
                 Copied::Due => self.hub.meters.carried(flow, flow.copied()),
             }
         }
-        let (mut pair, trace) = match self.splice(flow, pair, &plan) {
+        let (pair, trace) = match self.splice(flow, pair, &plan) {
             Ok((mut spliced, datapath)) => {
                 self.hub.flows.know_places(flow, spliced.places());
                 let _active = self.begin(flow, datapath);
@@ -152,7 +143,7 @@ impl Carriers {
                 self.hub.meters.fell_back(datapath, Fallback::Unavailable);
             }
         }
-        let carried = match self.copy(flow, &mut pair, Due::Never, trace.as_ref()).await {
+        let carried = match self.copy(flow, &pair, Due::Never, trace.as_ref()).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         };
@@ -161,11 +152,9 @@ impl Carriers {
         carried
     }
 
-    async fn copy(&self, flow: &Flow, pair: &mut Pair, due: Due<'_>, trace: Option<&Trace<'_>>) -> Copied {
+    async fn copy(&self, flow: &Flow, pair: &Pair, due: Due<'_>, trace: Option<&Trace<'_>>) -> Copied {
         let _active = self.begin(flow, Datapath::Copy);
-        let Split { readers, writers } = pair.split();
-        let sockets = writers.each_ref().map(AsRef::as_ref);
-        Box::pin(copy::carry(&self.hub, flow, readers, sockets, due, trace)).await
+        Box::pin(copy::carry(&self.hub, flow, pair.sockets(), due, trace)).await
     }
 
     /// Hands `pair` to the first datapath of `plan` that takes it. Err: none does.
@@ -230,6 +219,9 @@ fn is_near(pair: &Pair) -> bool {
 
 /// An operating system error where none should be: the flow is reset.
 fn internal(flow: &Flow, bytes: Bytes, error: &io::Error) -> Carried {
-    tracing::warn!(flow = flow.id, %error, "flow reset: the system refused what it should not");
+    static COMPLAINT: Complaint = Complaint::new();
+    if COMPLAINT.is_due() {
+        tracing::warn!(flow = flow.id, %error, "flow reset: the system refused what it should not");
+    }
     Carried { end: End { reason: Reason::Internal, side: None }, bytes }
 }

@@ -2,15 +2,12 @@
 //! with.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proxy_common::flow::{Access, Gap, Streak};
-use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 use tokio::sync::Notify;
 
 use super::buffers::Buffer;
@@ -63,7 +60,7 @@ enum Found {
 
 impl Pump<'_> {
     /// Moves bytes until the source has no more, or the target takes no more.
-    pub(super) async fn run(self, source: &mut ReadHalf<'_>) {
+    pub(super) async fn run(self, source: &TcpStream) {
         let (mut streak, mut gap) = (Streak::default(), Gap::default());
         loop {
             self.resting.store(true, Ordering::Relaxed);
@@ -82,25 +79,24 @@ impl Pump<'_> {
     }
 
     /// Copies until the queue is empty, or the direction proves to stream. Err: its end.
-    async fn copy(&self, source: &mut ReadHalf<'_>, streak: &mut Streak, gap: &mut Gap) -> Result<(), ()> {
+    async fn copy(&self, source: &TcpStream, streak: &mut Streak, gap: &mut Gap) -> Result<(), ()> {
         let mut buffer = Buffer::take();
-        let (mut turn, mut is_unnoticed) = (0, false);
+        let mut turn = 0;
         loop {
-            self.may_read(source.as_ref(), gap).await?;
-            let count = match read_on(source, buffer.bytes(), &mut is_unnoticed).await {
-                Found::Bytes(count) => count,
-                Found::Nothing | Found::Hidden => {
+            self.may_read(source, gap).await?;
+            let (count, may_have_more) = match read(source, buffer.bytes()) {
+                (Found::Bytes(count), may_have_more) => (count, may_have_more),
+                (Found::Nothing | Found::Hidden, _) => {
                     gap.nothing_read();
                     return Ok(());
                 }
-                Found::End => return Err(()),
+                (Found::End, _) => return Err(()),
             };
             // A partial write: what is left over is lost with the target.
             self.write(buffer.bytes().get(..count).ok_or(())?).await.map_err(drop)?;
             self.flow.moved(Duration::ZERO);
             streak.note(count);
-            if count < buffer.bytes().len() || (streak.streams() && !is_unnoticed) {
-                // A short read: the queue is empty, which the runtime knows too. No need to ask once more.
+            if !may_have_more || streak.streams() {
                 return Ok(());
             }
             self.give_way(&mut turn, count).await;
@@ -110,15 +106,15 @@ impl Pump<'_> {
     /// Moves pages until the queue is empty. Err: the end of the direction.
     async fn splice(
         &self,
-        source: &ReadHalf<'_>,
+        source: &TcpStream,
         mut pipe: Pipe,
         streak: &mut Streak,
         gap: &mut Gap,
     ) -> Result<(), ()> {
         let mut turn = 0;
         while streak.streams() {
-            self.may_read(source.as_ref(), gap).await?;
-            let count = match fill(source.as_ref(), &mut pipe) {
+            self.may_read(source, gap).await?;
+            let count = match fill(source, &mut pipe) {
                 Found::Bytes(count) => count,
                 Found::Nothing => return Ok(()),
                 Found::Hidden => {
@@ -191,41 +187,20 @@ impl Pump<'_> {
     }
 }
 
-/// Reads what is there, also beyond an urgent mark: a read ends at it. The runtime takes that for the end of the queue, and
-/// would wait for an edge that has come already. `is_unnoticed`: there may be more than was read, of which the runtime does not know;
-/// then it must not be asked.
-async fn read_on(source: &mut ReadHalf<'_>, buffer: &mut [u8], is_unnoticed: &mut bool) -> Found {
-    let mut read = if *is_unnoticed {
-        found(sys::read(source.as_ref(), buffer))
-    } else {
-        read_now(source, buffer).await
-    };
-    while let Found::Bytes(count) = read
-        && let Some(room) = buffer.get_mut(count..).filter(|room| !room.is_empty())
-        && sys::is_at_mark(source.as_ref())
-    {
-        match sys::read(source.as_ref(), room) {
-            Ok(more) if more > 0 => (read, *is_unnoticed) = (Found::Bytes(count + more), true),
-            // The end, an error, or nothing yet: the runtime has an edge to tell.
-            _ => break,
+/// Reads what is there. Says whether another read may find more at once. If not, the runtime knows that the queue is empty, without a
+/// read that finds nothing; but not after a read that ended at an urgent mark, behind which bytes may have come long ago.
+fn read(source: &TcpStream, buffer: &mut [u8]) -> (Found, bool) {
+    let mut last = None;
+    let read = source.try_io(Interest::READABLE, || {
+        let (count, may_have_more) = sys::receive(source, buffer)?;
+        if count == 0 || may_have_more {
+            return Ok(count);
         }
-    }
-    // A short read has emptied the queue: what comes later brings an edge.
-    *is_unnoticed &= matches!(read, Found::Bytes(count) if count == buffer.len());
-    read
-}
-
-/// Reads what is there. Unconstrained, since the runtime's budget for a task would look like nothing, too.
-async fn read_now(source: &mut ReadHalf<'_>, buffer: &mut [u8]) -> Found {
-    let mut buffer = ReadBuf::new(buffer);
-    tokio::task::unconstrained(std::future::poll_fn(|context: &mut Context<'_>| {
-        Poll::Ready(match Pin::new(&mut *source).poll_read(context, &mut buffer) {
-            Poll::Pending => Found::Nothing,
-            Poll::Ready(Ok(())) => found(Ok(buffer.filled().len())),
-            Poll::Ready(Err(error)) => found(Err(error)),
-        })
-    }))
-    .await
+        last = Some(count);
+        // Taken for an empty queue, as it is now. Whatever came since brings an edge.
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+    last.map_or_else(|| (found(read), true), |count| (Found::Bytes(count), false))
 }
 
 fn fill(source: &TcpStream, pipe: &mut Pipe) -> Found {

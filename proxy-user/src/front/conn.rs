@@ -16,7 +16,7 @@ use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carried, Carriers, Outcome, Pair};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Claim, Dialed, Flow, HelloResult, Hub, Phase, Stage, Story};
+use crate::hub::{Claim, Complaint, Dialed, Flow, HelloResult, Hub, Phase, Stage, Story};
 use crate::sys;
 
 /// Serves one accepted connection.
@@ -92,7 +92,7 @@ async fn establish<'a>(
     way.connect = Some(begun.elapsed());
     match connected {
         Ok(Connected { stream: server, dialed }) => {
-            note_server(flow, &server, &dialed);
+            note_server(flow, &dialed);
             Ok((dialed, Pair { client: stream, upstream: server }, number))
         }
         Err(failed) => {
@@ -127,7 +127,10 @@ async fn route(
     way.hello = Some(begun.elapsed());
     let opening = match opening {
         Ok(Ok(opening)) => opening,
-        Ok(Err(error)) => return Err(internal(flow, &error)),
+        Ok(Err(error)) => {
+            way.error = Some(error.to_string());
+            return Err(internal(flow, &error));
+        }
         Err(_) => Opening::Unusable(HelloResult::Timeout),
     };
     let (result, name) = match &opening {
@@ -192,14 +195,17 @@ fn note_upstream(flow: &Flow, upstream: &Arc<str>) {
     facts.upstream = Some(Arc::clone(upstream));
 }
 
-/// A server that has already gone again has no address any more: the datapath will see to that.
-fn note_server(flow: &Flow, server: &TcpStream, dialed: &Dialed<'_>) {
+fn note_server(flow: &Flow, dialed: &Dialed<'_>) {
     let mut facts = flow.facts();
-    facts.server = server.peer_addr().ok();
+    facts.server = Some(dialed.server());
     facts.upstream_local = Some(dialed.near());
 }
 
+/// Any client may bring that about, as often as it connects: where the kernel may not wait for so large a hello.
 fn internal(flow: &Flow, error: &io::Error) -> Reason {
-    tracing::warn!(flow = flow.id, %error, "connection closed: the system refused what it should not");
+    static COMPLAINT: Complaint = Complaint::new();
+    if COMPLAINT.is_due() {
+        tracing::warn!(flow = flow.id, %error, "connection closed: the system refused what it should not");
+    }
     Reason::Internal
 }

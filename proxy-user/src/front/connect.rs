@@ -154,10 +154,27 @@ async fn any_of<'a>(
     for address in addresses {
         match within(limit, open(*address, call)).await {
             Ok(connected) => return Ok(connected),
-            Err(error) => last = (classify(&error), error),
+            Err(error) => {
+                let error = told_apart(error, *address);
+                last = (classify(&error), error);
+            }
         }
     }
     Err(last)
+}
+
+/// The kernel gives one error for two things: it has no port left, which says nothing of the server; or it has no address to connect
+/// from, as on a host without IPv6, so that the server cannot be reached.
+fn told_apart(error: io::Error, address: SocketAddr) -> io::Error {
+    let is_for_want_of_an_address = |error: &io::Error| error.kind() == io::ErrorKind::AddrNotAvailable;
+    if is_for_want_of_an_address(&error)
+        && sys::way_to(address).is_err_and(|error| is_for_want_of_an_address(&error))
+    {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let text = format!("this host has no {family} address to connect from");
+        return io::Error::new(io::ErrorKind::NetworkUnreachable, text);
+    }
+    error
 }
 
 /// How long each address of a name has: one that does not answer must not hide the others, and all together must not take longer
@@ -203,6 +220,7 @@ fn fresh(address: SocketAddr, follows: bool) -> io::Result<Socket> {
     sys::reset_on_close(&socket, true)?;
     sys::write_at_once(&socket)?;
     sys::keep_urgent_bytes(&socket)?;
+    sys::tell_what_is_left(&socket);
     if follows {
         sys::answer_with_data(&socket)?;
     }
@@ -239,7 +257,11 @@ fn classify(error: &io::Error) -> ConnectFailure {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
         io::ErrorKind::TimedOut => ConnectFailure::Timeout,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ConnectFailure::Unreachable,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
+            ConnectFailure::Unreachable
+        }
+        // A kernel without IPv6.
+        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => ConnectFailure::Unreachable,
         _ => ConnectFailure::Other,
     }
 }

@@ -6,6 +6,7 @@ mod back;
 mod conn;
 mod connect;
 mod exchange;
+mod own_addresses;
 mod peek;
 mod refuse;
 mod resolver;
@@ -22,11 +23,12 @@ use tokio::sync::oneshot;
 use self::accept::Desk;
 use self::exchange::Door;
 pub(crate) use self::exchange::Exchange;
+pub(crate) use self::own_addresses::follow_own_addresses;
 pub(crate) use self::resolver::start as start_resolver;
 use crate::datapath::packet::Road;
 use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Hub, Phase};
+use crate::hub::{Hub, Phase, or_stop};
 
 /// One listening socket and the listener of the configuration that it belongs to.
 pub(crate) struct Bound {
@@ -80,6 +82,9 @@ impl Drop for Gone {
     }
 }
 
+/// What the log says of it if it fails.
+const TAKING_IN: &str = "passing connections between workers";
+
 async fn work(
     index: usize,
     hub: Arc<Hub>,
@@ -90,15 +95,16 @@ async fn work(
     let home = by.road.as_ref().map(|road| road.home());
     let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.road, by.host)?);
     let desk = Arc::new(Desk { worker: index, exchange, carriers });
-    tokio::spawn(accept::welcome(door, Arc::clone(&desk)));
+    tokio::spawn(or_stop(Arc::clone(&hub), TAKING_IN, accept::welcome(door, Arc::clone(&desk))));
     if let Some(home) = home {
-        tokio::spawn(back::welcome(home, Arc::clone(&desk)));
+        tokio::spawn(or_stop(Arc::clone(&hub), TAKING_IN, back::welcome(home, Arc::clone(&desk))));
     }
     let _ = ready.send(());
     hub.room.opened().await;
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
-        tokio::spawn(accept::run(socket, listener, Arc::clone(&desk)));
+        let accepting = accept::run(socket, listener, Arc::clone(&desk));
+        tokio::spawn(or_stop(Arc::clone(&hub), "accepting connections", accepting));
     }
     hub.phases.reached(Phase::Stopped).await;
     Ok(())

@@ -63,28 +63,50 @@ async fn look_on(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::R
 /// once if they are there already.
 fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Opening> {
     let mut room = vec![0; LEAST_LOOK.max(*needed)];
-    let (count, is_stopped) = sys::peek_past_marks(stream, &mut room)?;
-    let bytes = room.get(..count).unwrap_or_default();
-    if count == 0 {
-        return Ok(Opening::Unusable(HelloResult::Eof));
+    let seen = sys::peek(stream, &mut room)?;
+    let mut looked = decide(room.get(..seen).unwrap_or_default(), max);
+    let mut is_stopped = false;
+    if matches!(looked, Looked::Needs(_)) {
+        // There may be more behind an urgent mark, at which a look stops. To find out takes another system call.
+        let count;
+        (count, is_stopped) = sys::peek_past_marks(stream, &mut room, seen)?;
+        if count > seen {
+            looked = decide(room.get(..count).unwrap_or_default(), max);
+        }
     }
-    match inspect(bytes, max) {
-        Verdict::Hello(hello) => Ok(Opening::Hello(hello)),
-        Verdict::NotTls => Ok(Opening::NotTls),
+    let need = match looked {
+        Looked::Opening(opening) => return Ok(opening),
+        Looked::Needs(need) => need,
+    };
+    if is_stopped {
+        // The kernel would wake us for what it does not show, again and again.
+        tracing::debug!("an urgent mark within the hello, which this kernel does not look past");
+        return Ok(Opening::Unusable(HelloResult::Broken));
+    }
+    *needed = need;
+    sys::wake_when_all_readable(stream, need)?;
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+/// What the bytes say.
+enum Looked {
+    Opening(Opening),
+    /// Nothing yet: another look is worth while once so many bytes are there.
+    Needs(usize),
+}
+
+fn decide(bytes: &[u8], max: MaxHello) -> Looked {
+    if bytes.is_empty() {
+        return Looked::Opening(Opening::Unusable(HelloResult::Eof));
+    }
+    Looked::Opening(match inspect(bytes, max) {
+        Verdict::Hello(hello) => Opening::Hello(hello),
+        Verdict::NotTls => Opening::NotTls,
         Verdict::Broken(defect) => {
             tracing::debug!(defect = defect.label(), "broken hello");
-            Ok(Opening::Unusable(HelloResult::Broken))
+            Opening::Unusable(HelloResult::Broken)
         }
-        Verdict::TooLarge => Ok(Opening::Unusable(HelloResult::TooLarge)),
-        // The kernel would wake us for what it does not show, again and again.
-        Verdict::Incomplete { .. } if is_stopped => {
-            tracing::debug!("an urgent mark within the hello, which this kernel does not look past");
-            Ok(Opening::Unusable(HelloResult::Broken))
-        }
-        Verdict::Incomplete { need } => {
-            *needed = need;
-            sys::wake_when_all_readable(stream, need)?;
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-    }
+        Verdict::TooLarge => Opening::Unusable(HelloResult::TooLarge),
+        Verdict::Incomplete { need } => return Looked::Needs(need),
+    })
 }

@@ -41,17 +41,23 @@ pub(super) async fn unrecognized_name(mut stream: TcpStream) {
 /// Refuses what one of our own connections to a server has come to, before anything is spent on it: it would come back again
 /// and again, until no slot is left.
 pub(super) fn our_own(stream: &TcpStream, flow: &Flow, hub: &Hub, way: &mut Story) -> Result<(), Reason> {
-    // A connection that is reset already has no address, and goes nowhere.
-    let Ok(listener) = stream.local_addr() else { return Ok(()) };
-    let redirected = || sys::original_destination(stream);
-    let Some(origin) = hub.dialing.find(flow.client, listener, redirected) else { return Ok(()) };
+    let mut address = None;
+    let listener = || {
+        // A connection that is reset already has no address, and goes nowhere.
+        address = stream.local_addr().ok();
+        address
+    };
+    let redirected = |listener| sys::original_destination(stream, listener);
+    let (Some(origin), Some(address)) = (hub.dialing.find(flow.client, listener, redirected), address) else {
+        return Ok(());
+    };
     let origin = hub.flows.find(origin);
     let facts = origin.as_ref().map(|origin| origin.facts().clone());
     let (route, upstream) = facts.map(|facts| (facts.route, facts.upstream)).unwrap_or_default();
     let upstream = upstream.unwrap_or_default();
     if hub.dialing.complaint.is_due() {
         tracing::warn!(
-            %route, %upstream, listener = %flow.listener, address = %listener,
+            %route, %upstream, listener = %flow.listener, %address,
             "a connection to a server of this upstream came back to a listener of this daemon, and was refused: write the \
              address of the service itself in servers, or move the listener"
         );

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use proxy_common::precedence::by_precedence;
 use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 
-use crate::hub::{Answer, Hub, Lookup, NameError, Phase};
+use crate::hub::{Answer, Hub, Lookup, NameError, Phase, run_again};
+use crate::sys;
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -45,17 +46,18 @@ const NONE: Duration = Duration::from_secs(1);
 
 /// Starts the thread, if a server has a name. It ends when the phase is [`Phase::Stopped`].
 pub(crate) fn start(hub: &Arc<Hub>) -> io::Result<()> {
-    let Some(queue) = hub.names.take_queue().filter(|_| hub.names.are_there()) else { return Ok(()) };
+    let Some(mut queue) = hub.names.take_queue().filter(|_| hub.names.are_there()) else { return Ok(()) };
     let hub = Arc::clone(hub);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("names".to_owned()).spawn(move || {
-        runtime.block_on(serve(hub, queue));
+        // Look-ups that are under way go on, whatever becomes of who began them.
+        run_again("looking up names of servers", || runtime.block_on(serve(&hub, &mut queue)));
         runtime.shutdown_background();
     })?;
     Ok(())
 }
 
-async fn serve(hub: Arc<Hub>, mut queue: tokio::sync::mpsc::UnboundedReceiver<Lookup>) {
+async fn serve(hub: &Arc<Hub>, queue: &mut tokio::sync::mpsc::UnboundedReceiver<Lookup>) {
     let mut system = System::new(hub.snapshot.timeouts.connect);
     let mut upstreams: HashMap<usize, Arc<Semaphore>> = HashMap::new();
     let all = Arc::new(Semaphore::new(AT_A_TIME));
@@ -68,14 +70,15 @@ async fn serve(hub: Arc<Hub>, mut queue: tokio::sync::mpsc::UnboundedReceiver<Lo
                     hub.names.forget();
                 }
             }
-            Some(lookup) = queue.recv() => {
+            Some(mut lookup) = queue.recv() => {
                 if system.refresh() {
                     hub.names.forget();
                 }
+                hub.names.begun(&mut lookup);
                 let of_upstream = upstreams.entry(lookup.upstream);
                 let of_upstream = of_upstream.or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_UPSTREAM)));
                 let turns = [Arc::clone(of_upstream), Arc::clone(&all)];
-                tokio::spawn(look_up(Arc::clone(&hub), lookup, system.clone(), turns));
+                tokio::spawn(look_up(Arc::clone(hub), lookup, system.clone(), turns));
             }
         }
     }
@@ -110,13 +113,9 @@ fn in_order(mut addresses: Vec<IpAddr>) -> Arc<[IpAddr]> {
     addresses.into()
 }
 
-/// Whether there is a route. Nothing is sent.
+/// Whether there is a route. The port is any.
 fn leads_to(address: IpAddr) -> bool {
-    let any: IpAddr = match address {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 53))).is_ok()
+    sys::way_to(SocketAddr::new(address, 53)).is_ok()
 }
 
 /// What the files of the system say, as of when they were last read.

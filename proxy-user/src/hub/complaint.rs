@@ -11,6 +11,11 @@ const EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Complaint(Mutex<Option<Instant>>);
 
 impl Complaint {
+    /// One that was never said.
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
     /// Whether it is time to say it, or to say it again. Whoever is told so does.
     pub(crate) fn is_due(&self) -> bool {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,12 +6,15 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::Complaint;
 
-/// More addresses than a host has. Beyond that the old ones are forgotten.
-const MAX_ADDRESSES: usize = 4096;
+/// More addresses than connections are made from. Beyond that the old ones are forgotten.
+const MAX_LEARNED: usize = 4096;
+
+/// Room for connections that have ended is kept for so many, and for as many as there are.
+const SPARE: usize = 1024;
 
 /// Our address and that of the server, in canonical form.
 type Ends = (SocketAddr, SocketAddr);
@@ -19,14 +22,33 @@ type Ends = (SocketAddr, SocketAddr);
 /// All of them.
 #[derive(Default)]
 pub(crate) struct Dialing {
-    /// Held for reading from before a SYN is sent until its connection is in `live`. Who takes it for writing finds every
-    /// connection there whose SYN was sent before.
-    under_way: RwLock<()>,
-    /// With the id of the flow.
-    live: Mutex<HashMap<Ends, u64>>,
-    /// The addresses of ours that connections were made from.
-    addresses: RwLock<HashSet<IpAddr>>,
+    state: Mutex<State>,
+    /// Rung when a connection that was under way is in `live`, or has failed.
+    settled: Condvar,
+    addresses: RwLock<Addresses>,
     pub(crate) complaint: Complaint,
+}
+
+#[derive(Default)]
+struct State {
+    /// With the id of the flow.
+    live: HashMap<Ends, u64>,
+    /// Servers whose SYN may have been sent, and the number of each attempt: one for each worker at most. The kernel may accept such a
+    /// connection before we know its port.
+    under_way: Vec<(u64, SocketAddr)>,
+    /// Attempts, ever.
+    begun: u64,
+    /// Threads that wait for one. To ring for nobody would cost a system call.
+    waiting: usize,
+}
+
+/// Addresses that our connections may come from.
+#[derive(Default)]
+struct Addresses {
+    /// Those of this host, as it says.
+    host: HashSet<IpAddr>,
+    /// Those that connections were made from: of networks that a route makes this host's own no address is listed.
+    learned: HashSet<IpAddr>,
 }
 
 impl Dialing {
@@ -41,62 +63,113 @@ impl Dialing {
         server: SocketAddr,
         dial: impl FnOnce() -> io::Result<SocketAddr>,
     ) -> io::Result<Dialed<'_>> {
-        let under_way = self.under_way.read().unwrap_or_else(PoisonError::into_inner);
-        let ends @ (near, far) = (plain(dial()?), plain(server));
+        let far = plain(server);
+        let under_way = self.begin(far);
+        let near = plain(dial()?);
+        self.learn(near.ip());
+        let ends = (near, far);
         let is_own = {
-            let mut live = self.live();
-            live.insert(ends, flow);
-            near == far || live.contains_key(&(far, near))
+            let mut state = self.state();
+            state.live.insert(ends, flow);
+            near == far || state.live.contains_key(&(far, near))
         };
         drop(under_way);
-        let dialed = Dialed { dialing: self, ends, flow };
+        let dialed = Dialed { dialing: self, ends, server, flow };
         if is_own {
             let text = "nothing listens there: the connection was answered by a socket of this daemon";
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
         }
-        self.learn(near.ip());
         Ok(dialed)
     }
 
+    fn begin(&self, server: SocketAddr) -> UnderWay<'_> {
+        let mut state = self.state();
+        state.begun += 1;
+        let number = state.begun;
+        state.under_way.push((number, server));
+        UnderWay { dialing: self, number }
+    }
+
     /// The flow whose connection to a server was accepted as one from `client` to `listener`, which `redirected` from another
-    /// address, if it was.
+    /// address, if it was. Both are asked only if the client's address may be one of ours. Waits for attempts to connect to such an
+    /// address that are being made by other threads, for as long as the call of the system takes.
     pub(crate) fn find(
         &self,
         client: SocketAddr,
-        listener: SocketAddr,
-        redirected: impl FnOnce() -> Option<SocketAddr>,
+        listener: impl FnOnce() -> Option<SocketAddr>,
+        redirected: impl FnOnce(SocketAddr) -> Option<SocketAddr>,
     ) -> Option<u64> {
-        let (client, listener) = (plain(client), plain(listener));
-        // To an address of this host the kernel connects from the same one, if nothing else is asked for.
-        if client.ip() != listener.ip() && !self.knows(client.ip()) {
+        let client = plain(client);
+        if !self.may_be_ours(client.ip()) {
             return None;
         }
-        drop(self.under_way.write().unwrap_or_else(PoisonError::into_inner));
-        if let Some(flow) = self.live().get(&(client, listener)) {
+        let listener = listener()?;
+        let near = plain(listener);
+        if let Some(flow) = self.state().live.get(&(client, near)) {
             return Some(*flow);
         }
         // Another program of this host may have the same port, to another address.
-        let wanted = plain(redirected()?);
-        self.live().get(&(client, wanted)).copied()
+        let wanted = redirected(listener).map_or(near, plain);
+        let mut state = self.state();
+        // Those that have begun since sent their SYN after this one.
+        let last = state.begun;
+        loop {
+            let found = [near, wanted].iter().find_map(|server| state.live.get(&(client, *server)));
+            if let Some(flow) = found {
+                return Some(*flow);
+            }
+            let is_meant = |(number, server): &(u64, SocketAddr)| {
+                *number <= last && (*server == near || *server == wanted)
+            };
+            if !state.under_way.iter().any(is_meant) {
+                return None;
+            }
+            state.waiting += 1;
+            state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
     }
 
-    fn knows(&self, address: IpAddr) -> bool {
-        self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
+    /// This host has these addresses now.
+    pub(crate) fn set_own_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let host = addresses.into_iter().map(|address| address.to_canonical()).collect();
+        self.addresses.write().unwrap_or_else(PoisonError::into_inner).host = host;
+    }
+
+    fn may_be_ours(&self, address: IpAddr) -> bool {
+        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        address.is_loopback() || addresses.host.contains(&address) || addresses.learned.contains(&address)
     }
 
     fn learn(&self, address: IpAddr) {
-        if self.knows(address) {
+        if self.may_be_ours(address) {
             return;
         }
-        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
-        if addresses.len() >= MAX_ADDRESSES {
-            addresses.clear();
+        let learned = &mut self.addresses.write().unwrap_or_else(PoisonError::into_inner).learned;
+        if learned.len() >= MAX_LEARNED {
+            learned.clear();
         }
-        addresses.insert(address);
+        learned.insert(address);
     }
 
-    fn live(&self) -> MutexGuard<'_, HashMap<Ends, u64>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt to connect, until its connection is in `live` or has failed.
+struct UnderWay<'a> {
+    dialing: &'a Dialing,
+    number: u64,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut state = self.dialing.state();
+        state.under_way.retain(|(number, _)| *number != self.number);
+        if state.waiting > 0 {
+            self.dialing.settled.notify_all();
+        }
     }
 }
 
@@ -104,6 +177,7 @@ impl Dialing {
 pub(crate) struct Dialed<'a> {
     dialing: &'a Dialing,
     ends: Ends,
+    server: SocketAddr,
     flow: u64,
 }
 
@@ -112,14 +186,22 @@ impl Dialed<'_> {
     pub(crate) const fn near(&self) -> SocketAddr {
         self.ends.0
     }
+
+    /// That of the server.
+    pub(crate) fn server(&self) -> SocketAddr {
+        if self.server.ip().is_unspecified() { self.ends.1 } else { self.server }
+    }
 }
 
 impl Drop for Dialed<'_> {
     fn drop(&mut self) {
-        let mut live = self.dialing.live();
+        let live = &mut self.dialing.state().live;
         // Its socket may be closed already, and another flow have the same ports.
         if live.get(&self.ends) == Some(&self.flow) {
             live.remove(&self.ends);
+        }
+        if live.capacity() / 4 > live.len() + SPARE {
+            live.shrink_to(2 * live.len() + SPARE);
         }
     }
 }
@@ -151,7 +233,7 @@ mod tests {
     fn a_connection_that_comes_back_is_known_until_it_is_over() {
         let dialing = Dialing::default();
         let dialed = dial(&dialing, 7, "10.0.0.1:40000", "10.0.0.1:443").unwrap();
-        let find = |client, listener| dialing.find(at(client), at(listener), || None);
+        let find = |client, listener| dialing.find(at(client), || Some(at(listener)), |_| None);
         assert_eq!(find("10.0.0.1:40000", "10.0.0.1:443"), Some(7));
         assert_eq!(
             find("[::ffff:10.0.0.1]:40000", "[::ffff:10.0.0.1]:443"),
@@ -168,7 +250,7 @@ mod tests {
     fn a_program_of_this_host_that_has_the_same_port_is_not_taken_for_us() {
         let dialing = Dialing::default();
         let _dialed = dial(&dialing, 7, "10.0.0.1:40000", "10.0.0.9:443").unwrap();
-        let find = |wanted| dialing.find(at("10.0.0.1:40000"), at("10.0.0.1:443"), || wanted);
+        let find = |wanted| dialing.find(at("10.0.0.1:40000"), || Some(at("10.0.0.1:443")), |_| wanted);
         assert_eq!(find(None), None);
         assert_eq!(find(Some(at("10.0.0.8:443"))), None, "somebody else's redirect");
         assert_eq!(find(Some(at("10.0.0.9:443"))), Some(7), "a redirect of ours");
@@ -188,7 +270,7 @@ mod tests {
         let _one = dial(&dialing, 7, "10.0.0.1:40000", "10.0.0.1:40001").unwrap();
         let other = dial(&dialing, 8, "10.0.0.1:40001", "10.0.0.1:40000").map(drop).unwrap_err();
         assert_eq!(other.kind(), io::ErrorKind::ConnectionRefused);
-        assert_eq!(dialing.live().len(), 1, "what was refused is not kept");
+        assert_eq!(dialing.state().live.len(), 1, "what was refused is not kept");
     }
 
     #[test]
@@ -197,6 +279,85 @@ mod tests {
         let first = dial(&dialing, 7, "10.0.0.1:40000", "10.0.0.1:443").unwrap();
         let _second = dial(&dialing, 8, "10.0.0.1:40000", "10.0.0.1:443").unwrap();
         drop(first);
-        assert_eq!(dialing.find(at("10.0.0.1:40000"), at("10.0.0.1:443"), || None), Some(8));
+        let listener = || Some(at("10.0.0.1:443"));
+        assert_eq!(dialing.find(at("10.0.0.1:40000"), listener, |_| None), Some(8));
+    }
+
+    /// That costs a system call.
+    #[test]
+    fn nobody_asks_where_a_client_of_another_host_wanted_to_go() {
+        let dialing = Dialing::default();
+        dialing.set_own_addresses([at("10.0.0.1:0").ip()]);
+        let _dialed = dial(&dialing, 7, "10.0.0.1:40000", "10.0.0.9:443").unwrap();
+        let find = |client, listener: Option<&str>| {
+            let asked = std::cell::Cell::new(false);
+            let listener = || {
+                asked.set(true);
+                listener.map(at)
+            };
+            (dialing.find(at(client), listener, |_| None), asked.get())
+        };
+        assert_eq!(find("10.0.0.2:40000", Some("10.0.0.1:443")), (None, false));
+        assert_eq!(
+            find("10.0.0.9:40000", Some("10.0.0.1:443")),
+            (None, false),
+            "a server that is a client, too"
+        );
+        for ours in ["10.0.0.1:1", "[::ffff:10.0.0.1]:1", "127.0.0.9:1", "[::1]:1"] {
+            assert_eq!(find(ours, Some("10.0.0.1:443")), (None, true), "{ours}");
+        }
+        assert_eq!(find("10.0.0.1:40000", None), (None, true), "reset meanwhile");
+    }
+
+    /// It comes back by a redirect, from an address that no connection was made from before.
+    #[test]
+    fn the_first_connection_from_an_address_is_known_while_it_is_being_made() {
+        let dialing = Dialing::default();
+        dialing.set_own_addresses([at("10.0.0.1:0").ip()]);
+        std::thread::scope(|scope| {
+            let (sent, accepted) = std::sync::mpsc::channel();
+            let (tell, is_looked_for) = std::sync::mpsc::channel();
+            let dialing = &dialing;
+            let server = at("10.0.0.9:443");
+            scope.spawn(move || {
+                let dialed = dialing.dial(7, server, || {
+                    sent.send(()).unwrap();
+                    is_looked_for.recv().unwrap();
+                    Ok(at("10.0.0.1:40000"))
+                });
+                std::mem::forget(dialed.unwrap());
+            });
+            accepted.recv().unwrap();
+            let other = dialing.find(at("10.0.0.1:40001"), || Some(at("10.0.0.1:443")), |_| None);
+            assert_eq!(other, None, "one that nothing under way goes to waits for nothing");
+            let redirected = |_| {
+                tell.send(()).unwrap();
+                Some(server)
+            };
+            let found = dialing.find(at("10.0.0.1:40000"), || Some(at("10.0.0.1:443")), redirected);
+            assert_eq!(found, Some(7));
+        });
+        assert!(dialing.state().under_way.is_empty());
+    }
+
+    #[test]
+    fn an_attempt_that_fails_is_not_waited_for() {
+        let dialing = Dialing::default();
+        dialing.set_own_addresses([at("10.0.0.1:0").ip()]);
+        let failed = dialing.dial(7, at("10.0.0.1:443"), || Err(io::ErrorKind::AddrNotAvailable.into()));
+        assert!(failed.is_err());
+        assert_eq!(dialing.find(at("10.0.0.1:40000"), || Some(at("10.0.0.1:443")), |_| None), None);
+    }
+
+    #[test]
+    fn memory_of_connections_that_have_ended_is_given_back() {
+        let dialing = Dialing::default();
+        let near = |port: u32| format!("10.0.0.{}:{}", port / 60_000, port % 60_000 + 1);
+        let all: Vec<_> =
+            (0..20_000).map(|port| dial(&dialing, 7, &near(port), "10.0.1.1:443").unwrap()).collect();
+        assert!(dialing.state().live.capacity() >= 20_000);
+        drop(all);
+        assert!(dialing.state().live.is_empty());
+        assert!(dialing.state().live.capacity() <= 8 * SPARE, "{}", dialing.state().live.capacity());
     }
 }

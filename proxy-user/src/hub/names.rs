@@ -36,7 +36,17 @@ pub(crate) struct Lookup {
     pub(crate) host: Arc<str>,
     /// Number of an upstream with this name.
     pub(crate) upstream: usize,
-    done: watch::Sender<Option<Answer>>,
+    done: watch::Sender<Option<Found>>,
+    /// As of when the system's files are that it goes by. None: it waits to be begun.
+    generation: Option<u64>,
+}
+
+/// What a look-up has brought.
+#[derive(Debug, Clone)]
+enum Found {
+    Answer(Answer),
+    /// An answer by files of the system that have changed since.
+    Stale,
 }
 
 /// All names of the configuration, and no others.
@@ -45,6 +55,8 @@ pub(crate) struct Names {
     all: HashMap<Arc<str>, Name>,
     wanted: mpsc::UnboundedSender<Lookup>,
     queue: Mutex<Option<mpsc::UnboundedReceiver<Lookup>>>,
+    /// Changes of the system's files so far. Only the thread that looks up changes it.
+    generation: AtomicU64,
     /// When the files were last to be looked at, in milliseconds since the start.
     looked: AtomicU64,
     look: Notify,
@@ -59,7 +71,9 @@ struct Name {
 struct State {
     /// Good until then.
     known: Option<(Answer, Instant)>,
-    under_way: Option<watch::Receiver<Option<Answer>>>,
+    under_way: Option<watch::Receiver<Option<Found>>>,
+    /// It has begun, by the files as they were then.
+    has_begun: bool,
 }
 
 impl Names {
@@ -80,6 +94,7 @@ impl Names {
             all,
             wanted,
             queue: Mutex::new(Some(queue)),
+            generation: AtomicU64::new(0),
             looked: AtomicU64::new(0),
             look: Notify::new(),
         }
@@ -98,16 +113,21 @@ impl Names {
     /// The addresses of a name of the configuration. Waits for a look-up if there is no answer that is still good.
     pub(crate) async fn find(&self, host: &str) -> io::Result<Arc<[IpAddr]>> {
         let name = self.all.get_key_value(host).ok_or(io::ErrorKind::NotFound)?;
-        let mut under_way = match self.begin(name) {
-            Ok(answer) => return Ok(answer?),
-            Err(under_way) => under_way,
-        };
-        let answer = under_way.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
-        Ok(answer.ok_or_else(|| io::Error::other("nobody looks names up: the daemon stops"))??)
+        loop {
+            let mut under_way = match self.begin(name) {
+                Ok(answer) => return Ok(answer?),
+                Err(under_way) => under_way,
+            };
+            match under_way.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()) {
+                Some(Found::Answer(answer)) => return Ok(answer?),
+                Some(Found::Stale) => {}
+                None => return Err(io::Error::other("nobody looks names up: the daemon stops")),
+            }
+        }
     }
 
     /// The answer, or what will be it.
-    fn begin(&self, (host, name): (&Arc<str>, &Name)) -> Result<Answer, watch::Receiver<Option<Answer>>> {
+    fn begin(&self, (host, name): (&Arc<str>, &Name)) -> Result<Answer, watch::Receiver<Option<Found>>> {
         let mut state = name.state();
         if let Some((answer, _)) = state.known.as_ref().filter(|(_, until)| Instant::now() < *until) {
             let answer = answer.clone();
@@ -121,26 +141,45 @@ impl Names {
             return Err(under_way.clone());
         }
         let (done, under_way) = watch::channel(None);
-        state.under_way = Some(under_way.clone());
+        (state.under_way, state.has_begun) = (Some(under_way.clone()), false);
         // If nobody takes it, `done` is dropped, and whoever waits is told.
-        let _ = self.wanted.send(Lookup { host: Arc::clone(host), upstream: name.upstream, done });
+        let lookup = Lookup { host: Arc::clone(host), upstream: name.upstream, done, generation: None };
+        let _ = self.wanted.send(lookup);
         Err(under_way)
     }
 
-    /// A look-up is done. The answer is good for so long.
+    /// A look-up begins, by the system's files as they are now.
+    pub(crate) fn begun(&self, lookup: &mut Lookup) {
+        lookup.generation = Some(self.generation.load(Ordering::Relaxed));
+        if let Some(name) = self.all.get(&lookup.host) {
+            name.state().has_begun = true;
+        }
+    }
+
+    /// A look-up is done. The answer is good for so long, unless the system's files have changed since it was begun: then whoever waits
+    /// looks up anew.
     pub(crate) fn answer(&self, lookup: &Lookup, answer: Answer, good_for: Duration) {
+        if lookup.generation != Some(self.generation.load(Ordering::Relaxed)) {
+            lookup.done.send_replace(Some(Found::Stale));
+            return;
+        }
         if let Some(name) = self.all.get(&lookup.host) {
             let mut state = name.state();
             state.known = Some((answer.clone(), Instant::now() + good_for));
             state.under_way = None;
         }
-        lookup.done.send_replace(Some(answer));
+        lookup.done.send_replace(Some(Found::Answer(answer)));
     }
 
-    /// What is known is not good any more.
+    /// The system's files have changed: what is known is not good any more, nor is what look-ups bring that have begun.
     pub(crate) fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
         for name in self.all.values() {
-            name.state().known = None;
+            let mut state = name.state();
+            state.known = None;
+            if state.has_begun {
+                (state.under_way, state.has_begun) = (None, false);
+            }
         }
     }
 
@@ -190,6 +229,13 @@ mod tests {
         Arc::from([IpAddr::from(Ipv4Addr::new(10, 0, 0, last))])
     }
 
+    /// The next look-up, begun.
+    async fn next(names: &Names, queue: &mut mpsc::UnboundedReceiver<Lookup>) -> Lookup {
+        let mut lookup = queue.recv().await.unwrap();
+        names.begun(&mut lookup);
+        lookup
+    }
+
     fn find(names: &Arc<Names>, host: &'static str) -> tokio::task::JoinHandle<io::Result<Arc<[IpAddr]>>> {
         let names = Arc::clone(names);
         tokio::spawn(async move { names.find(host).await })
@@ -201,7 +247,7 @@ mod tests {
         let mut queue = names.take_queue().unwrap();
         let waiting: Vec<_> = (0..100).map(|_| find(&names, "a.test")).collect();
         let other = find(&names, "b.test");
-        let (first, second) = (queue.recv().await.unwrap(), queue.recv().await.unwrap());
+        let (first, second) = (next(&names, &mut queue).await, next(&names, &mut queue).await);
         assert_eq!([&*first.host, &*second.host], ["a.test", "b.test"]);
         assert!(queue.try_recv().is_err(), "one for each name");
         names.answer(&first, Ok(address(1)), LONG);
@@ -221,7 +267,7 @@ mod tests {
         let mut queue = names.take_queue().unwrap();
         for good_for in [Duration::ZERO, LONG, LONG] {
             let waiting = find(&names, "a.test");
-            names.answer(&queue.recv().await.unwrap(), Ok(address(1)), good_for);
+            names.answer(&next(&names, &mut queue).await, Ok(address(1)), good_for);
             assert!(waiting.await.unwrap().is_ok());
             if !good_for.is_zero() {
                 assert!(names.find("a.test").await.is_ok());
@@ -238,10 +284,44 @@ mod tests {
         drop(queue.recv().await.unwrap());
         assert!(waiting.await.unwrap().is_err());
         let waiting = find(&names, "a.test");
-        names.answer(&queue.recv().await.unwrap(), Ok(address(1)), LONG);
+        names.answer(&next(&names, &mut queue).await, Ok(address(1)), LONG);
         assert!(waiting.await.unwrap().is_ok());
         names.forget();
         drop(queue);
         assert!(names.find("a.test").await.is_err(), "nobody looks up");
+    }
+
+    /// The first name server does not answer; then another one is written into the file.
+    #[tokio::test]
+    async fn what_a_look_up_brings_that_began_before_the_files_changed_does_not_count() {
+        let names = names(&["a.test"]);
+        let mut queue = names.take_queue().unwrap();
+        let early = find(&names, "a.test");
+        let old = next(&names, &mut queue).await;
+        names.forget();
+        let late = find(&names, "a.test");
+        let new = next(&names, &mut queue).await;
+        names.answer(&old, Ok(address(1)), LONG);
+        // Who waited for it waits for the other one now.
+        tokio::task::yield_now().await;
+        assert!(queue.try_recv().is_err() && !early.is_finished() && !late.is_finished());
+        names.answer(&new, Ok(address(2)), LONG);
+        for one in [early, late] {
+            assert_eq!(one.await.unwrap().unwrap()[..], address(2)[..]);
+        }
+        assert_eq!(names.find("a.test").await.unwrap()[..], address(2)[..]);
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_is_not_begun_when_the_files_change_goes_by_the_new_ones() {
+        let names = names(&["a.test"]);
+        let mut queue = names.take_queue().unwrap();
+        let waiting = find(&names, "a.test");
+        tokio::task::yield_now().await;
+        names.forget();
+        let lookup = next(&names, &mut queue).await;
+        assert!(queue.try_recv().is_err(), "one is enough");
+        names.answer(&lookup, Ok(address(1)), LONG);
+        assert!(waiting.await.unwrap().is_ok() && names.find("a.test").await.is_ok());
     }
 }

@@ -87,6 +87,12 @@ impl Changes {
         Self::of(u32::try_from(groups).map_err(io::Error::other)?)
     }
 
+    /// Of addresses only.
+    pub(crate) fn watch_addresses() -> io::Result<Self> {
+        let groups = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        Self::of(u32::try_from(groups).map_err(io::Error::other)?)
+    }
+
     /// Of these groups of messages.
     pub(super) fn of(groups: u32) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::received::tell_what_is_left;
 use super::tcp::{keep_alive, keep_urgent_bytes, write_at_once};
 
 /// Connections that may wait to be accepted: a whole fleet may come back in one instant. The kernel cuts it to
@@ -14,10 +15,11 @@ const BACKLOG: i32 = 4096;
 
 /// A non-blocking listener on `address`. Several may share one address, for one worker each: the kernel spreads the
 /// connections. An unspecified IPv6 address takes IPv4 too. Accepted sockets inherit what is tuned here (`sk_clone_lock` in
-/// `net/core/sock.c`), for which each would need five system calls of its own.
+/// `net/core/sock.c`), for which each would need six system calls of its own.
 pub(crate) fn bind(address: SocketAddr, shared: bool, silence: Option<Duration>) -> io::Result<TcpListener> {
     let socket = bound(address, shared)?;
     keep_urgent_bytes(&socket)?;
+    tell_what_is_left(&socket);
     if let Some(silence) = silence {
         write_at_once(&socket)?;
         keep_alive(&socket, silence)?;

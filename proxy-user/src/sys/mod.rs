@@ -19,6 +19,7 @@ mod process;
 mod program;
 mod raw;
 mod readable;
+mod received;
 mod release;
 mod restore;
 mod routes;
@@ -30,7 +31,7 @@ mod xdp;
 
 pub(crate) use bpf::{MESSAGES, STREAM, attach_to_map, attached_to_map};
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
-pub(crate) use connect::{connected, dial, original_destination, socket_for};
+pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
 pub(crate) use conntrack::untrack;
 pub(crate) use epoll::Poller;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
@@ -46,6 +47,7 @@ pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files
 pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
 pub(crate) use readable::readable;
+pub(crate) use received::{peek, peek_past_marks, receive, tell_what_is_left};
 pub(crate) use release::kernel;
 pub(crate) use restore::{Connection, begin, most_sent, restore};
 pub(crate) use routes::{Router, device, route};
@@ -54,9 +56,8 @@ pub(crate) use signals::{Signals, Stray, hold_stray_signals};
 pub(crate) use stderr::Stderr;
 pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
-    is_at_mark, is_established, keep_alive, keep_urgent_bytes, limit_segments, limit_unsent, peek,
-    peek_past_marks, read, reading, reset_on_close, tune_receive_buffer, wake_when_all_readable,
-    wake_when_readable, write_at_once,
+    is_established, keep_alive, keep_urgent_bytes, limit_segments, limit_unsent, reading, reset_on_close,
+    tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
     attach_xdp, count_entries, link_interface, link_program, object_id, pin, pinned, update_link,

@@ -9,6 +9,7 @@ use proxy_common::packet::back::Start;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::leg::{REPAIR_OFF, REPAIR_ON, set_repair};
+use super::received::tell_what_is_left;
 use super::tcp::keep_urgent_bytes;
 
 /// Queues of `TCP_REPAIR_QUEUE` (`include/uapi/linux/tcp.h`).
@@ -61,6 +62,7 @@ pub(crate) fn restore(connection: &Connection) -> io::Result<Socket> {
     let Connection { near, far, start, .. } = connection;
     let socket = Socket::new(Domain::for_address(*far), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     keep_urgent_bytes(&socket)?;
+    tell_what_is_left(&socket);
     // Also lets it have the address of a listener.
     set_repair(&socket, REPAIR_ON)?;
     if let Some(most) = connection.most_received {

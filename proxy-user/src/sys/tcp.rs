@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use proxy_common::flow::Reading;
-use rustix::net::{RecvFlags, recv, sockopt};
+use rustix::net::sockopt;
 use socket2::{SockRef, TcpKeepalive};
 
 /// Keepalive in the proportions that Halibut uses on both ends: of 65 s the first 15 s without a probe, and then 10
@@ -99,59 +99,6 @@ pub(crate) fn error(socket: &impl AsFd) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()
 }
 
-/// Copies what is queued into `buffer` without consuming it. Never blocks: `WouldBlock` where nothing is queued.
-pub(crate) fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let (copied, _) = recv(socket, buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
-    Ok(copied)
-}
-
-/// The same, also beyond an urgent mark, at which each read and each look stops. Says whether there are bytes that it could
-/// not look at: Linux before 6.9 does not look past marks (`SO_PEEK_OFF` of TCP).
-pub(crate) fn peek_past_marks(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
-    let mut count = peek(socket, buffer)?;
-    if count == 0 || count == buffer.len() || queued(socket)? <= count {
-        return Ok((count, false));
-    }
-    while count < buffer.len() {
-        let offset = libc::c_int::try_from(count).map_err(io::Error::other)?;
-        if set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset).is_err() {
-            // Unless they came in between, a second look does not show them either.
-            let again = peek(socket, buffer)?;
-            return Ok((again, again == count));
-        }
-        match peek(socket, buffer.get_mut(count..).unwrap_or_default()) {
-            Ok(more) if more > 0 => count += more,
-            _ => break,
-        }
-    }
-    set_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1)?;
-    Ok((count, false))
-}
-
-/// Reads what is queued. Never blocks, and never asks the runtime whether there is anything.
-pub(crate) fn read(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let (count, _) = recv(socket, buffer, RecvFlags::DONTWAIT)?;
-    Ok(count)
-}
-
-/// Bytes that wait to be read.
-fn queued(socket: &impl AsFd) -> io::Result<usize> {
-    let mut queued: libc::c_int = 0;
-    // SAFETY: the fd is borrowed, so it stays open; FIONREAD (= SIOCINQ) writes one int.
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut queued) };
-    if result == 0 { Ok(usize::try_from(queued).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Whether the next byte is an urgent one: the read before ended there, though more bytes may follow.
-pub(crate) fn is_at_mark(socket: &impl AsFd) -> bool {
-    /// `SIOCATMARK` (`include/uapi/asm-generic/sockios.h`).
-    const AT_MARK: libc::c_ulong = 0x8905;
-    let mut at_mark: libc::c_int = 0;
-    // SAFETY: the fd is borrowed, so it stays open; SIOCATMARK writes one int.
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), AT_MARK as _, &raw mut at_mark) };
-    result == 0 && at_mark != 0
-}
-
 /// Lets the kernel tune the receive buffer again after [`force_receive_buffer`] (`SO_BUF_LOCK`, Linux 5.14; before, it stays
 /// as it is). The send buffer, which [`force_send_buffer`] has set, stays as it is.
 pub(crate) fn tune_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
@@ -187,7 +134,9 @@ pub(crate) fn wake_when_all_readable(socket: &impl AsFd, bytes: usize) -> io::Re
     if low_water(socket)? >= bytes {
         return Ok(());
     }
-    Err(io::Error::other(format!("net.core.rmem_max is too small for a hello of {bytes} bytes")))
+    Err(io::Error::other(format!(
+        "net.core.rmem_max is too small to wait for a hello of {bytes} bytes: raise it, or give the process CAP_NET_ADMIN"
+    )))
 }
 
 /// `SO_RCVLOWAT`, as the kernel has it.
@@ -211,7 +160,7 @@ pub(crate) fn wake_when_readable(socket: &impl AsFd, bytes: usize) -> io::Result
     set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value)
 }
 
-fn set_option(
+pub(super) fn set_option(
     socket: &impl AsFd,
     level: libc::c_int,
     name: libc::c_int,

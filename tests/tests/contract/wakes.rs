@@ -1,11 +1,14 @@
 //! Userspace sleeps while the kernel carries: it wakes for ends, errors, credit, a drain, or a timer.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use harness::carrier::Carrier;
 use harness::daemon::Daemon;
+use harness::netns::SyscallCount;
 use harness::peers::raw::transfer;
 use harness::site::{RawSite, config_of};
 
@@ -15,6 +18,9 @@ const PORTIONS: u64 = 400;
 
 /// A wake-up for so many segments would be one that nobody needs. The rest are the timers of an idle daemon.
 const SEGMENTS_PER_WAKE: u64 = 20;
+
+/// Enough that what an idle daemon does meanwhile is little beside it.
+const MESSAGES: u64 = 2_000;
 
 /// How often all threads of the daemon have gone to sleep by themselves.
 fn sleeps(daemon: &Daemon) -> Result<u64> {
@@ -26,6 +32,23 @@ fn sleeps(daemon: &Daemon) -> Result<u64> {
         sum += line.context("no count of context switches")?.trim().parse::<u64>()?;
     }
     Ok(sum)
+}
+
+/// A message that is copied costs a wait for it, a read and a write. Beside these there are the timers of an idle daemon.
+fn expect_few_calls(daemon: &Daemon, client: &mut TcpStream, server: &mut TcpStream) -> Result<()> {
+    let calls = SyscallCount::of(daemon.pid())?;
+    let mut message = [7; 64];
+    for _ in 0..MESSAGES {
+        client.write_all(&message)?;
+        server.read_exact(&mut message)?;
+        server.write_all(&message)?;
+        client.read_exact(&mut message)?;
+    }
+    let each = calls.read()? as f64 / (2 * MESSAGES) as f64;
+    println!("{each:.2} system calls for each message");
+    // The measure can tell.
+    assert!((2.0..3.5).contains(&each), "{each:.2} system calls for each message");
+    Ok(())
 }
 
 #[test]
@@ -48,6 +71,7 @@ fn the_daemon_does_not_wake_for_bytes_that_the_kernel_carries() -> Result<()> {
     } else {
         // Somebody has to: the measure can tell.
         assert!(slept > PORTIONS, "{slept} wake-ups for {PORTIONS} portions each way");
+        expect_few_calls(&site.daemon, &mut client, &mut server)?;
     }
     drop((client, server));
     site.daemon.stop()

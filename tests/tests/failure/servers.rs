@@ -1,11 +1,13 @@
 //! Servers that stop accepting, and accept again: the operator is told once, and sees it in the status and the metrics.
 
+use std::fs;
 use std::io::Write as _;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::command::{run, snisplice};
-use harness::daemon::{Daemon, Server};
-use harness::netns::backend;
+use harness::daemon::{Daemon, Datapath, Server};
+use harness::netns::{BACKEND_IPV6, backend, edge};
 use harness::peers::raw::{Ending, RawListener, expect_ending, reset};
 use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
 
@@ -15,8 +17,12 @@ const UP: &str = "a server accepts connections again";
 
 /// What the status says of the polling server.
 fn polling_server(daemon: &Daemon) -> Result<Server> {
+    server_of(daemon, UPSTREAM)
+}
+
+fn server_of(daemon: &Daemon, name: &str) -> Result<Server> {
     let upstreams = daemon.status()?.upstreams;
-    let upstream = upstreams.into_iter().find(|upstream| upstream.name == UPSTREAM).context("no upstream")?;
+    let upstream = upstreams.into_iter().find(|upstream| upstream.name == name).context("no upstream")?;
     upstream.servers.into_iter().next().context("no server")
 }
 
@@ -52,7 +58,7 @@ fn a_server_that_stops_accepting_is_told_of_once_and_so_is_its_return() -> Resul
     polling.stop()?;
     let mut clients = Vec::new();
     for _ in 0..50 {
-        let mut client = net.client.connect(harness::netns::edge(443))?;
+        let mut client = net.client.connect(edge(443))?;
         client.write_all(&polling_hello())?;
         clients.push(client);
     }
@@ -80,5 +86,38 @@ fn a_server_that_stops_accepting_is_told_of_once_and_so_is_its_return() -> Resul
     site.daemon.wait_for_idle()?;
     let told = [DOWN, UP].map(|text| count(&site.daemon, text));
     ensure!(told == [1, 1], "{told:?}");
+    site.daemon.stop()
+}
+
+/// The kernel gives one error for both.
+#[test]
+fn a_server_is_down_for_want_of_an_address_of_this_host_and_not_for_want_of_a_port() -> Result<()> {
+    let six = SocketAddr::new(BACKEND_IPV6, 9443);
+    let config = config().hold("100ms").datapath(Datapath::Copy).listen_to("six", "[::]:4430", "six");
+    let site = RawSite::start(&config.upstream("six", six))?;
+    site.net.edge.enter(|| {
+        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")?;
+        Ok(fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50001")?)
+    })?;
+    let mut client = site.net.client.connect(edge(4430))?;
+    expect_ending(&mut client, Ending::Reset)?;
+    ensure!(site.daemon.wait_for_access(client.local_addr()?)?.reason == "connect_unreachable");
+    let down = server_of(&site.daemon, "six")?;
+    ensure!(down.state == "down" && down.last_reason.as_deref() == Some("unreachable"), "{down:?}");
+    let warning = site.daemon.wait_for_log(DOWN)?;
+    ensure!(warning.contains("this host has no IPv6 address to connect from"), "{warning}");
+
+    let flows = [site.flow()?, site.flow()?];
+    let mut client = site.connect()?;
+    client.write_all(&polling_hello())?;
+    expect_ending(&mut client, Ending::Reset)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    ensure!(access.reason == "connect_failed", "{access:?}");
+    ensure!(polling_server(&site.daemon)?.state == "up" && count(&site.daemon, DOWN) == 1);
+    for (client, server) in flows {
+        reset(client)?;
+        drop(server);
+    }
+    site.daemon.wait_for_idle()?;
     site.daemon.stop()
 }

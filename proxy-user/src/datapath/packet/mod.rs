@@ -42,7 +42,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 
 use super::copy::{self, Copied, Due};
-use super::{Carried, Carriers, Outcome, Pair, Split, internal};
+use super::{Carried, Carriers, Outcome, Pair, internal};
 use crate::hub::snapshot;
 use crate::hub::{Active, Bytes, Complaint, Flow, Hub, Story};
 use crate::kernel::packet::Claim;
@@ -187,16 +187,16 @@ pub(crate) struct Prepared<'a> {
 
 impl Carriers {
     /// Carries a flow whose upstream's datapath this is.
-    pub(super) async fn by_packet(&self, flow: &Flow, mut pair: Pair) -> Outcome {
+    pub(super) async fn by_packet(&self, flow: &Flow, pair: Pair) -> Outcome {
         let Some(road) = self.working_road() else {
             self.fall_back(flow, Datapath::Packet, Fallback::Unavailable);
-            return self.copy_to_the_end(flow, &mut pair).await;
+            return self.copy_to_the_end(flow, &pair).await;
         };
         self.until_it_leaves(road, flow, pair, Datapath::Copy).await
     }
 
     /// The same where the daemon is to choose. None: the flow keeps its sockets, and another datapath may carry it.
-    pub(super) async fn by_packet_if_it_can(&self, flow: &Flow, pair: &mut Pair) -> Option<Outcome> {
+    pub(super) async fn by_packet_if_it_can(&self, flow: &Flow, pair: &Pair) -> Option<Outcome> {
         let refused = match self.working_road() {
             Some(road) if !self.can_splice() => {
                 return self.copy_or_leave(road, flow, pair, Datapath::Copy, None).await;
@@ -221,14 +221,8 @@ impl Carriers {
     }
 
     /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
-    async fn until_it_leaves(
-        &self,
-        road: &Arc<Road>,
-        flow: &Flow,
-        mut pair: Pair,
-        carried: Datapath,
-    ) -> Outcome {
-        let outcome = self.copy_or_leave(road, flow, &mut pair, carried, None).await;
+    async fn until_it_leaves(&self, road: &Arc<Road>, flow: &Flow, pair: Pair, carried: Datapath) -> Outcome {
+        let outcome = self.copy_or_leave(road, flow, &pair, carried, None).await;
         outcome
             .unwrap_or_else(|| Outcome::Ended(internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into())))
     }
@@ -238,17 +232,15 @@ impl Carriers {
         &self,
         road: &Arc<Road>,
         flow: &Flow,
-        pair: &mut Pair,
+        pair: &Pair,
         carried: Datapath,
         bell: Option<&Notify>,
     ) -> Option<Outcome> {
         let way = {
             let _active = self.begin(flow, carried);
-            let Split { readers, writers } = pair.split();
-            // Beside what copies: to ask them, and to close them in another way.
-            let sockets = writers.each_ref().map(AsRef::as_ref);
+            let sockets = pair.sockets();
             let due = bell.map_or(Due::Never, Due::Rung);
-            let mut copying = Box::pin(copy::carry(&self.hub, flow, readers, sockets, due, None));
+            let mut copying = Box::pin(copy::carry(&self.hub, flow, sockets, due, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed. But polled after it: it
             // looks at the bytes that are copied in this very turn.
             let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets, bell));
@@ -281,7 +273,7 @@ impl Carriers {
         })
     }
 
-    async fn copy_to_the_end(&self, flow: &Flow, pair: &mut Pair) -> Outcome {
+    async fn copy_to_the_end(&self, flow: &Flow, pair: &Pair) -> Outcome {
         Outcome::Ended(match self.copy(flow, pair, Due::Never, None).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
