@@ -68,29 +68,6 @@ pub(crate) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
     extract(&archives, root)
 }
 
-/// The same for `packages` alone, without what they need.
-///
-/// # Errors
-/// If apt or dpkg-deb fails.
-pub(crate) fn unpack_alone(packages: &[&str], root: &Path) -> Result<()> {
-    let list = known(packages)?;
-    let archives = root.join("archives");
-    fs::create_dir_all(&archives).with_context(|| format!("cannot create {}", archives.display()))?;
-    process::step(
-        &format!("apt-get download {list}"),
-        root_apt().arg("download").args(packages).current_dir(&archives),
-        "see what apt says above",
-    )?;
-    extract(&archives, root)
-}
-
-/// What a package that has no files of its own, but needs others, stands for: the first that it needs.
-pub(crate) fn stands_for(package: &str) -> Option<String> {
-    known(&[package]).ok()?;
-    let needs = process::answer(Command::new("apt-cache").args(["depends", "--important", package]))?;
-    needs.lines().find_map(|line| Some(line.trim().strip_prefix("Depends: ")?.to_owned()))
-}
-
 /// The names of packages that apt knows, as it shows them to people.
 fn known(packages: &[&str]) -> Result<String> {
     let owned: Vec<String> = packages.iter().map(|&package| package.to_owned()).collect();

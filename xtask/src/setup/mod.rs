@@ -1,6 +1,7 @@
 //! `setup`: finds what the other commands need, and installs what is missing.
 
 mod apt;
+mod archive;
 mod bpf;
 mod guest;
 mod linker;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub(crate) use self::bpf::Bpf;
-pub(crate) use self::guest::Guest;
+pub(crate) use self::guest::{Guest, KERNEL, KERNELS};
 pub(crate) use self::toolchain::TARGET;
 use crate::console::{Tone, paint};
 
@@ -51,9 +52,9 @@ pub(crate) fn for_tests() -> Result<()> {
     tools::ensure()
 }
 
-/// What the tests on another kernel need besides that.
-pub(crate) fn for_guest() -> Result<Guest> {
-    guest::ensure()
+/// What the tests on the newest kernel of a suite of Debian need besides that.
+pub(crate) fn for_guest(suite: &str) -> Result<Guest> {
+    guest::ensure(suite)
 }
 
 /// What `fuzz` needs besides a build.

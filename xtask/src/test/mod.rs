@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
 use self::libtest::Tally;
@@ -38,9 +39,10 @@ pub(crate) struct Options {
     /// copy, those of the contract over local, packet and auto too, and what packet alone has]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
-    /// Only on another kernel, in a virtual machine
-    #[arg(long, conflicts_with_all = ["datapath", "soak", "soak_idle"])]
-    guest: bool,
+    /// Only on other kernels, in a virtual machine: the newest of these suites of Debian [default: bookworm, Linux 6.1]
+    #[arg(long, value_name = "KERNEL", num_args = 0.., value_parser = PossibleValuesParser::new(setup::KERNELS))]
+    #[arg(conflicts_with_all = ["datapath", "soak", "soak_idle"])]
+    guest: Option<Vec<String>>,
     /// Nothing but the contract's scripts, with fresh seeds, also on a bad network, for so long; stops at the first failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
     soak: Option<f64>,
@@ -79,8 +81,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if stages.last().is_some_and(|build| !build.failed.is_empty()) {
         let skipped = vec!["lint, unit and end-to-end tests, since there is no build to test".to_owned()];
         stages.push(Stage { name: "the rest".to_owned(), skipped, ..Stage::default() });
-    } else if options.guest {
-        stages.push(kernel_log::around(|| guest_stage(options)));
+    } else if let Some(kernels) = &options.guest {
+        let default = [setup::KERNEL.to_owned()];
+        for kernel in if kernels.is_empty() { &default } else { kernels.as_slice() } {
+            stages.push(kernel_log::around(|| guest_stage(kernel, options)));
+        }
     } else {
         stages.push(lint_stage(options));
         stages.extend(options.only.is_none().then(|| kernel_log::around(fuzz_stage)));
@@ -129,7 +134,7 @@ fn test_stages(options: &Options) -> Vec<Stage> {
         }
     }
     if options.datapath.is_empty() && options.only.is_none() {
-        stages.push(kernel_log::around(|| guest_stage(options)));
+        stages.push(kernel_log::around(|| guest_stage(setup::KERNEL, options)));
     }
     // With `--only` a stage may be empty, but not all of them.
     if options.only.is_some() && stages.iter().all(|stage| stage.ran() == 0) {
@@ -188,10 +193,10 @@ fn fuzz_stage() -> Stage {
 }
 
 /// What can differ on another kernel: how it takes the programs, and interfaces that this one may not have.
-fn guest_stage(options: &Options) -> Stage {
+fn guest_stage(kernel: &str, options: &Options) -> Stage {
     let began = Instant::now();
-    let prepared = setup::for_guest().and_then(|found| {
-        let name = format!("guest (Linux {})", found.release);
+    let prepared = setup::for_guest(kernel).and_then(|found| {
+        let name = format!("guest (Linux {})", found.kernel.release);
         Ok((name, guest::play(&found, &guest_parts(options)?)?))
     });
     match prepared {
@@ -201,7 +206,7 @@ fn guest_stage(options: &Options) -> Stage {
         }
         Err(error) => {
             let skipped = vec![format!("no virtual machine with another kernel: {error:#}")];
-            Stage { name: "guest".to_owned(), skipped, took: began.elapsed(), ..Stage::default() }
+            Stage { name: format!("guest ({kernel})"), skipped, took: began.elapsed(), ..Stage::default() }
         }
     }
 }
