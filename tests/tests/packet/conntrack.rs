@@ -17,8 +17,8 @@ use crate::{counted, site, wait_for_packets};
 #[test]
 fn what_is_known_of_a_flow_is_removed_when_it_leaves_its_sockets() -> Result<()> {
     let pins = Pins::create()?;
-    // Time to see that they are tracked.
-    let site = RawSite::start(&config().datapath(Datapath::Packet).packet(&pins, "2s"))?;
+    // Offloaded by order, after they were seen to be tracked.
+    let site = RawSite::start(&config().datapath(Datapath::Packet).packet(&pins, "1h"))?;
     site.net.edge.track_connections()?;
     let (mut client, mut server) = site.flow()?;
     let connections = [
@@ -28,6 +28,7 @@ fn what_is_known_of_a_flow_is_removed_when_it_leaves_its_sockets() -> Result<()>
     for words in &connections {
         ensure!(site.net.edge.tracked(words)?.len() == 1, "{words:?} is not tracked");
     }
+    site.daemon.order("promote", &[site.daemon.id_of(client.local_addr()?)?])?;
     wait_for_packets(&site.daemon, 1)?;
     wait_for("the flow to be forgotten", PATIENCE, || {
         let left = connections.iter().filter_map(|words| site.net.edge.tracked(words).ok());
