@@ -45,6 +45,14 @@ pub const fn is_held(entry: &Entry, now_ms: u32) -> bool {
     now_ms.wrapping_sub(entry.handover) < HELD_MS
 }
 
+/// Whether the packets of both ends are held, since the same moment. To be asked once no program is at work that began before they were:
+/// one that had seen the entries forwarding may have written over what says since when, or have ended the connection.
+#[must_use]
+pub fn are_held([client, server]: [&Entry; 2], now_ms: u32) -> bool {
+    let are_alike = client.state == state::HELD && server.state == state::HELD;
+    are_alike && client.handover == server.handover && is_held(client, now_ms)
+}
+
 /// Whether a segment with so many bytes of payload brings any that were not sent before.
 #[must_use]
 #[inline(always)]

@@ -228,3 +228,21 @@ fn what_is_known_is_confirmed_by_what_comes_while_packets_are_held() {
     flow[1].state = state::FORWARD;
     assert!(!confirmed(&flow));
 }
+
+#[test]
+fn packets_are_held_if_both_entries_say_so_since_the_same_moment() {
+    let held = Entry { state: state::HELD, handover: 1000, ..Entry::default() };
+    assert!(are_held([&held, &held], 1000 + HELD_MS - 1));
+    assert!(!are_held([&held, &held], 1000 + HELD_MS), "for too long");
+    for strange in [
+        // A program that had seen it forwarding has written its note there.
+        Entry { handover: 0, ..held },
+        Entry { handover: 0x5b_1c71, ..held },
+        // A client has begun another connection.
+        Entry { state: state::DEAD, ..held },
+        Entry { state: state::FORWARD, ..held },
+    ] {
+        assert!(!are_held([&held, &strange], 1001) && !are_held([&strange, &held], 1001), "{strange:?}");
+        assert!(!are_held([&strange, &strange], 1_000_000), "{strange:?}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::belief::{expected, is_acknowledged, room};
+use super::belief::{expected, is_acknowledged, may_have_ended, room};
 use super::claim::is_strange;
 use super::seq::place;
 use crate::abi::packet::{Entry, flag, state};
@@ -70,7 +70,7 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
     }
     let silent = [client, server].map(|entry| since(entry.active_ms, now_ms));
     let rested = since(moved_ms, now_ms);
-    let is_said = client.flags & server.flags & flag::FIN != 0;
+    let is_said = may_have_ended(client, server) && may_have_ended(server, client);
     let mut wait = if is_said { SOON } else { LONGEST };
     let mut late = None;
     if ended != [false; 2] {
@@ -252,6 +252,19 @@ mod tests {
         let eof = End { reason: Reason::Eof, side: Some(Side::Client) };
         assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(eof));
         assert_eq!([bytes(&flow[0], &flow[1]), bytes(&flow[1], &flow[0])], [90, 100]);
+    }
+
+    #[test]
+    fn an_end_that_a_stranger_has_spoken_of_is_not_waited_for() {
+        let mut flow = entries();
+        // Both streams go on behind it.
+        (flow[0].flags, flow[0].fin, flow[1].acked) = (flag::FIN | flag::FIRST, 90, 100);
+        (flow[1].flags, flow[1].fin, flow[0].acked) = (flag::FIN, 190, 200);
+        assert!(
+            matches!(at(&flow, 5, &BOUNDS), Step::Wait(wait) if wait > SOON),
+            "{:?}",
+            at(&flow, 5, &BOUNDS)
+        );
     }
 
     #[test]

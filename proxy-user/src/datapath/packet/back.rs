@@ -187,6 +187,10 @@ impl Road {
         let mut held = Held::begin(self, client)?;
         // Packets that were seen before may be on their way through the programs.
         self.grace.wait().await?;
+        if !self.are_held(parked) {
+            // A packet came between: the next try finds the entries as they are after it.
+            return Err(Failed::Unsettled);
+        }
         let unasked = self.rest(parked, closing).await;
         let [Some(one), Some(other)] = self.entries(&parked.keys) else {
             return Err(Failed::Refused(Answer::Unknown));
@@ -205,6 +209,11 @@ impl Road {
         let sockets = [make(&client, &other, first, &terms, 0)?, make(&server, &one, second, &terms, 1)?];
         held.free()?;
         Ok((sockets, starts))
+    }
+
+    fn are_held(&self, parked: &Parked) -> bool {
+        let [Some(client), Some(server)] = &self.entries(&parked.keys) else { return false };
+        back::are_held([client, server], sys::now_ms())
     }
 
     /// Waits until both ends have said that they have got all that was forwarded to them, or for a while. They are asked even if that is
