@@ -57,6 +57,10 @@ pub struct Facts {
     /// One of its links leads to an interface, of whatever namespace. The kernel cuts a link off when its interface goes, and all
     /// interfaces of a namespace go with it.
     pub is_attached: bool,
+    /// The kernel does not tell of all its links and filters where they are.
+    pub is_unclear: bool,
+    /// It has connections by addresses of this network namespace.
+    pub is_addressed_here: bool,
     /// It has filters, and the kernel does not tell whether those of other namespaces are still there.
     pub has_filters: bool,
     /// A process or a mount of a network namespace with its inode number is known.
@@ -81,13 +85,17 @@ pub enum Owner {
 pub fn owner(name: Name, own: Namespace, facts: Facts) -> Owner {
     let is_own = match name {
         Name::Of(namespace) => namespace.cookie == own.cookie,
-        // The number alone proves nothing.
-        Name::Former(inode) => inode == own.inode && (facts.is_attached_here || facts.is_locked),
+        // The number alone proves nothing. Somebody may have detached the programs while no daemon ran: then the addresses tell.
+        Name::Former(inode) => {
+            let is_alive = facts.is_attached_here || facts.is_locked;
+            inode == own.inode && (is_alive || (!facts.is_attached && facts.is_addressed_here))
+        }
     };
     if is_own {
         return Owner::Ours;
     }
-    if facts.is_locked {
+    // What is not known is not taken for gone.
+    if facts.is_locked || facts.is_unclear {
         return Owner::Other;
     }
     // Of two namespaces with one number one is gone, and it is not this one.
@@ -110,6 +118,8 @@ mod tests {
         is_locked: false,
         is_attached_here: false,
         is_attached: false,
+        is_unclear: false,
+        is_addressed_here: false,
         has_filters: false,
         is_inhabited: false,
     };
@@ -149,6 +159,7 @@ mod tests {
             owner(former, OWN, Facts { has_filters: true, is_inhabited: true, ..NOTHING }),
             Owner::Gone
         );
+        assert_eq!(owner(former, OWN, Facts { is_attached: true, ..NOTHING }), Owner::Gone, "elsewhere");
         let other = Name::Of(Namespace { cookie: 6, ..OWN });
         assert_eq!(
             owner(other, OWN, Facts { is_inhabited: true, ..here }),
@@ -156,6 +167,31 @@ mod tests {
             "its number was given out again"
         );
         assert_eq!(owner(other, OWN, Facts { is_locked: true, ..NOTHING }), Owner::Other);
+    }
+
+    #[test]
+    fn connections_by_addresses_of_this_namespace_are_kept_though_their_programs_were_detached() {
+        let facts = Facts { is_addressed_here: true, ..NOTHING };
+        for facts in [facts, Facts { has_filters: true, ..facts }] {
+            assert_eq!(owner(Name::Former(OWN.inode), OWN, facts), Owner::Ours);
+        }
+        let elsewhere = Facts { is_attached: true, ..facts };
+        assert_eq!(owner(Name::Former(OWN.inode), OWN, elsewhere), Owner::Gone, "it has the same addresses");
+        assert_eq!(owner(Name::Former(1), OWN, facts), Owner::Gone);
+        assert_eq!(owner(Name::Of(Namespace { cookie: 6, ..OWN }), OWN, facts), Owner::Gone);
+    }
+
+    #[test]
+    fn a_folder_of_which_the_kernel_does_not_tell_all_is_left_alone() {
+        let facts = Facts { is_unclear: true, ..NOTHING };
+        for name in [
+            Name::Former(5),
+            Name::Former(OWN.inode),
+            Name::Of(Namespace { cookie: 6, inode: 5 }),
+            Name::Of(Namespace { cookie: 6, ..OWN }),
+        ] {
+            assert_eq!(owner(name, OWN, facts), Owner::Other, "{name:?}");
+        }
     }
 
     #[test]

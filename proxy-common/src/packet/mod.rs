@@ -20,5 +20,7 @@ pub mod header;
 #[cfg(feature = "std")]
 pub mod life;
 pub mod options;
+#[cfg(feature = "std")]
+pub mod removals;
 pub mod seq;
 pub mod sum;

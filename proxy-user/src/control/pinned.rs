@@ -22,12 +22,16 @@ pub(super) fn list(root: &Path) -> Vec<Pinned> {
 }
 
 fn describe(folder: &Folder) -> Pinned {
-    let (path, connections) = (folder.path.display(), folder.connections());
+    let path = folder.path.display();
+    let (connections, has_none) = match folder.connections() {
+        Ok(connections) => (connections.to_string(), connections == 0),
+        Err(error) => (format!("an unknown number ({error}) of"), false),
+    };
     let root = folder.path.parent().unwrap_or(&folder.path).display();
     let clean = format!("to end and remove them: snisplice doctor --clean --pins {root}");
     let (found, remedy) = match folder.owner {
         Owner::Ours if folder.is_locked => ("a snisplice that runs uses it", None),
-        Owner::Ours if connections == 0 => ("no daemon uses it", None),
+        Owner::Ours if has_none => ("no daemon uses it", None),
         Owner::Ours => (
             "they go on without a daemon; a firewall of this host does not see their packets",
             Some(format!("snisplice run looks after them; {clean}")),
@@ -69,12 +73,14 @@ fn clean_all(root: &Path) -> io::Result<String> {
         said = format!("nothing is pinned at {} in this network namespace\n", root.display());
     }
     for folder in Folder::of_this_namespace(None)? {
-        let connections = folder.connections();
-        if connections > 0 && !folder.is_locked {
-            said += &format!(
-                "{connections} flows of this network namespace are pinned at {}\n",
-                folder.path.display()
-            );
+        let path = folder.path.display();
+        match folder.connections() {
+            _ if folder.is_locked => {}
+            Ok(0) => {}
+            Ok(connections) => {
+                said += &format!("{connections} flows of this network namespace are pinned at {path}\n");
+            }
+            Err(error) => said += &format!("flows that cannot be counted are pinned at {path}: {error}\n"),
         }
     }
     Ok(said)

@@ -195,7 +195,7 @@ async fn open<'a>(address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connect
         for _ in 0..TRIES {
             let socket = fresh(address, call.follows)?;
             // Whatever stands against that stands against no connection.
-            let Ok(Some(_prepared)) = road.prepare(&socket, address, client) else { break };
+            let Ok(Some(_prepared)) = road.prepare(&socket, address, client).await else { break };
             match dial(socket, address, call).await {
                 // The kernel has not forgotten the last connection by this port yet.
                 Err(error) if is_taken(&error) => {}

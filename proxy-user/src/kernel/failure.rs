@@ -6,7 +6,7 @@ use std::io;
 use crate::sys;
 
 /// A kernel feature that cannot be used here.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{what}; {remedy}")]
 pub(crate) struct Unavailable {
     /// What failed, with the kernel's answer.

@@ -60,6 +60,6 @@ pub(crate) use tcp::{
     tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
-    attach_xdp, count_entries, link_interface, link_program, object_id, pin, pinned, update_link,
+    attach_xdp, count_entries, link_at, link_interface, object_id, pin, pinned, update_link,
     wait_for_programs,
 };

@@ -66,10 +66,11 @@ pub(crate) fn link_interface(link: &impl AsFd) -> io::Result<Option<u32>> {
     Ok((interface != 0).then_some(interface))
 }
 
-/// The id of the program of a link.
-pub(crate) fn link_program(link: &impl AsFd) -> io::Result<u32> {
-    let [_, _, program, ..] = link_info(link)?;
-    Ok(program)
+/// The interface of a link, as above, and the id of its program: one question, since for each the kernel waits for its lock of
+/// interfaces (rtnl).
+pub(crate) fn link_at(link: &impl AsFd) -> io::Result<(Option<u32>, u32)> {
+    let [_, _, program, _, interface, ..] = link_info(link)?;
+    Ok(((interface != 0).then_some(interface), program))
 }
 
 /// The head of `struct bpf_link_info`: type, id, program, padding, and for links of XDP and tcx the interface.

@@ -103,6 +103,21 @@ impl BpfClassifier {
         let (instructions, license) = (address(&instructions), address(license.to_bytes_with_nul()));
         bpf_object(5, &mut Load { kind, length, instructions, license }).map(Self)
     }
+
+    /// Gives it a name in a BPF file system.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        pin(&self.0, path)
+    }
+}
+
+fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = number(object)?;
+    // BPF_OBJ_PIN
+    bpf(6, &mut Object { path: address(path.as_bytes_with_nul()), fd, flags: 0 }).map(drop)
 }
 
 impl BpfMap {
@@ -111,9 +126,6 @@ impl BpfMap {
     /// # Errors
     /// What bpf(2) reports.
     pub fn pin(&self, path: &Path) -> io::Result<()> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let fd = number(&self.fd)?;
-        // BPF_OBJ_PIN
-        bpf(6, &mut Object { path: address(path.as_bytes_with_nul()), fd, flags: 0 }).map(drop)
+        pin(&self.fd, path)
     }
 }

@@ -83,3 +83,20 @@ fn ports_of_connections_of_another_daemon_are_skipped() -> Result<()> {
     daemon.stop()?;
     site.daemon.stop()
 }
+
+/// An interface has the filters of one daemon only. Neither of the two has any yet: it has no connection to offload.
+#[test]
+fn of_two_daemons_that_attach_filters_the_second_one_says_so_before_the_first_has_any() -> Result<()> {
+    let (pins, others) = (Pins::create()?, Pins::create()?);
+    let first = config_with(&pins).packet_line("ports = \"61000-61007\"").packet_line("attach = \"clsact\"");
+    let site = RawSite::start(&first)?;
+    let second = second(&others, "62000-62009").packet_line("attach = \"clsact\"");
+    let daemon = Launch::new()?.start(&site.net.edge, &second)?;
+    let packet = daemon.status()?.datapaths.packet;
+    let reason = packet.reason.unwrap_or_default();
+    ensure!(!packet.available && reason.contains("can have those of one only"), "{reason}");
+    ensure!(site.daemon.status()?.datapaths.packet.available, "{:?}", site.daemon.status()?.datapaths.packet);
+    drop(begin(&site, 1)?);
+    daemon.stop()?;
+    site.daemon.stop()
+}

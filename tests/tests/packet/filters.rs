@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::command::{run, snisplice};
 use harness::daemon::{Config, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
-use harness::netns::Namespace;
+use harness::netns::{BpfClassifier, Namespace};
 use harness::peers::raw::{Ending, expect_ending, transfer};
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
@@ -151,4 +151,25 @@ fn doctor_cleans_filters_up() -> Result<()> {
     assert_eq!(filters(&site.net.edge)?, 0);
     drop(std::io::Write::write_all(&mut client, b"x"));
     expect_ending(&mut client, Ending::Reset)
+}
+
+/// Somebody else's filter is in the place of ours: a clean-up leaves it there.
+#[test]
+fn doctor_leaves_the_filter_of_another_program_alone() -> Result<()> {
+    let pins = Pins::create()?;
+    let mut site = RawSite::start(&config_with(&pins, "clsact"))?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    wait_for_packets(&site.daemon, 1)?;
+    kill(&mut site.daemon)?;
+    let foreign = pins.path().join("foreign");
+    BpfClassifier::that_passes()?.pin(&foreign)?;
+    let mut tc = site.net.edge.command("tc");
+    tc.args(["filter", "replace", "dev", "client", "ingress", "protocol", "all", "prio", "23313"]);
+    run(tc.args(["handle", "1", "bpf", "direct-action", "object-pinned"]).arg(&foreign), b"")?.success()?;
+    assert_eq!(filters(&site.net.edge)?, 4, "it is not in the place of ours");
+    let mut doctor = site.net.edge.command(snisplice()?);
+    run(doctor.args(["doctor", "--clean", "--pins"]).arg(pins.path()), b"")?.success()?;
+    assert_eq!(filters(&site.net.edge)?, 1);
+    Ok(())
 }

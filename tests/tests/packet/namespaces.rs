@@ -1,12 +1,13 @@
 //! Folders of pins belong to a network namespace: one that is gone leaves nothing to another one that has its number.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::command::{run, snisplice};
 use harness::daemon::{Config, Launch};
-use harness::deadline::{PATIENCE, wait_for};
-use harness::netns::{Namespace, Topology};
+use harness::deadline::{PATIENCE, dawdle, wait_for};
+use harness::netns::{BpfMap, Namespace, Topology};
 use harness::peers::raw::transfer;
 use harness::pins::Pins;
 use harness::site::RawSite;
@@ -69,6 +70,63 @@ fn a_folder_of_an_earlier_version_is_adopted_by_its_links() -> Result<()> {
 fn a_folder_of_an_earlier_version_is_adopted_by_its_filters() -> Result<()> {
     let pins = Pins::create()?;
     is_found_by_the_next_version(&config_with(&pins).packet_line("attach = \"clsact\""), &pins)
+}
+
+/// The programs of an earlier version were detached while no daemon ran: its connections live on all the same.
+#[test]
+fn a_folder_of_an_earlier_version_is_adopted_though_its_programs_were_detached() -> Result<()> {
+    let pins = Pins::create()?;
+    let config = config_with(&pins).packet_line("attach = \"clsact\"");
+    let mut site = RawSite::start(&config)?;
+    let mut flows = begin(&site, 2)?;
+    pins.wait_for_journal(2)?;
+    kill(&mut site.daemon)?;
+    // What was sent last is acknowledged by then.
+    dawdle(Duration::from_millis(150));
+    for interface in ["client", "backend"] {
+        let mut tc = site.net.edge.command("tc");
+        run(tc.args(["qdisc", "del", "dev", interface, "clsact"]), b"")?.success()?;
+    }
+    fs::rename(pins.folder()?, pins.path().join(site.net.edge.inode()?.to_string()))?;
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    wait_for_packets(&site.daemon, 2)?;
+    for (client, server) in &mut flows {
+        transfer(client, server, 2, 20_000)?;
+        transfer(server, client, 3, 20_000)?;
+    }
+    drop(flows);
+    site.daemon.stop()
+}
+
+/// An earlier version does not say what ports it takes: its connections tell whether it is another daemon. And what cannot be read is not
+/// taken for nothing.
+#[test]
+fn a_folder_that_does_not_say_its_ports_is_known_by_those_of_its_connections() -> Result<()> {
+    let (pins, others) = (Pins::create()?, Pins::create()?);
+    let mut site = RawSite::start(&config_with(&pins).packet_line("ports = \"61000-61007\""))?;
+    let mut flows = begin(&site, 2)?;
+    kill(&mut site.daemon)?;
+    fs::remove_file(pins.folder()?.join("ports"))?;
+    let config = config_with(&others).packet_line("ports = \"62000-62009\"");
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    let warned = site.daemon.wait_for_log("has left offloaded connections, and does not run")?;
+    ensure!(warned.contains("WARN") && warned.contains("\"2\""), "{warned}");
+    ensure!(site.daemon.status()?.datapaths.packet.available, "{:?}", site.daemon.status()?.datapaths.packet);
+    for (client, server) in &mut flows {
+        transfer(client, server, 2, 20_000)?;
+    }
+    kill(&mut site.daemon)?;
+    let flow_map = pins.pinned("FLOWS")?;
+    fs::remove_file(&flow_map)?;
+    BpfMap::of_sockets(4)?.pin(&flow_map)?;
+    let said = doctor(&site.net.edge, &pins, &["--json"])?;
+    ensure!(said.contains("an unknown number") && said.contains("they go on without a daemon"), "{said}");
+    let config = config_with(&others).packet_line("ports = \"61000-61009\"");
+    site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
+    let packet = site.daemon.status()?.datapaths.packet;
+    let reason = packet.reason.unwrap_or_default();
+    ensure!(!packet.available && reason.contains("cannot take over the offloaded connections"), "{reason}");
+    site.daemon.stop()
 }
 
 #[test]

@@ -207,6 +207,35 @@ fn what_cannot_be_attached_again_is_unavailable_until_it_can() -> Result<()> {
     site.daemon.stop()
 }
 
+/// Somebody removes the programs as soon as they are there: he is not answered at once for ever, and no connection is offloaded only to
+/// be reset.
+#[test]
+fn programs_that_are_removed_again_and_again_are_attached_later_and_later() -> Result<()> {
+    let pins = Pins::create()?;
+    let (site, _flows) = begin(&config_with(&pins, "clsact"), 1)?;
+    for times in [1.0, 2.0, 3.0] {
+        tc(&site.net.edge, "qdisc del dev client clsact")?;
+        site.daemon.wait_for_metric(REATTACHED, &[], times)?;
+    }
+    tc(&site.net.edge, "qdisc del dev client clsact")?;
+    let removed = Instant::now();
+    let line = site.daemon.wait_for_log("again and again")?;
+    ensure!(line.contains("ERROR") && line.contains("\"client\"") && line.contains("after 1 s"), "{line}");
+    let packet = wait_for("the status to say so", PATIENCE, || {
+        Some(site.daemon.status().ok()?.datapaths.packet).filter(|packet| !packet.available)
+    })?;
+    ensure!(packet.reason.as_ref().is_some_and(|reason| reason.contains("again and again")), "{packet:?}");
+    site.daemon.wait_for_metric(REATTACHED, &[], 4.0)?;
+    ensure!(removed.elapsed() >= Duration::from_secs(1), "{:?}", removed.elapsed());
+    let mut late = site.flow()?;
+    live_on(&mut late)?;
+    site.daemon.wait_for_flow("a copied flow", |flow| flow.datapath.as_deref() == Some("copy"))?;
+    let reason = site.daemon.status()?.datapaths.packet.reason.unwrap_or_default();
+    ensure!(reason.contains("until that has stopped"), "{reason}");
+    drop(late);
+    site.daemon.stop()
+}
+
 fn repinned(daemon: &Daemon, at_least: f64) -> Result<()> {
     daemon.wait_for_metric("snisplice_packet_repinned_total", &[], at_least)
 }

@@ -57,7 +57,7 @@ impl Kernel {
                 "not configured; connections that an earlier snisplice has offloaded are looked after (pins: {})",
                 packet.pins().display()
             )),
-            Some(Ok(packet)) => packet.lost().map(|lost| lost.reason),
+            Some(Ok(packet)) => packet.hindrance(),
             Some(Err(reason)) => Some(reason.to_string()),
             None => Some("not configured (add a [packet] section)".to_owned()),
         }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::Road;
 use crate::hub::Complaint;
-use crate::kernel::packet::{Lost, Taken};
+use crate::kernel::packet::{Again, Lost, Taken};
 use crate::sys;
 
 /// Between two looks at the programs; at pins in every so many of them.
@@ -137,7 +137,7 @@ impl Road {
     pub(crate) async fn stay_attached(self: Arc<Self>) -> io::Result<()> {
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut complaints: HashMap<String, Complaint> = HashMap::new();
+        let mut complaints: HashMap<(String, bool), Complaint> = HashMap::new();
         for round in 0_u32.. {
             tick.tick().await;
             let road = Arc::clone(&self);
@@ -152,8 +152,10 @@ impl Road {
                 self.lot.gaps.close(sys::now_ms());
             }
             for taken in &taken {
-                let complaint = complaints.entry(taken.interface.clone()).or_default();
-                if taken.again.is_err() || complaint.is_due() {
+                let is_late = matches!(taken.again, Again::Later(_));
+                let complaint = complaints.entry((taken.interface.clone(), is_late)).or_default();
+                // That they cannot be attached is told here only if the reason is news.
+                if matches!(taken.again, Again::Failed(_)) || complaint.is_due() {
                     report(taken);
                 }
             }
@@ -209,12 +211,18 @@ fn is_cut_off(entries: &[Option<Entry>; 2], now_ms: u32, keepalive: Duration) ->
 
 fn report(Taken { interface, what, again }: &Taken) {
     match again {
-        Ok(()) => tracing::error!(
+        Again::Done => tracing::error!(
             interface,
             "somebody else has {what} the BPF program of the packet datapath; it is attached again. Offloaded connections that were in \
              use meanwhile are reset by the kernel: their records say datapath_lost"
         ),
-        Err(reason) => tracing::error!(
+        Again::Later(wait) => tracing::error!(
+            interface,
+            "somebody else removes the BPF program of the packet datapath again and again: it is attached again after {} s, and no connection \
+             is offloaded until that has stopped for a minute. Find what removes it, and stop it",
+            wait.as_secs()
+        ),
+        Again::Failed(reason) => tracing::error!(
             interface,
             reason,
             "somebody else has {what} the BPF program of the packet datapath, and it cannot be attached again: offloaded connections are \

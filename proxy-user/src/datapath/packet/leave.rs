@@ -165,7 +165,7 @@ async fn attempt(
             _ => Obstacle::Refused,
         }
     };
-    let plan = Plan::make(road, flow, sockets)?;
+    let plan = Plan::make(road, flow, sockets).await?;
     let mut armed = road.packet.begin(plan.keys).map_err(refused)?;
     let is_stamped = plan.arm(flow, &mut armed).map_err(refused)??;
     road.routes.entered(plan.changes);

@@ -16,8 +16,8 @@ pub(crate) fn open_left(hub: &Hub) -> Option<Result<Arc<Road>, Unavailable>> {
         tracing::debug!(%error, "cannot look for offloaded connections of an earlier daemon");
     });
     let all = found.ok()?.into_iter().filter(|folder| !folder.is_locked);
-    let mut all: Vec<(usize, Folder)> = all.map(|folder| (folder.connections(), folder)).collect();
-    all.retain(|(connections, _)| *connections > 0);
+    let mut all: Vec<(usize, Folder)> =
+        all.filter_map(counted).filter(|(connections, _)| *connections > 0).collect();
     all.sort_by_key(|(connections, _)| *connections);
     let (connections, largest) = all.pop()?;
     let pins = largest.path.display().to_string();
@@ -35,6 +35,17 @@ pub(crate) fn open_left(hub: &Hub) -> Option<Result<Arc<Road>, Unavailable>> {
         );
     }
     Some(Claim::of_left(largest).and_then(|claim| Road::open_for_left(hub, claim)))
+}
+
+fn counted(folder: Folder) -> Option<(usize, Folder)> {
+    let pins = folder.path.display();
+    let counted = folder.connections().inspect_err(|error| {
+        tracing::warn!(
+            %pins, %error,
+            "an earlier snisplice may have left offloaded connections, which cannot be counted: no daemon looks after them"
+        );
+    });
+    counted.ok().map(|connections| (connections, folder))
 }
 
 impl Road {

@@ -77,6 +77,8 @@ pub(crate) struct Road {
     returning: Semaphore,
     /// Turns of flows that keep their sockets, to try once more whether they can leave them.
     retrying: Semaphore,
+    /// The turn of a connection to have the programs attached to an interface.
+    attaching: Arc<tokio::sync::Mutex<()>>,
     /// The daemon ends, and no flow is to outlive it.
     is_closing: AtomicBool,
     /// That ends cannot be sent anything.
@@ -106,7 +108,7 @@ impl Road {
     pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
         kernel::packet::trial(&config.ports)?;
         let ports = Ports::new(config.ports.clone(), &config.sources)?;
-        let claim = Claim::make(&config.pins, &config.ports, &config.journal)?;
+        let claim = Claim::make(&config.pins, &config.ports, &config.journal, config.attach)?;
         Self::begin(hub, config, ports, claim)
     }
 
@@ -133,6 +135,7 @@ impl Road {
             homes: Homes::default(),
             returning: Semaphore::new(back::AT_A_TIME),
             retrying: Semaphore::new(RETRIES),
+            attaching: Arc::default(),
             is_closing: AtomicBool::new(false),
             complaint: Complaint::default(),
         });
@@ -144,7 +147,7 @@ impl Road {
 
     /// Gives a socket that is about to connect to `server` what a flow needs that may leave its sockets, for `client`. None: no
     /// port of the range is free. What is returned has to be kept until the socket is connected.
-    pub(crate) fn prepare(
+    pub(crate) async fn prepare(
         &self,
         socket: &Socket,
         server: SocketAddr,
@@ -171,11 +174,34 @@ impl Road {
             return Ok(Some(Prepared { _withheld: None, _reserved: reserved }));
         }
         // Where that fails the connection is made with all offers, and the flow keeps its sockets.
-        let attached = self.packet.lost().is_none()
-            && sys::route(source, server.ip()).is_ok_and(|route| self.packet.attach(route.device).is_ok());
+        let attached = match sys::route(source, server.ip()) {
+            Ok(route) if self.packet.hindrance().is_none() => {
+                let attached = tokio::time::timeout(ATTACH, self.attach(route.device)).await;
+                attached.is_ok_and(|attached| attached.is_ok())
+            }
+            _ => false,
+        };
         let withheld =
             if attached { Some(self.packet.withhold(sys::cookie(socket)?, offers)?) } else { None };
         Ok(Some(Prepared { _withheld: withheld, _reserved: reserved }))
+    }
+}
+
+impl Road {
+    /// Has the programs at an interface. The kernel may take long for that: only this connection waits for it.
+    async fn attach(&self, device: u32) -> Result<(), Unavailable> {
+        if let Some(known) = self.packet.known(device) {
+            return known;
+        }
+        // One question at a time, however many connections wait for its answer.
+        let turn = Arc::clone(&self.attaching).lock_owned().await;
+        let packet = Arc::clone(&self.packet);
+        let attach = move || {
+            let _turn = turn;
+            packet.attach(device)
+        };
+        let attached = tokio::task::spawn_blocking(attach).await;
+        attached.unwrap_or_else(|error| Err(Unavailable::explain("the programs are not attached", &error)))
     }
 }
 
@@ -217,7 +243,7 @@ impl Carriers {
 
     /// None: no flow can leave its sockets, or none can now.
     fn working_road(&self) -> Option<&Arc<Road>> {
-        self.road.as_ref().filter(|road| road.packet.lost().is_none())
+        self.road.as_ref().filter(|road| road.packet.hindrance().is_none())
     }
 
     /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
@@ -311,6 +337,9 @@ pub(super) fn is_leaving(flow: &Flow) -> bool {
 
 /// Flows that may try again at the same time: with thousands that cannot leave, trying takes a few per cent of a processor.
 const RETRIES: usize = 32;
+
+/// A connection to a server waits so long for the programs at its interface: less than others wait for its port, which it has taken.
+const ATTACH: Duration = Duration::from_millis(100);
 
 /// The longest that a hand-over tries before it lets the flow be for a while.
 const PATIENCE: Duration = Duration::from_secs(3);

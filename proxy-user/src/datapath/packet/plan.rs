@@ -23,7 +23,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn make(road: &Road, flow: &Flow, sockets: &[&TcpStream; 2]) -> Result<Self, Obstacle> {
+    pub(super) async fn make(road: &Road, flow: &Flow, sockets: &[&TcpStream; 2]) -> Result<Self, Obstacle> {
         let changes = road.routes.changes();
         let [client, server] = sockets;
         let (client, server) = (Ends::of(client), Ends::of(server));
@@ -44,12 +44,12 @@ impl Plan {
         if !road.ports.is_own(server.near.port()) {
             return Err(Obstacle::Port);
         }
-        if let Some(lost) = road.packet.lost() {
-            tracing::debug!(reason = lost.reason, "no flow can leave its sockets");
+        if let Some(reason) = road.packet.hindrance() {
+            tracing::debug!(reason, "no flow can leave its sockets");
             return Err(Obstacle::Device);
         }
         for device in [near, far] {
-            road.packet.attach(device).map_err(|reason| {
+            road.attach(device).await.map_err(|reason| {
                 tracing::debug!(%reason, "an interface does not take the programs");
                 Obstacle::Device
             })?;

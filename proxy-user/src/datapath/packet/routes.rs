@@ -95,11 +95,10 @@ impl Road {
     }
 
     /// Waits for something to change, and then for at least the time that is to be rested.
-    async fn hear(&self, moves: Option<&AsyncFd<Moves>>, rest: Duration) -> io::Result<()> {
+    async fn hear(self: &Arc<Self>, moves: Option<&AsyncFd<Moves>>, rest: Duration) -> io::Result<()> {
         let Some(moves) = moves else {
             tokio::time::sleep(BLIND).await;
-            self.find_again(&News { gone: Vec::new(), lost: true });
-            return Ok(());
+            return self.find_again(News { gone: Vec::new(), lost: true }).await;
         };
         tokio::select! {
             ready = moves.readable() => {
@@ -110,24 +109,28 @@ impl Road {
             () = self.routes.again.notified() => {}
         }
         // At once, since packets may come in by them; the ways out can wait for more of the same.
-        self.take(moves);
+        self.take(moves).await?;
         tokio::time::sleep(SETTLE.max(rest)).await;
-        self.take(moves);
-        Ok(())
+        self.take(moves).await
     }
 
-    fn take(&self, moves: &AsyncFd<Moves>) {
+    async fn take(self: &Arc<Self>, moves: &AsyncFd<Moves>) -> io::Result<()> {
         let mut news = News::default();
         moves.get_ref().take(&mut news);
-        self.find_again(&news);
+        self.find_again(news).await
     }
 
     /// Interfaces that have gone and come back get the programs again. They are known by their names.
-    fn find_again(&self, news: &News) {
-        self.packet.doubt(if news.lost { None } else { Some(&news.gone) });
-        if let Ok(found) = sys::interfaces() {
-            self.packet.attach_again(&found.links);
-        }
+    async fn find_again(self: &Arc<Self>, news: News) -> io::Result<()> {
+        let packet = Arc::clone(&self.packet);
+        // The kernel may have to wait for its lock of interfaces.
+        let find = move || {
+            packet.doubt(if news.lost { None } else { Some(&news.gone) });
+            if let Ok(found) = sys::interfaces() {
+                packet.attach_again(&found.links);
+            }
+        };
+        tokio::task::spawn_blocking(find).await.map_err(io::Error::other)
     }
 
     /// Looks up the ways of all flows, and changes those that are others now.

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -12,27 +13,49 @@ use aya::programs::tc::{SchedClassifier, SchedClassifierLink, TcAttachOptions, T
 use aya::programs::{LinkOrder, ProgramError};
 use proxy_common::abi::packet::{EGRESS, INGRESS};
 use proxy_common::packet::attach::Attach;
+use proxy_common::packet::removals::Removals;
 
 use super::kept::Pinned;
-use super::{clsact, no_program, pins};
+use super::{clsact, lock, no_program, pins};
 use crate::kernel::Unavailable;
 use crate::sys;
 
 pub(super) const BOTH: [(&str, TcAttachType); 2] =
     [(INGRESS, TcAttachType::Ingress), (EGRESS, TcAttachType::Egress)];
 
-/// The loaded programs, and where they are.
+/// Between two tries to attach the programs to an interface that does not take them.
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// The loaded programs, and the interfaces that have them.
 pub(super) struct Devices {
-    ebpf: Ebpf,
     /// Ids of the programs, as in [`BOTH`].
     pub(super) ids: [u32; 2],
+    /// Locked while the kernel attaches programs, which waits for its lock of interfaces (rtnl). No connection may wait for it.
+    programs: Mutex<Programs>,
+    /// Locked for moments: nobody asks the kernel anything meanwhile.
+    table: Mutex<Table>,
+}
+
+struct Programs {
+    ebpf: Ebpf,
     how: Attach,
-    pub(super) attached: HashMap<u32, Held>,
-    /// Interfaces that have lost the programs, and do not take them again.
+    /// Nothing is attached any more.
+    is_over: bool,
+}
+
+/// What is known of interfaces.
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) attached: HashMap<u32, Arc<Held>>,
+    /// Interfaces that have lost the programs, and have to get them again.
     pub(super) missing: BTreeMap<u32, Missing>,
-    /// Somebody else had taken an earlier daemon's away from an interface.
+    /// How often somebody else has taken the programs away from an interface, and when that was last seen.
+    pub(super) removals: HashMap<u32, (Removals, Instant)>,
+    /// Interfaces to which the programs could not be attached at this time, and why.
+    refused: HashMap<u32, (Instant, Unavailable)>,
+    /// Somebody else had taken an earlier daemon's programs away from an interface.
     pub(super) were_away: bool,
-    /// Of all that ever were.
+    /// Of all interfaces that ever had the programs.
     names: HashSet<String>,
 }
 
@@ -47,8 +70,10 @@ pub(super) struct Held {
 /// An interface without them.
 pub(super) struct Missing {
     pub(super) name: String,
+    /// For people, a whole sentence.
     pub(super) reason: String,
-    pub(super) tried: Instant,
+    /// When to try again.
+    pub(super) due: Instant,
 }
 
 impl Devices {
@@ -64,10 +89,11 @@ impl Devices {
         let found =
             own.read_dir().map_err(|error| Unavailable::explain("cannot list what is pinned", &error))?;
         let devices: HashSet<u32> = found.filter_map(|entry| pins::device_of(&entry.ok()?.path())).collect();
-        let (attached, missing, names) = Default::default();
-        let mut own_devices = Self { ebpf, ids, how, attached, missing, were_away: false, names };
+        let programs = Mutex::new(Programs { ebpf, how, is_over: false });
+        let own_devices = Self { ids, programs, table: Mutex::default() };
         for device in devices {
-            own_devices.were_away |= are_away(device, own);
+            let were_away = are_away(device, own);
+            own_devices.table().were_away |= were_away;
             if let Err(reason) = own_devices.attach(device, own) {
                 // Its interface has gone.
                 tracing::debug!(device, %reason, "no program here any more");
@@ -76,30 +102,38 @@ impl Devices {
         Ok(own_devices)
     }
 
-    /// These interfaces, or all, may have lost the programs.
-    pub(super) fn doubt(&mut self, gone: Option<&[u32]>) {
-        match gone {
-            Some(gone) => {
-                self.attached.retain(|device, _| !gone.contains(device));
-                self.missing.retain(|device, _| !gone.contains(device));
-            }
-            None => {
-                self.attached.clear();
-                self.missing.clear();
-            }
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+
+    /// The programs at all interfaces, as they are now. For questions to the kernel, while others go on.
+    pub(super) fn all_held(&self) -> Vec<(u32, Arc<Held>)> {
+        self.table().attached.iter().map(|(device, held)| (*device, Arc::clone(held))).collect()
+    }
+
+    /// These interfaces have gone.
+    pub(super) fn forget(&self, gone: &[u32]) {
+        let mut table = self.table();
+        for device in gone {
+            table.forget(*device);
         }
     }
 
     /// Nothing is attached again from now on.
-    pub(super) fn let_go(&mut self) {
-        self.doubt(None);
-        self.names.clear();
+    pub(super) fn let_go(&self) {
+        lock(&self.programs).is_over = true;
+        *self.table() = Table::default();
     }
 
     /// Those of `links` that have come back.
-    pub(super) fn attach_again(&mut self, links: &BTreeMap<String, u32>, own: &Path) {
-        let back = self.names.iter().filter_map(|name| links.get(name).copied());
-        let back: Vec<u32> = back.filter(|device| !self.attached.contains_key(device)).collect();
+    pub(super) fn attach_again(&self, links: &BTreeMap<String, u32>, own: &Path) {
+        let back: Vec<u32> = {
+            let table = self.table();
+            let back = table.names.iter().filter_map(|name| links.get(name).copied());
+            // Those that are missing are tried again in their own time.
+            back.filter(|device| !table.attached.contains_key(device) && !table.missing.contains_key(device))
+                .collect()
+        };
         for device in back {
             if let Err(reason) = self.attach(device, own) {
                 tracing::warn!(device, %reason, "an interface has come back, and does not take the programs");
@@ -107,13 +141,51 @@ impl Devices {
         }
     }
 
-    pub(super) fn attach(&mut self, device: u32, own: &Path) -> Result<(), Unavailable> {
-        if self.attached.contains_key(&device) {
+    /// Whether an interface has the programs, if that is known without a question to the kernel.
+    pub(super) fn known(&self, device: u32) -> Option<Result<(), Unavailable>> {
+        let table = self.table();
+        if table.attached.contains_key(&device) {
+            return Some(Ok(()));
+        }
+        if let Some(missing) = table.missing.get(&device) {
+            let remedy = "connections through it keep their sockets until then".to_owned();
+            return Some(Err(Unavailable { what: missing.reason.clone(), remedy }));
+        }
+        let (since, refused) = table.refused.get(&device)?;
+        (since.elapsed() < TRY_AGAIN).then(|| Err(refused.clone()))
+    }
+
+    /// Attaches the programs if they are not there. May wait for the kernel.
+    pub(super) fn attach(&self, device: u32, own: &Path) -> Result<(), Unavailable> {
+        let mut programs = lock(&self.programs);
+        if self.table().attached.contains_key(&device) {
             return Ok(());
         }
+        let attached = self.attach_with(&mut programs, device, own);
+        let mut table = self.table();
+        match attached {
+            Ok(held) => {
+                tracing::info!(interface = %held.name, by = held.how.name(), "packets are looked at");
+                table.names.insert(held.name.clone());
+                table.missing.remove(&device);
+                table.refused.remove(&device);
+                table.attached.insert(device, Arc::new(held));
+                Ok(())
+            }
+            Err(refused) => {
+                table.refused.insert(device, (Instant::now(), refused.clone()));
+                Err(refused)
+            }
+        }
+    }
+
+    fn attach_with(&self, programs: &mut Programs, device: u32, own: &Path) -> Result<Held, Unavailable> {
         let cannot = |error: &(dyn std::error::Error + 'static)| {
             Unavailable::explain("a BPF program cannot be attached to an interface", error)
         };
+        if programs.is_over {
+            return Err(cannot(&std::io::Error::other("the daemon stops")));
+        }
         let found = sys::device(device).map_err(|error| cannot(&error))?;
         if !found.is_ethernet {
             return Err(Unavailable {
@@ -122,25 +194,35 @@ impl Devices {
             });
         }
         for (name, kind) in BOTH {
-            let program = program(&mut self.ebpf, name)?;
+            let program = program(&mut programs.ebpf, name)?;
             let place = Place { interface: &found.name, kind, own, name, device };
-            self.how = attach(program, &place, self.how).map_err(|error| cannot(&error))?;
+            programs.how = attach(program, &place, programs.how).map_err(|error| cannot(&error))?;
         }
-        let held = self.hold(device, found.name, own).map_err(|error| cannot(&error))?;
+        let held = hold(device, found.name, programs.how, own).map_err(|error| cannot(&error))?;
         self.confirm(device, &held)?;
-        tracing::info!(interface = %held.name, by = held.how.name(), "packets are looked at");
-        self.names.insert(held.name.clone());
-        self.missing.remove(&device);
-        self.attached.insert(device, held);
-        Ok(())
+        Ok(held)
+    }
+}
+
+impl Table {
+    /// Whether this is what is known of an interface.
+    pub(super) fn has(&self, device: u32, held: &Arc<Held>) -> bool {
+        self.attached.get(&device).is_some_and(|found| Arc::ptr_eq(found, held))
     }
 
-    /// Opens what was just pinned.
-    fn hold(&self, device: u32, name: String, own: &Path) -> std::io::Result<Held> {
-        let path = if self.how == Attach::Tcx { pins::link } else { pins::filter };
-        let [ingress, egress] = BOTH.map(|(name, _)| Pinned::open(path(own, name, device)));
-        Ok(Held { name, how: self.how, pins: [ingress?, egress?] })
+    pub(super) fn forget(&mut self, device: u32) {
+        self.attached.remove(&device);
+        self.missing.remove(&device);
+        self.removals.remove(&device);
+        self.refused.remove(&device);
     }
+}
+
+/// Opens what was just pinned.
+fn hold(device: u32, name: String, how: Attach, own: &Path) -> std::io::Result<Held> {
+    let path = if how == Attach::Tcx { pins::link } else { pins::filter };
+    let [ingress, egress] = BOTH.map(|(name, _)| Pinned::open(path(own, name, device)));
+    Ok(Held { name, how, pins: [ingress?, egress?] })
 }
 
 /// Whether an earlier daemon's programs are not at an interface at which they were.
@@ -150,8 +232,8 @@ fn are_away(device: u32, own: &Path) -> bool {
         return false;
     }
     BOTH.into_iter().any(|(name, kind)| {
-        let link = sys::pinned(&pins::link(own, name, device)).and_then(|link| sys::link_interface(&link));
-        let is_linked = link.is_ok_and(|at| at == Some(device));
+        let link = sys::pinned(&pins::link(own, name, device)).and_then(|link| sys::link_at(&link));
+        let is_linked = link.is_ok_and(|(at, _)| at == Some(device));
         !is_linked && !clsact::program_at(device, kind).is_ok_and(|found| found.is_some())
     })
 }

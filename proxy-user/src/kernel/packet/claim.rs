@@ -7,11 +7,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use aya::programs::tc::{SchedClassifier, TcAttachType};
 use proxy_common::abi::packet::Key;
+use proxy_common::packet::attach::Attach;
 use proxy_common::packet::folder::Owner;
 use rustix::fs::statfs;
 
 use super::folder::{self, Folder};
+use super::pins;
 use crate::kernel::Unavailable;
 use crate::sys;
 
@@ -56,6 +59,7 @@ impl Claim {
         root: &Path,
         range: &RangeInclusive<u16>,
         journal: &Path,
+        attach: Attach,
     ) -> Result<Self, Unavailable> {
         if let Some(denied) = Unavailable::missing_capabilities() {
             return Err(denied);
@@ -69,8 +73,9 @@ impl Claim {
         remove_left_over(root).map_err(cannot)?;
         take_over_all(&path, range)?;
         fs::create_dir_all(&path).map_err(cannot)?;
+        let _turn = turn();
         let claim = Self::lock(path)?;
-        folder::record(&claim.path, Some(range), journal).map_err(cannot)?;
+        folder::record(&claim.path, Some((range, takes_filters(attach))), journal).map_err(cannot)?;
         let path = claim.path.clone();
         claim.beside_others(range).inspect_err(|_| drop(folder::record(&path, None, journal)))
     }
@@ -105,7 +110,7 @@ impl Claim {
     /// Daemons that run in this namespace must have other ports, and no filters, of which an interface has one only.
     fn beside_others(mut self, range: &RangeInclusive<u16>) -> Result<Self, Unavailable> {
         for other in others(&self.path)? {
-            if other.is_locked && other.has_filters() {
+            if other.is_locked && other.takes_filters() {
                 return Err(Unavailable {
                     what: format!(
                         "another snisplice in this network namespace ({}) has filters at its interfaces, which can have those of one only",
@@ -118,11 +123,13 @@ impl Claim {
             let theirs = other.range();
             // An earlier version does not say which ones it takes.
             if other.is_locked && theirs.as_ref().is_none_or(|theirs| overlap(range, theirs)) {
-                let theirs =
-                    theirs.map_or_else(String::new, |theirs| format!(" {}-{}", theirs.start(), theirs.end()));
+                let theirs = theirs.map_or_else(
+                    || "is of an earlier version, which does not say what ports it takes".to_owned(),
+                    |theirs| format!("takes ports {}-{}", theirs.start(), theirs.end()),
+                );
                 return Err(Unavailable {
                     what: format!(
-                        "ports {}-{} are not free: another snisplice in this network namespace ({}) takes ports{theirs}",
+                        "ports {}-{} are not free: another snisplice in this network namespace ({}) {theirs}",
                         range.start(),
                         range.end(),
                         other.path.display()
@@ -131,15 +138,67 @@ impl Claim {
                         .to_owned(),
                 });
             }
-            self.others.extend(other.server_keys());
+            self.others.extend(keys_of(&other)?);
         }
         Ok(self)
+    }
+}
+
+/// The keys of packets that come from servers of another daemon's connections: their ports are in use.
+fn keys_of(other: &Folder) -> Result<Vec<Key>, Unavailable> {
+    let path = other.path.display();
+    match other.server_keys() {
+        Err(error) if pins::has_other_layout(&other.path) => {
+            tracing::warn!(
+                pins = %path, %error,
+                "cannot tell which ports the connections of another snisplice of this network namespace have: a connection by one of them \
+                 fails, and is made again by another port"
+            );
+            Ok(Vec::new())
+        }
+        keys => keys.map_err(|error| Unavailable {
+            what: format!(
+                "cannot tell which ports the connections of another snisplice ({path}) have: {error}"
+            ),
+            remedy: "stop that snisplice, or use one for both configurations".to_owned(),
+        }),
+    }
+}
+
+/// The turn of one daemon of this network namespace: who comes second sees what the first one has claimed, so that one of two that start
+/// at the same time has what both want. None: somebody keeps it for long; then each of the two may see the other one, and refuse.
+fn turn() -> Option<File> {
+    let namespace = File::open("/proc/thread-self/ns/net").ok()?;
+    let begun = Instant::now();
+    while folder::lock(&namespace).is_err() {
+        if begun.elapsed() >= LOCKING {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Some(namespace)
+}
+
+/// Whether the programs will be filters of a `clsact`: as the operator says, or since this kernel has no links.
+fn takes_filters(attach: Attach) -> bool {
+    let has_links = || SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
+    match attach {
+        Attach::Tcx => false,
+        Attach::Clsact => true,
+        Attach::Auto => !has_links(),
     }
 }
 
 fn is_at(folder: &File, path: &Path) -> bool {
     let this = folder.metadata().ok().map(|found| (found.dev(), found.ino()));
     this.is_some() && folder::number(path) == this
+}
+
+/// Whether connections by these ports of ours are those of a daemon that takes other ports. An earlier version does not say which ones it
+/// takes: then its connections tell.
+fn have_other_ports(range: &RangeInclusive<u16>, connections: &[Key]) -> bool {
+    let mut ports = connections.iter().map(|key| u16::from_be(key.target_port));
+    !connections.is_empty() && !ports.any(|port| range.contains(&port))
 }
 
 fn overlap(one: &RangeInclusive<u16>, other: &RangeInclusive<u16>) -> bool {
@@ -173,27 +232,36 @@ fn remove_left_over(root: &Path) -> io::Result<()> {
 /// otherwise, or `pins` was changed. One whose ports are others belongs to another daemon, which may come back.
 fn take_over_all(path: &Path, range: &RangeInclusive<u16>) -> Result<(), Unavailable> {
     for other in others(path)?.into_iter().filter(|other| !other.is_locked) {
-        let connections = other.connections();
-        let theirs = other.range();
+        let is_another_s = match other.range() {
+            Some(theirs) => !overlap(range, &theirs),
+            // In our own place it can only be a predecessor's.
+            None if root_of(&other.path) == root_of(path) => false,
+            None => other.server_keys().is_ok_and(|keys| have_other_ports(range, &keys)),
+        };
         // Our filters would take the place of its own.
-        if !other.has_filters() && theirs.as_ref().is_some_and(|theirs| !overlap(range, theirs)) {
-            if connections > 0 {
-                tracing::warn!(
-                    pins = %other.path.display(), connections,
-                    "another snisplice of this network namespace has left offloaded connections, and does not run; they go on, \
-                     and no daemon looks after them: start it again, or end them with `snisplice doctor --clean --pins {}`",
-                    root_of(&other.path).display()
-                );
-            }
+        if other.has_filters() || !is_another_s {
+            take_over(path, other)?;
             continue;
         }
-        take_over(path, other, connections)?;
+        let connections = match other.connections() {
+            Ok(0) => continue,
+            Ok(connections) => connections.to_string(),
+            Err(error) => format!("unknown: {error}"),
+        };
+        tracing::warn!(
+            pins = %other.path.display(), connections,
+            "another snisplice of this network namespace has left offloaded connections, and does not run; they go on, \
+             and no daemon looks after them: start it again, or end them with `snisplice doctor --clean --pins {}`",
+            root_of(&other.path).display()
+        );
     }
     Ok(())
 }
 
-fn take_over(path: &Path, other: Folder, connections: usize) -> Result<(), Unavailable> {
+fn take_over(path: &Path, other: Folder) -> Result<(), Unavailable> {
     let former = other.path.clone();
+    let counted = other.connections();
+    let number = counted.as_ref().map_or_else(|_| "the".to_owned(), usize::to_string);
     let remedy = format!(
         "set pins in [packet] to {} until its connections have ended, or end them with `snisplice doctor --clean --pins {}`",
         root_of(&former).display(),
@@ -201,11 +269,17 @@ fn take_over(path: &Path, other: Folder, connections: usize) -> Result<(), Unava
     );
     let failed = |error: io::Error| Unavailable {
         what: format!(
-            "cannot take over {connections} offloaded connections that are pinned in {}: {error}",
+            "cannot take over {number} offloaded connections that are pinned in {}: {error}",
             former.display()
         ),
         remedy: remedy.clone(),
     };
+    let connections = match counted {
+        // They cannot be understood, and end.
+        Err(_) if pins::has_other_layout(&former) => 0,
+        counted => counted.map_err(failed)?,
+    };
+    let other = other.take().map_err(failed)?;
     if connections == 0 && other.path.parent() != path.parent() {
         // Its programs would stay at the interfaces for nothing.
         other.remove().map_err(failed)?;
@@ -214,7 +288,7 @@ fn take_over(path: &Path, other: Folder, connections: usize) -> Result<(), Unava
     if path.exists() {
         let own = Folder::all_in(&root_of(path)).map_err(failed)?.into_iter().find(|own| own.path == path);
         let Some(own) = own else { return Err(failed(io::ErrorKind::NotFound.into())) };
-        let connections = own.connections();
+        let connections = own.connections().map_err(failed)?;
         if connections > 0 {
             let error = format!("{connections} are pinned in {} as well", path.display());
             return Err(failed(io::Error::other(error)));
@@ -235,6 +309,19 @@ fn root_of(folder: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_by_ports_of_ours_are_a_predecessor_s() {
+        let keys = |ports: &[u16]| -> Vec<Key> {
+            ports.iter().map(|port| Key { target_port: port.to_be(), ..Key::default() }).collect()
+        };
+        let range = 61_000..=61_009;
+        for (ports, expected) in
+            [(&[][..], false), (&[61_000], false), (&[7, 61_009], false), (&[60_999, 61_010], true)]
+        {
+            assert_eq!(have_other_ports(&range, &keys(ports)), expected, "{ports:?}");
+        }
+    }
 
     #[test]
     fn ranges_overlap_where_they_have_a_port_in_common() {

@@ -12,7 +12,8 @@ use aya::programs::tc::{
     NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle,
     qdisc_add_clsact,
 };
-use aya::programs::{ProgramError, ProgramInfo};
+use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
+use proxy_common::abi::packet::FLOWS;
 
 use super::attach::{BOTH, Failed, Place};
 use super::pins;
@@ -54,7 +55,7 @@ pub(super) fn attach(program: &mut SchedClassifier, place: &Place<'_>) -> Result
 pub(super) fn remove(place: &Place<'_>) -> Result<(), Failed> {
     let pin = pins::filter(place.own, place.name, place.device);
     if pin.exists() {
-        detach(place.interface, place.kind)?;
+        remove_pinned(&pin)?;
         std::fs::remove_file(&pin)?;
     }
     Ok(())
@@ -70,15 +71,12 @@ pub(super) fn program_at(device: u32, kind: TcAttachType) -> io::Result<Option<u
     sys::filter_program(device, matches!(kind, TcAttachType::Ingress), PRIORITY, HANDLE_NUMBER)
 }
 
-/// Takes away the filter of which `pin` tells. One of another network namespace, which is gone, went with its interface: what is there
-/// now is taken away only if it has the same program.
-pub(super) fn remove_pinned(pin: &Path, is_ours: bool) -> io::Result<()> {
+/// Takes away the filter that `pin` stands for. The interface may have the filter of somebody else in its place by now, or be another
+/// interface with the same number: that is left alone.
+pub(super) fn remove_pinned(pin: &Path) -> io::Result<()> {
     let (Some(kind), Some(device)) = (kind_of(pin), pins::device_of(pin)) else { return Ok(()) };
-    let is_there = || {
-        let program = ProgramInfo::from_pin(pin).map_err(io::Error::other)?;
-        Ok::<_, io::Error>(program_at(device, kind)? == Some(program.id()))
-    };
-    if !is_ours && !is_there()? {
+    let Some(found) = program_at(device, kind)? else { return Ok(()) };
+    if !is_of(found, pin) {
         return Ok(());
     }
     match sys::device(device) {
@@ -87,6 +85,18 @@ pub(super) fn remove_pinned(pin: &Path, is_ours: bool) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a program is the one that is pinned, or an earlier one of the same folder: a daemon that dies while it takes another one's
+/// place has pinned its program, and the filter has the other one still. Both use the map of connections of that folder.
+fn is_of(program: u32, pin: &Path) -> bool {
+    if ProgramInfo::from_pin(pin).is_ok_and(|pinned| pinned.id() == program) {
+        return true;
+    }
+    let flows = sys::pinned(&pin.with_file_name(FLOWS)).and_then(|map| sys::object_id(&map));
+    let mut programs = loaded_programs().filter_map(Result::ok);
+    let maps = programs.find(|found| found.id() == program).and_then(|found| found.map_ids().ok().flatten());
+    flows.is_ok_and(|flows| maps.is_some_and(|maps| maps.contains(&flows)))
 }
 
 fn filter(interface: &str, kind: TcAttachType) -> io::Result<SchedClassifierLink> {

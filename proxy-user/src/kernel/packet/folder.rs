@@ -3,18 +3,18 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Deref, RangeInclusive};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{ProgramInfo, SchedClassifier};
-use proxy_common::abi::packet::{ENTRY_WORDS, Entry, FLOWS, KEY_WORDS, Key};
+use proxy_common::abi::packet::{ENTRY_WORDS, Entry, FLOWS, KEY_WORDS, Key, address_from};
 use proxy_common::packet::folder::{Facts, Name, Namespace, Owner, owner};
 use rustix::fs::{FlockOperation, flock};
 
 use super::attach::BOTH;
-use super::{clsact, pins};
+use super::{clsact, into_io, pins};
 use crate::sys;
 
 /// How deep a folder of ours may lie in a BPF file system, and how many folders of it are looked at.
@@ -25,6 +25,11 @@ const MOST: usize = 10_000;
 /// files of its own.
 const RANGE: &str = "ports";
 const JOURNAL: &str = "journal";
+const ATTACH: &str = "attach";
+const FILTERS: &str = "clsact";
+
+/// So many entries are looked at to see whose a folder is.
+const SAMPLE: usize = 64;
 
 type Entries = HashMap<MapData, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>;
 
@@ -36,8 +41,13 @@ pub(crate) struct Folder {
     /// A daemon uses it.
     pub(crate) is_locked: bool,
     has_filters: bool,
-    /// Held as long as the value lives, so that no daemon takes the folder meanwhile. None: a daemon has it, or nobody asked.
-    lock: Option<File>,
+}
+
+/// A folder that no daemon can take as long as the value lives.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    folder: Folder,
+    _lock: File,
 }
 
 impl Folder {
@@ -51,17 +61,29 @@ impl Folder {
             is_locked: false,
             is_attached_here: programs.is_attached_here,
             is_attached: programs.is_attached,
+            is_unclear: programs.is_unclear,
+            is_addressed_here: matches!(name, Name::Former(_)) && is_addressed_here(&path),
             has_filters,
             is_inhabited: inhabited.contains(name),
         };
-        // A daemon that starts there must not find it locked because somebody else looks.
+        // A daemon that starts there must not find it locked because somebody else looks: for no longer than the question takes.
         if owner(name, own, facts) == Owner::Other {
-            return Some(Self { path, owner: Owner::Other, is_locked: false, has_filters, lock: None });
+            return Some(Self { path, owner: Owner::Other, is_locked: false, has_filters });
         }
-        let lock = lock(&file).is_ok().then_some(file);
-        let is_locked = lock.is_none();
-        facts.is_locked = is_locked;
-        Some(Self { path, owner: owner(name, own, facts), is_locked, has_filters, lock })
+        facts.is_locked = lock(&file).is_err();
+        drop(file);
+        Some(Self { path, owner: owner(name, own, facts), is_locked: facts.is_locked, has_filters })
+    }
+
+    /// Keeps daemons from taking the folder.
+    ///
+    /// # Errors
+    /// A daemon has it.
+    pub(crate) fn take(self) -> io::Result<Taken> {
+        let file = File::open(&self.path)?;
+        let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "a snisplice that runs uses it");
+        lock(&file).map_err(|_| busy())?;
+        Ok(Taken { folder: self, _lock: file })
     }
 
     /// Those below `root`.
@@ -87,23 +109,34 @@ impl Folder {
     }
 
     /// How many connections without sockets it has.
-    pub(crate) fn connections(&self) -> usize {
-        flows(&self.path).map_or(0, |flows| flows.keys().filter_map(Result::ok).count() / 2)
+    ///
+    /// # Errors
+    /// They cannot be counted. That does not mean that there are none.
+    pub(crate) fn connections(&self) -> io::Result<usize> {
+        let Some(flows) = flows(&self.path)? else { return Ok(0) };
+        let keys = flows.keys().collect::<Result<Vec<_>, _>>().map_err(into_io)?;
+        Ok(keys.len() / 2)
     }
 
-    /// The entries of their servers' packets.
-    pub(super) fn server_keys(&self) -> Vec<Key> {
-        let Ok(flows) = flows(&self.path) else { return Vec::new() };
-        let entries = flows.iter().filter_map(Result::ok);
-        entries
-            .filter(|(_, words)| Entry::from_words(words).leg == 1)
-            .map(|(key, _)| Key::from_words(key))
-            .collect()
+    /// The keys of packets that come from servers.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn server_keys(&self) -> io::Result<Vec<Key>> {
+        let Some(flows) = flows(&self.path)? else { return Ok(Vec::new()) };
+        let entries = flows.iter().collect::<Result<Vec<_>, _>>().map_err(into_io)?;
+        let from_servers = entries.into_iter().filter(|(_, words)| Entry::from_words(words).leg == 1);
+        Ok(from_servers.map(|(key, _)| Key::from_words(key)).collect())
     }
 
     /// Whether programs of it are at interfaces as filters.
     pub(super) const fn has_filters(&self) -> bool {
         self.has_filters
+    }
+
+    /// The same, or its daemon attaches them so as soon as it has a connection to offload.
+    pub(super) fn takes_filters(&self) -> bool {
+        self.has_filters || fs::read_link(self.path.join(ATTACH)).is_ok_and(|way| way == Path::new(FILTERS))
     }
 
     /// The ports that its daemon takes for new connections.
@@ -115,12 +148,26 @@ impl Folder {
 
     /// Ends its connections and removes it. Says how many connections there were.
     pub(crate) fn remove(self) -> io::Result<usize> {
-        if self.lock.is_none() {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a snisplice that runs uses it"));
-        }
-        let connections = flows(&self.path).map_or(0, |mut flows| forget_all(&mut flows));
-        pins::remove(&self.path, self.owner == Owner::Ours)?;
+        self.take()?.remove()
+    }
+}
+
+impl Taken {
+    /// See [`Folder::remove`].
+    pub(super) fn remove(self) -> io::Result<usize> {
+        // Those of a version with other maps end with its programs.
+        let flows = flows(&self.folder.path).ok().flatten();
+        let connections = flows.map_or(0, |mut flows| forget_all(&mut flows));
+        pins::remove(&self.folder.path)?;
         Ok(connections)
+    }
+}
+
+impl Deref for Taken {
+    type Target = Folder;
+
+    fn deref(&self) -> &Folder {
+        &self.folder
     }
 }
 
@@ -134,10 +181,16 @@ pub(super) fn number(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// Says in a folder what its daemon goes by.
-pub(super) fn record(own: &Path, range: Option<&RangeInclusive<u16>>, journal: &Path) -> io::Result<()> {
-    let range = range.map(|range| PathBuf::from(format!("{}-{}", range.start(), range.end())));
-    for (name, target) in [(RANGE, range.as_deref()), (JOURNAL, Some(journal))] {
+/// Says in a folder what its daemon goes by. `range`: the ports that it takes, and whether it attaches filters; None: no connection joins
+/// those that there are.
+pub(super) fn record(
+    own: &Path,
+    range: Option<(&RangeInclusive<u16>, bool)>,
+    journal: &Path,
+) -> io::Result<()> {
+    let filters = range.filter(|(_, filters)| *filters).map(|_| Path::new(FILTERS));
+    let range = range.map(|(range, _)| PathBuf::from(format!("{}-{}", range.start(), range.end())));
+    for (name, target) in [(RANGE, range.as_deref()), (ATTACH, filters), (JOURNAL, Some(journal))] {
         match fs::remove_file(own.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -152,9 +205,25 @@ pub(super) fn journal(own: &Path) -> Option<PathBuf> {
     fs::read_link(own.join(JOURNAL)).ok()
 }
 
-fn flows(folder: &Path) -> io::Result<Entries> {
-    let data = MapData::from_pin(folder.join(FLOWS)).map_err(io::Error::other)?;
-    HashMap::try_from(Map::HashMap(data)).map_err(io::Error::other)
+/// None: none were pinned there yet.
+fn flows(folder: &Path) -> io::Result<Option<Entries>> {
+    let path = folder.join(FLOWS);
+    if !path.try_exists()? {
+        return Ok(None);
+    }
+    if pins::has_other_layout(folder) {
+        return Err(io::Error::other("they are of a version with other maps"));
+    }
+    let data = MapData::from_pin(path).map_err(into_io)?;
+    HashMap::try_from(Map::HashMap(data)).map(Some).map_err(into_io)
+}
+
+/// Whether its connections are by addresses of this network namespace, as far as a few of them tell.
+fn is_addressed_here(folder: &Path) -> bool {
+    let Ok(Some(flows)) = flows(folder) else { return false };
+    let keys = flows.keys().filter_map(Result::ok).take(SAMPLE).map(Key::from_words);
+    let addresses: HashSet<_> = keys.map(|key| address_from(&key.target)).collect();
+    addresses.into_iter().any(sys::is_own_address)
 }
 
 /// The kernel lets go of programs some time after they are unpinned; flows that it does not know it resets at once.
@@ -182,6 +251,7 @@ impl Inhabited {
 struct Programs {
     is_attached_here: bool,
     is_attached: bool,
+    is_unclear: bool,
     has_filters: bool,
 }
 
@@ -192,18 +262,21 @@ impl Programs {
             let Some(device) = pins::device_of(&pin) else { continue };
             if pins::is_filter(&pin) {
                 all.has_filters = true;
-                all.is_attached_here |= is_filter_here(&pin, device);
+                match is_filter_here(&pin, device) {
+                    Ok(is_here) => all.is_attached_here |= is_here,
+                    Err(_) => all.is_unclear = true,
+                }
             } else {
-                match sys::pinned(&pin)
-                    .and_then(|link| Ok((sys::link_interface(&link)?, sys::link_program(&link)?)))
-                {
+                match sys::pinned(&pin).and_then(|link| sys::link_at(&link)) {
                     Ok((None, _)) => {}
                     Ok((Some(device), program)) => {
                         all.is_attached = true;
-                        all.is_attached_here |= is_here(device, program);
+                        match is_here(device, program) {
+                            Ok(is_here) => all.is_attached_here |= is_here,
+                            Err(_) => all.is_unclear = true,
+                        }
                     }
-                    // Whoever may not ask must not take it for gone.
-                    Err(_) => all.is_attached = true,
+                    Err(_) => all.is_unclear = true,
                 }
             }
         }
@@ -212,18 +285,24 @@ impl Programs {
 }
 
 /// Whether the interface with this number in this namespace, which may be another one than that of a link, has the program.
-fn is_here(device: u32, program: u32) -> bool {
-    let Ok(found) = sys::device(device) else { return false };
-    BOTH.into_iter().any(|(_, kind)| {
-        SchedClassifier::query_tcx(&found.name, kind)
-            .is_ok_and(|(_, programs)| programs.iter().any(|one| one.id() == program))
-    })
+fn is_here(device: u32, program: u32) -> io::Result<bool> {
+    let found = match sys::device(device) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
+        found => found?,
+    };
+    for (_, kind) in BOTH {
+        let (_, programs) = SchedClassifier::query_tcx(&found.name, kind).map_err(io::Error::other)?;
+        if programs.iter().any(|one| one.id() == program) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-fn is_filter_here(pin: &Path, device: u32) -> bool {
-    let Ok(program) = ProgramInfo::from_pin(pin) else { return false };
-    clsact::kind_of(pin)
-        .is_some_and(|kind| clsact::program_at(device, kind).is_ok_and(|found| found == Some(program.id())))
+fn is_filter_here(pin: &Path, device: u32) -> io::Result<bool> {
+    let Some(kind) = clsact::kind_of(pin) else { return Ok(false) };
+    let Some(found) = clsact::program_at(device, kind)? else { return Ok(false) };
+    Ok(ProgramInfo::from_pin(pin).map_err(io::Error::other)?.id() == found)
 }
 
 /// A walk through BPF file systems.

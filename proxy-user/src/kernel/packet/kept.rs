@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::attach::Devices;
 use super::{Packet, folder, lock};
 use crate::sys;
 
@@ -23,12 +22,14 @@ impl Pinned {
         Ok(Self { id: sys::object_id(&fd)?, path, fd })
     }
 
-    /// Some: it was not there. Err: and is not now.
-    fn look(&self) -> Option<io::Result<()>> {
+    /// Some: it was not there, and is to stay. Err: and is not now.
+    fn look(&self, is_to_stay: impl Fn() -> bool) -> Option<io::Result<()>> {
         match sys::pinned(&self.path) {
             Ok(found) if sys::object_id(&found).is_ok_and(|id| id == self.id) => None,
             Ok(_) => Some(Err(io::Error::other("something else is pinned there"))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(sys::pin(&self.fd, &self.path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                is_to_stay().then(|| sys::pin(&self.fd, &self.path))
+            }
             Err(error) => Some(Err(error)),
         }
     }
@@ -70,11 +71,17 @@ impl Packet {
         if kept.is_over {
             return found;
         }
-        let devices = lock(&self.devices);
+        let held = self.devices.all_held();
         let mut trouble = self.find_folder().err().map(|error| (self.pins.clone(), error));
         if trouble.is_none() {
-            for pinned in kept.maps.iter().chain(links(&devices)) {
-                match pinned.look() {
+            let maps = kept.maps.iter().map(|pinned| (pinned, None));
+            let links = held
+                .iter()
+                .flat_map(|(device, held)| held.pins.iter().map(move |pin| (pin, Some((*device, held)))));
+            for (pinned, of) in maps.chain(links) {
+                // The pins of an interface that has just gone are removed by ourselves.
+                let is_to_stay = || of.is_none_or(|(device, held)| self.devices.table().has(device, held));
+                match pinned.look(is_to_stay) {
                     None => {}
                     Some(Ok(())) => found.again.push(name(&pinned.path)),
                     Some(Err(error)) => drop(trouble.get_or_insert((pinned.path.clone(), error))),
@@ -100,7 +107,7 @@ impl Packet {
     /// From now on nothing is pinned again, and links end with their pins.
     pub(super) fn let_go(&self) {
         lock(&self.kept).is_over = true;
-        lock(&self.devices).let_go();
+        self.devices.let_go();
     }
 
     /// What is wrong with pins. None: nothing.
@@ -119,10 +126,6 @@ impl Packet {
         *lock(&self.only) = folder;
         Ok(())
     }
-}
-
-fn links(devices: &Devices) -> impl Iterator<Item = &Pinned> {
-    devices.attached.values().flat_map(|held| &held.pins)
 }
 
 fn name(path: &Path) -> String {

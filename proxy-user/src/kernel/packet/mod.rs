@@ -46,7 +46,7 @@ pub(crate) use claim::Claim;
 pub(crate) use folder::Folder;
 pub(crate) use handover::Armed;
 pub(crate) use trial::{trial, try_load};
-pub(crate) use watch::{Lost, Taken};
+pub(crate) use watch::{Again, Lost, Taken};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_PACKET"));
 
@@ -70,7 +70,7 @@ pub(crate) struct Packet {
     pub(crate) unsent: AtomicU64,
     busy: Mutex<Busy>,
     control: OwnedFd,
-    devices: Mutex<Devices>,
+    devices: Devices,
     events: Mutex<Option<RingBuf<MapData>>>,
     pins: PathBuf,
     /// Connections may leave their sockets; else those of an earlier daemon are looked after, and no others.
@@ -156,7 +156,7 @@ impl Packet {
             unsent: AtomicU64::new(0),
             busy: Mutex::new(Busy { state, count: 0, next: 0 }),
             control,
-            devices: Mutex::new(devices),
+            devices,
             events: Mutex::new(Some(events)),
             kept: Mutex::new(Kept::of(maps, &pins)),
             pins,
@@ -181,12 +181,17 @@ impl Packet {
     /// Nothing of it outlives us: it ends with our descriptors, and with it what flows there still are.
     pub(crate) fn withdraw(&self) -> io::Result<()> {
         self.let_go();
-        pins::remove(&self.pins, true)
+        pins::remove(&self.pins)
     }
 
-    /// Has the programs at the interface with this index, from now on.
+    /// Has the programs at the interface with this index, from now on. May wait for the kernel, which no connection must.
     pub(crate) fn attach(&self, device: u32) -> Result<(), Unavailable> {
-        lock(&self.devices).attach(device, &self.pins)
+        self.known(device).unwrap_or_else(|| self.devices.attach(device, &self.pins))
+    }
+
+    /// Whether it has them, or cannot have them now. None: the kernel has to be asked.
+    pub(crate) fn known(&self, device: u32) -> Option<Result<(), Unavailable>> {
+        self.devices.known(device)
     }
 
     /// The entry of packets with this key.

@@ -8,7 +8,7 @@ use proxy_common::abi::packet::{
     Answer, EGRESS, ENTRY_WORDS, Entry, FLOWS, INGRESS, KEY_WORDS, Key, Request,
 };
 
-use super::{Packet, into_io, lock, pins};
+use super::{Packet, into_io, pins};
 use crate::sys;
 
 impl Packet {
@@ -31,14 +31,15 @@ impl Packet {
 
     /// Has the programs again at the interfaces of `links` that had them before.
     pub(crate) fn attach_again(&self, links: &BTreeMap<String, u32>) {
-        lock(&self.devices).attach_again(links, &self.pins);
+        self.devices.attach_again(links, &self.pins);
     }
 
-    /// These interfaces have gone; none: any may have gone. Where they come back the programs have to be attached again.
+    /// These interfaces have gone; none: any may have gone. If they come back, the programs have to be attached again.
     pub(crate) fn doubt(&self, gone: Option<&[u32]>) {
-        lock(&self.devices).doubt(gone);
+        let Some(gone) = gone else { return self.devices.forget_gone() };
+        self.devices.forget(gone);
         // Their links lead nowhere any more, even where another interface has the number by now.
-        for device in gone.unwrap_or_default() {
+        for device in gone {
             for program in [INGRESS, EGRESS] {
                 let _ = std::fs::remove_file(pins::link(&self.pins, program, *device));
             }

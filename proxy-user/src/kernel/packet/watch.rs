@@ -1,20 +1,17 @@
 //! Attachments that somebody else takes away: found by asking the kernel, and attached again.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proxy_common::packet::attach::Attach;
+use proxy_common::packet::removals::Removals;
 
-use super::attach::{BOTH, Devices, Held, Missing};
+use super::attach::{BOTH, Devices, Held, Missing, TRY_AGAIN, Table};
 use super::{Packet, clsact, lock};
 use crate::kernel::Unavailable;
 use crate::sys;
-
-/// Between two tries to attach the programs to an interface that does not take them.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Packets of flows without sockets are not translated at some interface, and go to the stack, which answers them with resets.
 #[derive(Debug, Clone)]
@@ -29,8 +26,18 @@ pub(crate) struct Lost {
 pub(crate) struct Taken {
     pub(crate) interface: String,
     pub(crate) what: &'static str,
-    /// Err: it cannot be attached again.
-    pub(crate) again: Result<(), String>,
+    pub(crate) again: Again,
+}
+
+/// What has become of it.
+#[derive(Debug)]
+pub(crate) enum Again {
+    /// It is attached again.
+    Done,
+    /// It was taken away again and again: it is attached after this time.
+    Later(Duration),
+    /// It cannot be attached again.
+    Failed(String),
 }
 
 /// How it stands with the programs of an interface.
@@ -45,11 +52,9 @@ impl Packet {
     /// Looks whether the programs are where they were attached, and attaches them again where they are not. What could not be done
     /// before is told only if the reason is another one now. `before`: what is to be done once it is seen that they are not there.
     pub(crate) fn look_at_attachments(&self, before: impl Fn()) -> Vec<Taken> {
-        let mut devices = lock(&self.devices);
-        let taken = devices.look(&self.pins, before);
-        let reason = devices.reason();
-        drop(devices);
-        let again = taken.iter().filter(|taken| taken.again.is_ok()).count();
+        let taken = self.devices.look(&self.pins, before);
+        let reason = self.devices.table().reason();
+        let again = taken.iter().filter(|taken| matches!(taken.again, Again::Done)).count();
         self.reattached.fetch_add(u64::try_from(again).unwrap_or(0), Ordering::Relaxed);
         let mut lost = lock(&self.lost);
         let since = lost.as_ref().map_or_else(Instant::now, |lost| lost.since);
@@ -59,7 +64,15 @@ impl Packet {
 
     /// Whether programs of an earlier daemon were away when this one began: the kernel may have reset its flows.
     pub(crate) fn were_away(&self) -> bool {
-        lock(&self.devices).were_away
+        self.devices.table().were_away
+    }
+
+    /// Why no connection is to be offloaded now. None: any may be.
+    pub(crate) fn hindrance(&self) -> Option<String> {
+        if let Some(lost) = self.lost() {
+            return Some(lost.reason);
+        }
+        self.devices.table().contested()
     }
 
     /// Some: no flow can leave its sockets, and those that have are cut off.
@@ -69,46 +82,59 @@ impl Packet {
 }
 
 impl Devices {
-    fn look(&mut self, own: &Path, before: impl Fn()) -> Vec<Taken> {
+    /// Asks the kernel about a copy of what is known: meanwhile nobody waits for an answer.
+    fn look(&self, own: &Path, before: impl Fn()) -> Vec<Taken> {
         let mut taken = Vec::new();
-        let devices: Vec<u32> = self.attached.keys().chain(self.missing.keys()).copied().collect();
-        for device in devices {
-            let (interface, what) = match self.attached.get(&device) {
-                None => match self.missing.get(&device) {
-                    Some(missing) if missing.tried.elapsed() >= TRY_AGAIN => {
-                        (missing.name.clone(), "detached")
-                    }
-                    _ => continue,
-                },
-                Some(held) => match self.standing(device, held) {
-                    Standing::Whole => continue,
-                    Standing::Gone => {
-                        self.attached.remove(&device);
-                        continue;
-                    }
-                    Standing::Taken(what) => {
-                        before();
-                        (held.name.clone(), what)
-                    }
-                },
+        for (device, held) in self.all_held() {
+            let what = match self.standing(device, &held) {
+                Standing::Whole => continue,
+                Standing::Gone => {
+                    self.table().drop_if_same(device, &held);
+                    continue;
+                }
+                Standing::Taken(what) => what,
             };
-            self.attached.remove(&device);
-            let again = self.attach(device, own).map_err(|reason| reason.to_string());
-            if let Err(reason) = &again {
-                if is_gone(device, &interface) {
-                    self.missing.remove(&device);
-                    continue;
-                }
-                let missing =
-                    Missing { name: interface.clone(), reason: reason.clone(), tried: Instant::now() };
-                let before = self.missing.insert(device, missing);
-                if before.is_some_and(|before| before.reason == *reason) {
-                    continue;
-                }
+            let Some(wait) = self.table().note_removal(device, &held, &before) else { continue };
+            if wait.is_zero() {
+                taken.extend(self.put_back(device, &held.name, what, own));
+            } else {
+                let again = Again::Later(wait);
+                taken.push(Taken { interface: held.name.clone(), what, again });
             }
-            taken.push(Taken { interface, what, again });
+        }
+        let due = self.table().due();
+        for (device, name) in due {
+            taken.extend(self.put_back(device, &name, "detached", own));
         }
         taken
+    }
+
+    /// None: there is nothing to say of it.
+    fn put_back(&self, device: u32, name: &str, what: &'static str, own: &Path) -> Option<Taken> {
+        let again = match self.attach(device, own) {
+            Ok(()) => Again::Done,
+            Err(_) if is_gone(device, name) => {
+                self.table().forget(device);
+                return None;
+            }
+            Err(reason) => {
+                let reason = reason.to_string();
+                if !self.table().note_failure(device, name, &reason) {
+                    return None;
+                }
+                Again::Failed(reason)
+            }
+        };
+        Some(Taken { interface: name.to_owned(), what, again })
+    }
+
+    /// Any interface may have gone. What is still there is kept: it is looked at as ever.
+    pub(super) fn forget_gone(&self) {
+        for (device, held) in self.all_held() {
+            if matches!(self.standing(device, &held), Standing::Gone) {
+                self.table().drop_if_same(device, &held);
+            }
+        }
     }
 
     /// Whether what was just attached is there: with another queueing discipline in the place of `clsact` one filter takes the place of
@@ -126,7 +152,7 @@ impl Devices {
     fn standing(&self, device: u32, held: &Held) -> Standing {
         for (((_, kind), id), pinned) in BOTH.into_iter().zip(self.ids).zip(&held.pins) {
             let found = if held.how == Attach::Tcx {
-                link_at(&pinned.fd, device)
+                sys::link_at(&pinned.fd).map(|(at, program)| (at == Some(device)).then_some(program))
             } else {
                 clsact::program_at(device, kind)
             };
@@ -143,21 +169,68 @@ impl Devices {
         }
         Standing::Whole
     }
-
-    fn reason(&self) -> Option<String> {
-        let missing = self.missing.values().next()?;
-        Some(format!(
-            "somebody else has detached the BPF program from {}, and it cannot be attached again: {}; packets of offloaded connections \
-             are not forwarded; it is tried again",
-            missing.name, missing.reason
-        ))
-    }
 }
 
-/// The program of a link, if that is still attached to this interface.
-fn link_at(link: &OwnedFd, device: u32) -> io::Result<Option<u32>> {
-    let at = sys::link_interface(link)?;
-    Ok(if at == Some(device) { Some(sys::link_program(link)?) } else { None })
+impl Table {
+    fn drop_if_same(&mut self, device: u32, held: &Arc<Held>) {
+        if self.has(device, held) {
+            self.attached.remove(&device);
+        }
+    }
+
+    /// The programs are not there any more. Says how long to wait before they are attached again; None: that is known, or the interface
+    /// has gone. `before`: what is to be done before they are.
+    fn note_removal(&mut self, device: u32, held: &Arc<Held>, before: impl Fn()) -> Option<Duration> {
+        if !self.has(device, held) {
+            return None;
+        }
+        before();
+        self.attached.remove(&device);
+        let now = Instant::now();
+        let (removals, last) = self.removals.entry(device).or_insert((Removals::default(), now));
+        let wait = removals.note(now.duration_since(*last));
+        *last = now;
+        let reason = format!(
+            "somebody else removes the BPF programs from {} again and again: no packets of offloaded connections are forwarded there              until they are attached again, in some seconds",
+            held.name
+        );
+        let missing = Missing { name: held.name.clone(), reason, due: now + wait };
+        self.missing.insert(device, missing);
+        Some(wait)
+    }
+
+    /// The programs cannot be attached. Says whether that is news.
+    fn note_failure(&mut self, device: u32, name: &str, reason: &str) -> bool {
+        let reason = format!(
+            "somebody else has detached the BPF program from {name}, and it cannot be attached again: {reason}; packets of offloaded              connections are not forwarded; it is tried again"
+        );
+        let missing =
+            Missing { name: name.to_owned(), reason: reason.clone(), due: Instant::now() + TRY_AGAIN };
+        let before = self.missing.insert(device, missing);
+        before.is_none_or(|before| before.reason != reason)
+    }
+
+    /// Interfaces that are to get the programs now.
+    fn due(&self) -> Vec<(u32, String)> {
+        let now = Instant::now();
+        let due = self.missing.iter().filter(|(_, missing)| missing.due <= now);
+        due.map(|(device, missing)| (*device, missing.name.clone())).collect()
+    }
+
+    /// Some: somebody else removes the programs as soon as they are attached.
+    fn contested(&self) -> Option<String> {
+        let mut removals = self.removals.iter();
+        let (device, _) = removals.find(|(_, (removals, last))| removals.go_on(last.elapsed()))?;
+        let name = self.attached.get(device).map_or("an interface", |held| &held.name);
+        Some(format!(
+            "somebody else removes the BPF programs from {name} again and again: no connection is offloaded until that has stopped for a \
+             minute; find what removes them, and stop it"
+        ))
+    }
+
+    fn reason(&self) -> Option<String> {
+        Some(self.missing.values().next()?.reason.clone())
+    }
 }
 
 /// Whether there is no such interface any more.
