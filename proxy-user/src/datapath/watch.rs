@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::io::unix::AsyncFd;
 
-use crate::hub::{Hub, Phase};
+use crate::hub::{Hub, Phase, or_stop};
 use crate::sys::{self, Poller};
 
 /// Watches sockets by the id of their flow.
@@ -20,7 +20,8 @@ impl Watch {
         let watch = Self(Arc::new(sys::readable(Poller::new()?)?));
         let (running, hub) = (watch.clone(), Arc::clone(hub));
         tokio::spawn(async move {
-            if let Err(error) = running.run(&hub).await {
+            let news = or_stop(Arc::clone(&hub), "watching spliced sockets", running.run(&hub));
+            if let Err(error) = news.await {
                 // Without news no flow of this worker would ever end.
                 tracing::error!(%error, "the watch over spliced sockets has failed");
                 hub.phases.advance(Phase::Stopped);

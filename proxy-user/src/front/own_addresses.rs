@@ -15,7 +15,7 @@ pub(crate) fn follow_own_addresses(hub: &Arc<Hub>) {
     // Before the first question, so that no change is missed.
     let changes = sys::Changes::watch_addresses().and_then(sys::readable);
     if let Err(error) = ask(hub) {
-        tracing::warn!(%error, "cannot list the addresses of this host: one by which a connection to a server comes back here is learned from the first");
+        tracing::warn!(%error, "cannot list the addresses of this host: the first connection of this daemon that comes back to it is not refused");
     }
     let changes = match changes {
         Ok(changes) => changes,

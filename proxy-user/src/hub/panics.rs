@@ -42,24 +42,20 @@ where
 
 /// For a task that connections would wait for in vain: a panic stops the daemon, so that it is started again.
 pub(crate) async fn or_stop<T>(hub: Arc<Hub>, what: &'static str, task: impl Future<Output = T>) -> T {
-    let _guard = StopOnPanic { hub, what };
+    let _guard = OnPanic(move || {
+        tracing::error!("{what}: failed by a defect of this program, and the daemon stops; please report it");
+        hub.phases.advance(Phase::Stopped);
+    });
     task.await
 }
 
-struct StopOnPanic {
-    hub: Arc<Hub>,
-    what: &'static str,
-}
+/// Calls it if a panic drops it. It is also dropped at the end of the task, and with the runtime.
+struct OnPanic<F: FnMut()>(F);
 
-impl Drop for StopOnPanic {
+impl<F: FnMut()> Drop for OnPanic<F> {
     fn drop(&mut self) {
-        // Also dropped at the end of the task, or with the runtime.
         if std::thread::panicking() {
-            tracing::error!(
-                "{}: failed by a defect of this program, and the daemon stops; please report it",
-                self.what
-            );
-            self.hub.phases.advance(Phase::Stopped);
+            (self.0)();
         }
     }
 }
@@ -89,5 +85,22 @@ mod tests {
         };
         keep_running_after(Duration::ZERO, "a test", begin).await;
         assert_eq!(tries.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_noticed_and_an_end_is_none() {
+        for panics in [false, true] {
+            let noticed = Arc::new(AtomicU32::new(0));
+            let count = Arc::clone(&noticed);
+            let task = async move {
+                let _guard = OnPanic(move || {
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+                tokio::task::yield_now().await;
+                assert!(!panics, "a defect");
+            };
+            assert_eq!(tokio::spawn(task).await.is_err(), panics);
+            assert_eq!(noticed.load(Ordering::Relaxed), u32::from(panics));
+        }
     }
 }
