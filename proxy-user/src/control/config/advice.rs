@@ -22,6 +22,7 @@ pub(super) fn check(raw: &Raw, checked: &Checked, places: &Places, host: &Host, 
     single_labels(places, report);
     short_idle(raw, checked, places, report);
     packet_ports(raw, checked, host, report);
+    server_ports(places, host, report);
     guard_interfaces(raw, host, report);
 }
 
@@ -83,13 +84,39 @@ fn packet_ports(raw: &Raw, checked: &Checked, host: &Host, report: &mut Report<'
         }
     };
     if let Some(at) = at.filter(|_| !are_own(ports, &local.range, &local.reserved)) {
-        let range = local.range.split_whitespace().collect::<Vec<_>>().join("-");
+        let range = local.range();
         let (first, last) = (ports.start(), ports.end());
         report.warn(
             at,
             format_args!("on this host the kernel gives ports of {first}-{last} to other connections (net.ipv4.ip_local_port_range is {range})"),
             "name other 'ports' in [packet], or add these to net.ipv4.ip_local_reserved_ports",
         );
+    }
+}
+
+/// While a server on this host is down, the kernel may give its port to any connection.
+fn server_ports(places: &Places, host: &Host, report: &mut Report<'_>) {
+    let Some(local) = &host.local_ports else { return };
+    for server in places.servers.iter().filter(|server| is_here(&server.value, host)) {
+        let port = port_of(&server.value);
+        if are_own(&(port..=port), &local.range, &local.reserved) {
+            continue;
+        }
+        let range = local.range();
+        report.warn(
+            server.at,
+            format_args!("another connection of this host may get port {port} while this server is down, and then the server cannot start (net.ipv4.ip_local_port_range is {range})"),
+            format_args!("use a port outside of that range, or add {port} to net.ipv4.ip_local_reserved_ports"),
+        );
+    }
+}
+
+/// By what needs no look-up.
+fn is_here(server: &Server, host: &Host) -> bool {
+    match server {
+        Server::Address(address) => host.has(address.ip()),
+        Server::Name { host: name, .. } => name.eq_ignore_ascii_case("localhost"),
+        Server::LinkLocal { .. } => false,
     }
 }
 

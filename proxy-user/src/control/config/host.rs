@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 
 use crate::sys;
 
@@ -11,6 +12,8 @@ pub(crate) struct Host {
     pub(super) local_ports: Option<LocalPorts>,
     /// Names of the interfaces of this network namespace.
     pub(super) interfaces: Option<BTreeSet<String>>,
+    /// Addresses of this network namespace.
+    pub(super) addresses: BTreeSet<IpAddr>,
 }
 
 /// The settings of the kernel that say which ports it gives to connections by itself.
@@ -22,7 +25,20 @@ pub(super) struct LocalPorts {
     pub(super) reserved: String,
 }
 
+impl LocalPorts {
+    /// The range as it is written elsewhere: `32768-60999`.
+    pub(super) fn range(&self) -> String {
+        self.range.split_whitespace().collect::<Vec<_>>().join("-")
+    }
+}
+
 impl Host {
+    /// Whether a server of this address runs on this host.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+
     /// Of this host, as far as it tells.
     pub(crate) fn ask() -> Self {
         let setting = |name: &str| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
@@ -30,7 +46,8 @@ impl Host {
             range,
             reserved: setting("ip_local_reserved_ports").unwrap_or_default(),
         });
-        let interfaces = sys::interfaces().ok().map(|found| found.links.into_keys().collect());
-        Self { local_ports, interfaces }
+        let Ok(found) = sys::interfaces() else { return Self { local_ports, ..Self::default() } };
+        let interfaces = Some(found.links.into_keys().collect());
+        Self { local_ports, interfaces, addresses: found.addresses.into_iter().collect() }
     }
 }

@@ -133,6 +133,34 @@ fn ports_that_the_kernel_gives_to_others_are_named() {
 }
 
 #[test]
+fn a_server_on_this_host_has_a_port_that_the_kernel_gives_to_nobody_else() {
+    let warning = |port: u16, range: &str| {
+        format!(
+            "another connection of this host may get port {port} while this server is down, and then the server cannot start \
+             (net.ipv4.ip_local_port_range is {range}); use a port outside of that range, or add {port} to \
+             net.ipv4.ip_local_reserved_ports"
+        )
+    };
+    let on = |servers: &str, range: &str, reserved: &str, ports: &[u16]| {
+        let addresses = ["10.0.0.1", "2001:db8::1"].into_iter().filter_map(|address| address.parse().ok());
+        let host = Host { addresses: addresses.collect(), ..with_ports(range, reserved) };
+        let text = format!("{LISTEN}{ROUTE}[[upstream]]\nname = 'web'\nservers = [{servers}]\n");
+        let expected: Vec<_> = ports.iter().map(|port| warning(*port, "32768-60999")).collect();
+        assert_warnings_on(&host, &text, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    on(
+        "§'127.0.0.1:32768', §'[::1]:60999', §'localhost:40000', §'10.0.0.1:40001', §'[2001:db8::1]:40002'",
+        "32768\t60999\n",
+        "\n",
+        &[32768, 60999, 40000, 40001, 40002],
+    );
+    let elsewhere = "'10.0.0.2:40000', '[2001:db8::2]:40000', 'server.example:40000', '[fe80::1%eth0]:40000'";
+    on(elsewhere, "32768 60999", "", &[]);
+    on("'127.0.0.1:32767', 'localhost:61000', '10.0.0.1:8443'", "32768 60999", "", &[]);
+    on("'127.0.0.1:40000', §'127.0.0.1:40002'", "32768 60999", "40000-40001", &[40002]);
+}
+
+#[test]
 fn an_interface_that_this_host_does_not_have_is_named() {
     let host = Host { interfaces: Some(["lo".to_owned(), "eth0".to_owned()].into()), ..Host::default() };
     assert_warnings_on(
