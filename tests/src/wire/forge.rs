@@ -21,6 +21,10 @@ pub struct Forged {
     pub seq: u32,
     /// Acknowledgement number.
     pub ack: u32,
+    /// The window that it announces.
+    pub window: u16,
+    /// TCP options: a multiple of 4 bytes, 40 at most.
+    pub options: Vec<u8>,
     /// IPv4 only: offset of a fragment in units of 8 bytes, with 0x2000 where more follow.
     pub fragment: u16,
     /// Behind the header.
@@ -30,7 +34,17 @@ pub struct Forged {
 impl Forged {
     /// A bare segment.
     pub fn new(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32) -> Self {
-        Self { from, to, flags, seq, ack: seq, fragment: 0, payload: Vec::new() }
+        Self {
+            from,
+            to,
+            flags,
+            seq,
+            ack: seq,
+            window: u16::MAX,
+            options: Vec::new(),
+            fragment: 0,
+            payload: Vec::new(),
+        }
     }
 
     /// Sends it out of a namespace. IPv4 only.
@@ -55,7 +69,8 @@ impl Forged {
         Ok([&to[..], &[2; 6], &kind, &self.bytes()?].concat())
     }
 
-    fn bytes(&self) -> Result<Vec<u8>> {
+    /// The packet, without a header of the link.
+    pub(super) fn bytes(&self) -> Result<Vec<u8>> {
         let segment = self.segment()?;
         let mut bytes = Vec::with_capacity(40 + segment.len());
         match (self.from.ip(), self.to.ip()) {
@@ -87,12 +102,16 @@ impl Forged {
     }
 
     fn segment(&self) -> Result<Vec<u8>> {
-        let mut segment = Vec::with_capacity(20 + self.payload.len());
+        let header = 20 + self.options.len();
+        let mut segment = Vec::with_capacity(header + self.payload.len());
         segment.extend(self.from.port().to_be_bytes());
         segment.extend(self.to.port().to_be_bytes());
         segment.extend(self.seq.to_be_bytes());
         segment.extend(self.ack.to_be_bytes());
-        segment.extend([5 << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+        segment.extend([u8::try_from(header / 4)? << 4, self.flags]);
+        segment.extend(self.window.to_be_bytes());
+        segment.extend([0; 4]);
+        segment.extend(&self.options);
         segment.extend(&self.payload);
         let length = u32::try_from(segment.len())?.to_be_bytes();
         let pseudo = match (self.from.ip(), self.to.ip()) {

@@ -1,5 +1,6 @@
 //! Frames on the wire: floods, and what the guard says of them.
 
+mod crafted;
 mod forge;
 mod guard;
 mod sys;
@@ -14,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::command::run;
 use crate::netns::Namespace;
+pub use crafted::{CraftedHost, CraftedPeer};
 pub use forge::Forged;
 pub use guard::{Guard, GuardInterface, Listed};
 pub use sys::{FrameSocket, Program, Run, detach_links_of, interface_number, send_ip_options, vanish};

@@ -16,6 +16,7 @@
 mod backpressure;
 mod budget;
 mod bytes;
+mod crafted;
 mod ends;
 mod kill;
 mod scripts;
