@@ -40,6 +40,20 @@ impl KernelLog {
         Ok(Some(Self(file)))
     }
 
+    /// Whether a test may do what makes the kernel warn once: where the log is read, this must be announced. If it cannot be, says that
+    /// the test is skipped.
+    #[must_use]
+    pub fn may_warn() -> bool {
+        let is_read = File::open("/dev/kmsg").is_ok();
+        match OpenOptions::new().write(true).open("/dev/kmsg") {
+            Err(error) if is_read => {
+                println!("SKIPPED: a warning cannot be announced in the kernel's log: {error}");
+                false
+            }
+            _ => true,
+        }
+    }
+
     /// Announces that a socket is about to be taken away from the daemon while bytes move: one read may be on its way.
     ///
     /// # Errors

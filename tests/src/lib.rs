@@ -15,6 +15,7 @@ pub mod guard;
 pub mod hello;
 pub mod impair;
 pub mod interrupt;
+pub mod kernel;
 pub mod kernel_log;
 pub mod keyed;
 pub mod netns;

@@ -8,6 +8,7 @@ mod launch;
 mod metrics;
 mod orders;
 
+use std::fs;
 use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -72,6 +73,19 @@ impl Daemon {
     /// When it is gone.
     pub fn threads(&self) -> Result<usize> {
         Ok(Path::new("/proc").join(self.pid().to_string()).join("task").read_dir()?.count())
+    }
+
+    /// The processor time that it has used so far.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The name, which may hold anything, stands in brackets; the 14th and the 15th field are what is wanted.
+        let fields: Vec<_> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+        let fields = fields.get(11..13).context("too few fields")?.iter();
+        let ticks: u64 = fields.map(|field| field.parse::<u64>()).sum::<Result<_, _>>()?;
+        Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
     }
 
     /// Removes what it has pinned to a place of its own, when it does not run any more.
@@ -316,7 +330,7 @@ pub fn bpf_objects_of(pid: u32, kind: &str) -> Result<Vec<u32>> {
     let mut ids = Vec::new();
     for entry in Path::new("/proc").join(pid.to_string()).join("fdinfo").read_dir()? {
         // A descriptor may be closed between listing and reading.
-        let info = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+        let info = fs::read_to_string(entry?.path()).unwrap_or_default();
         let values = info.lines().filter_map(|line| line.strip_prefix(kind)?.strip_prefix(':'));
         ids.extend(values.filter_map(|value| value.trim().parse::<u32>().ok()));
     }

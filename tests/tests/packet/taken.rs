@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use harness::command::run;
 use harness::daemon::{Config, Daemon, Datapath, Launch};
 use harness::deadline::{PATIENCE, dawdle, wait_for};
@@ -20,6 +20,9 @@ use crate::wait_for_packets;
 
 /// What was sent last is acknowledged by then, so that the connection is idle (the kernel waits for 40 ms).
 const ACKNOWLEDGED: Duration = Duration::from_millis(150);
+
+/// Connections that are reset later, one a second.
+const LATER: usize = 8;
 
 const REATTACHED: &str = "snisplice_packet_reattached_total";
 
@@ -63,7 +66,7 @@ fn suspend(daemon: &Daemon) -> Result<()> {
 
 /// Takes the programs away by `take`, once while all is idle, and once while the daemon sleeps and a connection is in use.
 fn taken_and_attached_again(pins: &Pins, attach: &str, take: impl Fn(&RawSite) -> Result<()>) -> Result<()> {
-    let (site, mut flows) = begin(&config_with(pins, attach), 2)?;
+    let (site, mut flows) = begin(&config_with(pins, attach), 1 + LATER)?;
     dawdle(ACKNOWLEDGED);
     let begun = Instant::now();
     take(&site)?;
@@ -87,14 +90,26 @@ fn taken_and_attached_again(pins: &Pins, attach: &str, take: impl Fn(&RawSite) -
     assert_eq!((access.reason.as_str(), access.side.as_deref()), ("datapath_lost", None), "{access:?}");
     site.daemon.wait_for_metric(REATTACHED, &[], 2.0)?;
     flows.iter_mut().try_for_each(live_on)?;
-    // A reset that comes later is the client's own again: two looks later it is known that both ends live.
-    dawdle(Duration::from_millis(1500));
-    let (client, mut server) = flows.remove(0);
-    let address = client.local_addr()?;
-    harness::peers::raw::reset(client)?;
-    expect_ending(&mut server, Ending::Reset)?;
-    assert_eq!(site.daemon.wait_for_access(address)?.reason, "client_reset");
+    resets_are_the_clients_own_again(&site, flows)?;
     site.daemon.stop()
+}
+
+/// A reset is the client's own again as soon as the daemon has looked at the connection, and knows that both ends live.
+fn resets_are_the_clients_own_again(site: &RawSite, flows: Vec<(TcpStream, TcpStream)>) -> Result<()> {
+    let mut reasons = Vec::new();
+    for (client, mut server) in flows {
+        dawdle(Duration::from_secs(1));
+        let address = client.local_addr()?;
+        harness::peers::raw::reset(client)?;
+        expect_ending(&mut server, Ending::Reset)?;
+        let reason = site.daemon.wait_for_access(address)?.reason;
+        if reason == "client_reset" {
+            return Ok(());
+        }
+        ensure!(reason == "datapath_lost", "{reason} after {reasons:?}");
+        reasons.push(reason);
+    }
+    bail!("{reasons:?}")
 }
 
 /// Whether this kernel has tcx links, which came with Linux 6.6.

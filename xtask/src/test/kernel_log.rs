@@ -4,12 +4,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::complaint::Complaints;
 use super::summary::Stage;
+use crate::privilege;
 
 /// `O_NONBLOCK` (`include/uapi/asm-generic/fcntl.h`).
 const NONBLOCK: i32 = 0o4000;
@@ -22,32 +25,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Lines that are shown of one stage.
 const SHOWN: usize = 20;
-
-/// Parts of the lines with which the kernel reports that something is wrong with itself.
-const COMPLAINTS: [&str; 22] = [
-    "WARNING: ",
-    "BUG: ",
-    "kernel BUG at ",
-    "Oops",
-    "general protection fault",
-    "Kernel panic",
-    "KASAN: ",
-    "UBSAN: ",
-    "KFENCE: ",
-    "refcount_t: ",
-    "recvmsg seq # bug",
-    "cleanup rbuf bug",
-    "self-detected stall",
-    "detected stalls",
-    "soft lockup",
-    "blocked for more than",
-    "corruption",
-    "verifier bug",
-    "REG INVARIANTS VIOLATION",
-    "suspicious RCU usage",
-    "page allocation failure",
-    "unregister_netdevice: waiting for ",
-];
 
 /// What a test writes into the log before it takes a socket away from the daemon in full swing: one read may be on its way.
 const ANNOUNCED: &str = "snisplice-tests may cause one: TCP recvmsg seq # bug";
@@ -65,15 +42,34 @@ const GUEST_BEGIN: &str = "snisplice-tests begin";
 pub(super) fn around(play: impl FnOnce() -> Stage) -> Stage {
     let watch = Watch::start();
     let mut stage = play();
-    match watch.and_then(Watch::end) {
-        Ok(found) => stage.failed.extend(found.failures()),
-        Err(error) => stage.skipped.push(format!("the kernel's log (/dev/kmsg) is not read: {error}")),
-    }
+    add(&mut stage, watch.and_then(Watch::end));
     stage
 }
 
+fn add(stage: &mut Stage, found: io::Result<Found>) {
+    match found {
+        Ok(found) => {
+            let said = found.said();
+            stage.failed.extend(said.failures);
+            stage.warnings.extend(said.warnings);
+        }
+        // A stage that had nothing to do has left nothing undone.
+        Err(_) if stage.ran() == 0 => {}
+        Err(error) => {
+            stage.skipped.push(format!("the kernel's log (/dev/kmsg) is not read: {error}"));
+        }
+    }
+}
+
+/// What is told of the log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) failures: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
 /// What the log of a guest should not say, given all that the stage wrote.
-pub(super) fn of_guest(output: &str) -> Vec<String> {
+pub(super) fn of_guest(output: &str) -> Said {
     let mut found = Found::default();
     let (mut any, mut complete) = (false, false);
     for line in output.lines().filter_map(|line| line.trim_start().strip_prefix(GUEST)) {
@@ -90,18 +86,30 @@ pub(super) fn of_guest(output: &str) -> Vec<String> {
     if any && !complete {
         found.overwritten += 1;
     }
-    found.failures()
+    found.said()
 }
 
-/// Reads the log in a thread of its own.
-struct Watch {
-    over: Arc<AtomicBool>,
-    reader: JoinHandle<io::Result<Found>>,
+/// Somebody who knows what comes into the log from some moment on.
+enum Watch {
+    /// A thread reads it.
+    Reader { over: Arc<AtomicBool>, reader: JoinHandle<io::Result<Found>> },
+    /// Only root may read it: what came behind this record is asked for at the end.
+    After(u64),
 }
 
 impl Watch {
     fn start() -> io::Result<Self> {
-        let mut log = OpenOptions::new().read(true).custom_flags(NONBLOCK).open("/dev/kmsg")?;
+        match OpenOptions::new().read(true).custom_flags(NONBLOCK).open("/dev/kmsg") {
+            Ok(log) => Self::read(log),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && !privilege::is_root() => {
+                let all = all_as_root()?;
+                Ok(Self::After(records(&all).filter_map(sequence).last().unwrap_or(0)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(mut log: File) -> io::Result<Self> {
         log.seek(SeekFrom::End(0))?;
         let over = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&over);
@@ -117,13 +125,40 @@ impl Watch {
                 thread::sleep(PAUSE); // poll interval: the ring must not turn over in between
             }
         });
-        Ok(Self { over, reader })
+        Ok(Self::Reader { over, reader })
     }
 
     fn end(self) -> io::Result<Found> {
-        self.over.store(true, Ordering::SeqCst);
-        self.reader.join().map_err(|_| io::Error::other("its reader panicked"))?
+        match self {
+            Self::Reader { over, reader } => {
+                over.store(true, Ordering::SeqCst);
+                reader.join().map_err(|_| io::Error::other("its reader panicked"))?
+            }
+            Self::After(last) => Ok(Found::after(last, &all_as_root()?)),
+        }
     }
+}
+
+/// All that the log still has, read by a program that runs as root.
+fn all_as_root() -> io::Result<String> {
+    let mut command = privilege::as_root("dd");
+    command.args(["if=/dev/kmsg", "bs=8192", "iflag=nonblock", "status=none"]);
+    let output = command.stdin(Stdio::null()).output()?;
+    // It ends with an error where the log ends. A log that is empty cannot be told from one that cannot be read.
+    if output.stdout.is_empty() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The heads of the records. Lines that begin with a space are properties of the record before.
+fn records(all: &str) -> impl Iterator<Item = &str> {
+    all.lines().filter(|line| !line.starts_with(' '))
+}
+
+/// The number of a record.
+fn sequence(record: &str) -> Option<u64> {
+    record.split(',').nth(1)?.parse().ok()
 }
 
 /// What stood in the log.
@@ -132,12 +167,21 @@ struct Found {
     next: Option<u64>,
     /// Records that were overwritten before they could be read.
     overwritten: u64,
-    lines: Vec<String>,
+    complaints: Complaints,
     /// Warnings that tests have announced.
     announced: usize,
 }
 
 impl Found {
+    /// What stands behind the record with this number.
+    fn after(last: u64, all: &str) -> Self {
+        let mut found = Self { next: Some(last + 1), ..Self::default() };
+        records(all)
+            .filter(|record| sequence(record).is_some_and(|number| number > last))
+            .for_each(|record| found.record(record));
+        found
+    }
+
     fn read(&mut self, log: &mut File) -> io::Result<()> {
         let mut record = [0; RECORD_MAX];
         loop {
@@ -168,33 +212,38 @@ impl Found {
         let is_of_kernel = priority >> 3 == 0;
         if !is_of_kernel {
             self.announced += usize::from(text.contains(ANNOUNCED));
-        } else if COMPLAINTS.iter().any(|complaint| text.contains(complaint)) {
-            self.lines.push(text.to_owned());
+        } else {
+            self.complaints.line(text);
         }
     }
 
     /// One line for each thing that should not be there.
-    fn failures(mut self) -> Vec<String> {
+    fn said(self) -> Said {
+        let (mut lines, others) = self.complaints.by_blame();
         for part in ANNOUNCED_LINES {
             for _ in 0..self.announced {
-                if let Some(at) = self.lines.iter().position(|line| line.contains(part)) {
-                    self.lines.remove(at);
+                if let Some(at) = lines.iter().position(|line| line.contains(part)) {
+                    lines.remove(at);
                 }
             }
         }
-        let more = self.lines.len().saturating_sub(SHOWN);
-        self.lines.truncate(SHOWN);
-        let mut failures: Vec<String> =
-            self.lines.into_iter().map(|line| format!("the kernel logged: {line}")).collect();
-        if more > 0 {
-            failures.push(format!("the kernel logged {more} more such lines: see dmesg"));
-        }
+        let mut failures = shown(lines);
         if self.overwritten > 0 {
             let lost = self.overwritten;
             failures.push(format!("the kernel logged so much that {lost} records or more could not be read"));
         }
-        failures
+        Said { failures, warnings: shown(others) }
     }
+}
+
+fn shown(mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(SHOWN);
+    lines.truncate(SHOWN);
+    let mut shown: Vec<String> = lines.into_iter().map(|line| format!("the kernel logged: {line}")).collect();
+    if more > 0 {
+        shown.push(format!("the kernel logged {more} more such lines: see dmesg"));
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -213,7 +262,7 @@ mod tests {
     fn failures(records: &[&str]) -> Vec<String> {
         let mut found = Found::default();
         records.iter().for_each(|record| found.record(record));
-        found.failures()
+        found.said().failures
     }
 
     #[test]
@@ -238,16 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn stalls_bugs_and_verifier_splats_are_failures_and_other_lines_are_not() {
+    fn bugs_and_verifier_splats_are_failures_and_other_lines_are_not() {
         for line in [
-            "rcu: INFO: rcu_preempt self-detected stall on CPU",
-            "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
             "BUG: kernel NULL pointer dereference, address: 0000000000000008",
             "BUG: unable to handle page fault for address: ffffffffc0",
             "kernel BUG at net/core/skbuff.c:200!",
             "refcount_t: underflow; use-after-free.",
-            "INFO: task worker-0:77 blocked for more than 120 seconds.",
-            "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!",
             "verifier bug: REG INVARIANTS VIOLATION (false_reg1)",
             "unregister_netdevice: waiting for veth0 to become free. Usage count = 2",
         ] {
@@ -268,6 +313,32 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_is_not_read_is_told_of_a_stage_that_did_something() {
+        let denied = || Err(io::Error::from(ErrorKind::PermissionDenied));
+        let mut stage = Stage::default();
+        add(&mut stage, denied());
+        assert_eq!(stage.ran(), 0, "a name that no test has must not look as if one had been played");
+        stage.passed = 1;
+        add(&mut stage, denied());
+        assert_eq!(stage.skipped.len(), 1);
+    }
+
+    #[test]
+    fn of_the_whole_log_what_came_since_counts() {
+        let old = "4,7,1,-;WARNING: CPU: 0 PID: 1 at old.c:1\n SUBSYSTEM=net\n6,8,2,-;one\n";
+        assert_eq!(records(old).filter_map(sequence).last(), Some(8));
+        let all = format!("{old}4,9,3,-;WARNING: CPU: 0 PID: 1 at new.c:1\n SUBSYSTEM=net\n6,10,4,-;two\n");
+        assert_eq!(
+            Found::after(8, &all).said().failures,
+            ["the kernel logged: WARNING: CPU: 0 PID: 1 at new.c:1"]
+        );
+        assert_eq!(Found::after(6, old).said().failures.len(), 1);
+        assert_eq!(Found::after(8, old).said(), Said::default());
+        let turned_over = "6,500,9,-;three\n";
+        assert_eq!(Found::after(8, turned_over).overwritten, 491);
+    }
+
+    #[test]
     fn records_that_were_overwritten_are_missed() {
         let failures = failures(&["6,10,1,-;one\n", "6,11,2,-;two\n", "6,500,3,-;three\n"]);
         assert_eq!(failures, ["the kernel logged so much that 488 records or more could not be read"]);
@@ -284,11 +355,14 @@ mod tests {
     fn the_log_of_a_guest_comes_with_the_output() {
         let good =
             format!("test a ... ok\n{GUEST}<12>[   3.1] {GUEST_BEGIN}\n{GUEST}<6>[   4.0] veth0: up\n");
-        assert!(of_guest(&good).is_empty());
+        assert_eq!(of_guest(&good), Said::default());
         let bad = format!("{good}{GUEST}<4>[    9.123456] WARNING: CPU: 1 PID: 7 at net/core/skmsg.c:1\n");
-        assert_eq!(of_guest(&bad), ["the kernel logged: WARNING: CPU: 1 PID: 7 at net/core/skmsg.c:1"]);
+        assert_eq!(
+            of_guest(&bad).failures,
+            ["the kernel logged: WARNING: CPU: 1 PID: 7 at net/core/skmsg.c:1"]
+        );
         let cut = format!("{GUEST}<6>[   4.0] veth0: up\n");
-        assert_eq!(of_guest(&cut).len(), 1, "what came first was overwritten");
-        assert!(of_guest("test a ... ok\n").is_empty(), "no guest");
+        assert_eq!(of_guest(&cut).failures.len(), 1, "what came first was overwritten");
+        assert_eq!(of_guest("test a ... ok\n"), Said::default(), "no guest");
     }
 }

@@ -1,5 +1,6 @@
 //! `test`: everything that says whether this tree is good, in stages. The kernel must not complain during any of them.
 
+mod complaint;
 mod guest;
 mod kernel_log;
 mod libtest;
@@ -341,8 +342,10 @@ impl Outcome {
         let mut failed: Vec<String> = tally.failures.iter().map(|(test, _)| test.clone()).collect();
         failed.extend((failed.len()..tally.failed).map(|_| "a test that left no words".to_owned()));
         failed.extend(self.broken.iter().map(|(what, _)| what.clone()));
-        failed.extend(kernel_log::of_guest(&self.log));
-        Stage { name: name.to_owned(), passed: tally.passed(), failed, skipped, ..Stage::default() }
+        let guest = kernel_log::of_guest(&self.log);
+        failed.extend(guest.failures);
+        let (passed, warnings) = (tally.passed(), guest.warnings);
+        Stage { name: name.to_owned(), passed, failed, skipped, warnings, ..Stage::default() }
     }
 
     fn show(&self, name: &str) {

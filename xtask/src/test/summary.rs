@@ -13,6 +13,8 @@ pub(crate) struct Stage {
     pub(crate) failed: Vec<String>,
     /// What was skipped and why, one line each.
     pub(crate) skipped: Vec<String>,
+    /// What somebody should look at, though nothing says that it is about this tree, one line each.
+    pub(crate) warnings: Vec<String>,
     pub(crate) took: Duration,
 }
 
@@ -47,11 +49,16 @@ pub(crate) fn render(stages: &[Stage]) -> String {
         }
     };
     list(Tone::Loud, "SKIPPED", |stage| &stage.skipped);
+    list(Tone::Loud, "WARNING", |stage| &stage.warnings);
     list(Tone::Bad, "FAILED", |stage| &stage.failed);
     let passed: usize = stages.iter().map(|stage| stage.passed).sum();
     let failed: usize = stages.iter().map(|stage| stage.failed.len()).sum();
     let skipped: usize = stages.iter().map(|stage| stage.skipped.len()).sum();
+    let warnings: usize = stages.iter().map(|stage| stage.warnings.len()).sum();
     text.push_str(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
+    if warnings > 0 {
+        text.push_str(&format!(", {warnings} warnings"));
+    }
     text
 }
 
@@ -84,6 +91,16 @@ mod tests {
         assert!(text.contains("SKIPPED lint: advisories: no network\n"));
         assert!(text.contains("FAILED unit: b\n"));
         assert!(!is_good(&stages));
+    }
+
+    #[test]
+    fn warnings_are_told_and_counted() {
+        let warned =
+            Stage { warnings: vec!["the machine was busy".to_owned()], ..stage("unit", 3, &[], &[]) };
+        let text = render(std::slice::from_ref(&warned));
+        assert!(text.contains("WARNING unit: the machine was busy\n"));
+        assert_eq!(text.lines().next_back(), Some("3 passed, 0 failed, 0 skipped, 1 warnings"));
+        assert!(is_good(&[warned]));
     }
 
     #[test]
