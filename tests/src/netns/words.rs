@@ -48,6 +48,17 @@ impl WordMap {
         self.map.keys().map(|keys| keys.len())
     }
 
+    /// The keys that it has now.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn keys(&self) -> io::Result<Vec<Vec<u32>>> {
+        let words = |key: &Vec<u8>| {
+            key.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect::<Vec<u32>>()
+        };
+        Ok(self.map.keys()?.iter().map(words).collect())
+    }
+
     /// The value of a key.
     ///
     /// # Errors

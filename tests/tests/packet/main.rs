@@ -14,6 +14,7 @@ mod filters;
 mod hostile;
 mod kill;
 mod kills;
+mod late;
 mod left;
 mod links;
 mod matrix;
