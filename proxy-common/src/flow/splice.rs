@@ -114,6 +114,12 @@ impl Splice {
         }
     }
 
+    /// Whether a side has ended, as far as a step has seen, or was told of an end. Another machine would not know.
+    #[must_use]
+    pub fn has_ends(&self) -> bool {
+        self.fin_in.contains(&true) || self.fin_out.contains(&true)
+    }
+
     /// Bytes that have been written to the socket of `side`, as of `reading`.
     #[must_use]
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]

@@ -359,3 +359,19 @@ fn a_reset_is_put_down_to_the_side_that_sent_it_though_the_other_one_ended_first
         assert_eq!(end, End { reason: Reason::Reset(side), side: Some(side) });
     }
 }
+
+/// Who carries a flow may change only before its first end: a machine that begins later does not know what its peers were told.
+#[test]
+fn an_end_that_was_passed_on_is_known_to_this_machine_only() {
+    let (mut first, mut kernel) = (start(), Kernel::default());
+    assert!(!first.has_ends());
+    kernel.pipes[1].fin_in = true;
+    assert_eq!(first.step(Duration::ZERO, &kernel.look()), Step::ShutdownWrite(Side::Client));
+    assert!(first.has_ends());
+    (kernel.pipes[1].fin_out, kernel.pipes[1].fin_acked) = (true, true);
+    let mut second = start();
+    kernel.pipes[0].fin_in = true;
+    assert_eq!(first.step(Duration::ZERO, &kernel.look()), Step::ShutdownWrite(Side::Upstream));
+    let end = End::new(Reason::Reset(Side::Client), Some(Side::Client));
+    assert_eq!(second.step(Duration::ZERO, &kernel.look()), Step::Finished { end, clean: false });
+}

@@ -87,7 +87,8 @@ async fn try_carry(
             // Time to look whether the peers are still there.
             () = flow.wake.notified() => {}
             () = is_due(due, due_again) => {
-                if !stopped && ended == [false; 2] && !is_leaving(flow) && all_rest() {
+                let has_ends = ended != [false; 2] || ending.has_ends();
+                if !stopped && !has_ends && !is_leaving(flow) && all_rest() {
                     return Ok(Copied::Due);
                 }
                 due_again = after(Some(LOOK));

@@ -75,6 +75,12 @@ impl Ending {
         }
     }
 
+    /// Whether a side is known to have ended, maybe before what reads from it has come to that: nobody else can bring the flow to its
+    /// end then.
+    pub(super) fn has_ends(&self) -> bool {
+        self.machine.has_ends()
+    }
+
     /// The next turn ends the flow: bytes of it are gone that the kernel had in its hands.
     pub(super) const fn lose(&mut self) {
         self.lost = true;
