@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,15 +11,18 @@ use tokio::sync::oneshot;
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, Signals, doctor, events, guard, logs, paths};
-use crate::datapath::packet::{self, Road};
+use crate::datapath::packet::{self, Homes, Road};
 use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{Hub, Phase, Room, keep_running, or_stop};
-use crate::kernel::Unavailable;
+use crate::kernel::{Packet, Unavailable};
 use crate::{kernel, sys};
 
 /// From the order to close until flows that have not ended are dropped, which resets them.
 const CLOSING: Duration = Duration::from_secs(3);
+
+/// After the start, before offloaded connections of an earlier daemon are looked for that no upstream may have.
+const LEFT: Duration = Duration::from_secs(10);
 
 /// Runs until a signal ends it. `release`: no flow is to outlive the daemon.
 pub(crate) fn run(snapshot: Snapshot, release: bool) -> Result<(), Failure> {
@@ -42,13 +45,19 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
     let hub = Arc::new(Hub::new(Arc::clone(&snapshot), Room::new(files, sockets.len() as u64)));
     // Before flows of an earlier daemon are found: it is to know where they come from.
     let guard = guard::start(&hub)?;
-    let road = open_road(&hub);
+    let homes = Arc::new(Homes::default());
+    let wanted = hub.snapshot.wants_packet();
+    let road = wanted.then(|| Road::open(&hub, &hub.snapshot.packet, Arc::clone(&homes)));
+    if let Some(road) = &road {
+        look_after(&hub, road);
+    }
     let kernel = Arc::new(probe(&hub, road.as_ref()));
     let road = road.and_then(Result::ok);
+    let left = look_for_left(&hub, &homes, &kernel);
     front::start_resolver(&hub)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot look up names: {error}")))?;
     front::follow_own_addresses(&hub);
-    let (workers, ready) = start(&hub, sockets, &kernel, road.as_ref())
+    let (workers, ready) = start(&hub, sockets, &kernel, road.as_ref(), &homes)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     let (all, parts) = (Arc::clone(&hub), Arc::clone(&kernel));
     tokio::spawn(async move {
@@ -71,6 +80,7 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
         // A worker has gone, which it must not.
         () = hub.phases.reached(Phase::Stopped) => true,
     };
+    let road = road.or_else(|| left.get().cloned());
     let released = road.as_ref().filter(|_| release);
     stop(&hub, &mut signals, workers, released).await;
     if let Some(road) = &road {
@@ -175,18 +185,52 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
         }
         None => {}
     }
-    let packet = road.map(|road| match road {
-        Ok(road) => Ok(Arc::clone(&road.packet)),
-        Err(Unavailable { what, remedy }) => Err(Unavailable { what: what.clone(), remedy: remedy.clone() }),
-    });
-    Kernel { sockmap: probed.sockmap, caution: probed.caution, local: probed.local, packet }
+    let packet = road.map(packet_of);
+    let left = OnceLock::new();
+    Kernel { sockmap: probed.sockmap, caution: probed.caution, local: probed.local, packet, left }
 }
 
-/// The packet datapath, if an upstream may use it, or an earlier daemon has left connections. Must run inside the runtime.
-fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
+fn packet_of(road: &Result<Arc<Road>, Unavailable>) -> Result<Arc<Packet>, Unavailable> {
+    match road {
+        Ok(road) => Ok(Arc::clone(&road.packet)),
+        Err(reason) => Err(reason.clone()),
+    }
+}
+
+/// If no upstream may be offloaded to: looks for connections that an earlier daemon has left, some time after the start. Other daemons
+/// that start at the same time have taken their own by then. Says where they are to be found.
+fn look_for_left(hub: &Arc<Hub>, homes: &Arc<Homes>, kernel: &Arc<Kernel>) -> Arc<OnceLock<Arc<Road>>> {
+    let left = Arc::new(OnceLock::new());
+    if !hub.snapshot.wants_packet() {
+        let (hub, homes, kernel) = (Arc::clone(hub), Arc::clone(homes), Arc::clone(kernel));
+        tokio::spawn(open_later(hub, homes, kernel, Arc::clone(&left)));
+    }
+    left
+}
+
+async fn open_later(hub: Arc<Hub>, homes: Arc<Homes>, kernel: Arc<Kernel>, left: Arc<OnceLock<Arc<Road>>>) {
+    tokio::time::sleep(LEFT).await;
+    let look = move || {
+        if hub.phases.now() != Phase::Running {
+            return;
+        }
+        let Some(road) = packet::open_left(&hub, homes) else { return };
+        look_after(&hub, &road);
+        let _ = kernel.left.set(packet_of(&road));
+        if let Ok(road) = road {
+            let _ = left.set(road);
+        }
+    };
+    // With many connections it takes a while.
+    if let Err(error) = tokio::task::spawn_blocking(look).await {
+        tracing::error!(%error, "offloaded connections of an earlier snisplice cannot be looked for");
+    }
+}
+
+/// Starts what the packet datapath needs all the time. Must run inside the runtime.
+fn look_after(hub: &Arc<Hub>, road: &Result<Arc<Road>, Unavailable>) {
     let is_wanted = hub.snapshot.wants_packet();
-    let road = if is_wanted { Road::open(hub, &hub.snapshot.packet) } else { packet::open_left(hub)? };
-    match &road {
+    match road {
         Ok(road) => {
             if is_wanted {
                 tracing::info!("packet datapath is ready");
@@ -204,7 +248,6 @@ fn open_road(hub: &Arc<Hub>) -> Option<Result<Arc<Road>, Unavailable>> {
             tracing::warn!(%reason, "the offloaded connections of an earlier snisplice are not looked after");
         }
     }
-    Some(road)
 }
 
 /// What becomes of the flows that have no sockets.
@@ -266,13 +309,14 @@ fn start(
     sockets: Vec<Vec<Bound>>,
     kernel: &Kernel,
     road: Option<&Arc<Road>>,
+    homes: &Arc<Homes>,
 ) -> io::Result<Workers> {
     let (mut workers, mut all_ready) = (Vec::new(), Vec::new());
     let (exchange, doors) = Exchange::new(sockets.len());
     for (index, (sockets, door)) in sockets.into_iter().zip(doors).enumerate() {
         let entrance = Entrance { sockets, exchange: Arc::clone(&exchange), door };
         let sockmap = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
-        let by = Means { sockmap, road: road.cloned(), host: kernel.host() };
+        let by = Means { sockmap, road: road.cloned(), homes: Arc::clone(homes), host: kernel.host() };
         let (tell, ready) = oneshot::channel();
         workers.push(front::start_worker(index, Arc::clone(hub), entrance, by, tell)?);
         all_ready.push(ready);

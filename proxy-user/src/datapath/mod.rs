@@ -153,7 +153,19 @@ impl Carriers {
     }
 
     async fn copy(&self, flow: &Flow, pair: &Pair, due: Due<'_>, trace: Option<&Trace<'_>>) -> Copied {
-        let _active = self.begin(flow, Datapath::Copy);
+        self.copy_as(Datapath::Copy, flow, pair, due, trace).await
+    }
+
+    /// The same for a flow that counts as carried by `carried`.
+    async fn copy_as(
+        &self,
+        carried: Datapath,
+        flow: &Flow,
+        pair: &Pair,
+        due: Due<'_>,
+        trace: Option<&Trace<'_>>,
+    ) -> Copied {
+        let _active = self.begin(flow, carried);
         Box::pin(copy::carry(&self.hub, flow, pair.sockets(), due, trace)).await
     }
 

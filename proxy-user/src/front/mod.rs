@@ -25,7 +25,7 @@ use self::exchange::Door;
 pub(crate) use self::exchange::Exchange;
 pub(crate) use self::own_addresses::follow_own_addresses;
 pub(crate) use self::resolver::start as start_resolver;
-use crate::datapath::packet::Road;
+use crate::datapath::packet::{Homes, Road};
 use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
 use crate::hub::{Hub, Phase, or_stop};
@@ -47,6 +47,7 @@ pub(crate) struct Entrance {
 pub(crate) struct Means {
     pub(crate) sockmap: Option<SockmapHandle>,
     pub(crate) road: Option<Arc<Road>>,
+    pub(crate) homes: Arc<Homes>,
     pub(crate) host: Host,
 }
 
@@ -92,13 +93,13 @@ async fn work(
     by: Means,
     ready: oneshot::Sender<()>,
 ) -> io::Result<()> {
-    let home = by.road.as_ref().map(|road| road.home());
+    // Held for as long as the worker: without it flows would be taken for not coming back any more.
+    let homes = by.homes;
+    let home = homes.home();
     let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.road, by.host)?);
     let desk = Arc::new(Desk { worker: index, exchange, carriers });
     tokio::spawn(or_stop(Arc::clone(&hub), TAKING_IN, accept::welcome(door, Arc::clone(&desk))));
-    if let Some(home) = home {
-        tokio::spawn(or_stop(Arc::clone(&hub), TAKING_IN, back::welcome(home, Arc::clone(&desk))));
-    }
+    tokio::spawn(or_stop(Arc::clone(&hub), TAKING_IN, back::welcome(home, Arc::clone(&desk))));
     let _ = ready.send(());
     hub.room.opened().await;
     for Bound { listener, socket } in sockets {

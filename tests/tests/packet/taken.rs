@@ -30,8 +30,11 @@ fn config_with(pins: &Pins, attach: &str) -> Config {
     config().datapath(Datapath::Packet).packet(pins, "0s").packet_line(&format!("attach = \"{attach}\""))
 }
 
+/// The kernel refuses it while the daemon asks for a filter there.
 fn tc(edge: &Namespace, arguments: &str) -> Result<()> {
-    run(edge.command("tc").args(arguments.split(' ')), b"")?.success().map(drop)
+    wait_for(&format!("`tc {arguments}` to succeed"), PATIENCE, || {
+        run(edge.command("tc").args(arguments.split(' ')), b"").ok()?.success().ok().map(drop)
+    })
 }
 
 /// A site with so many flows that have left their sockets.

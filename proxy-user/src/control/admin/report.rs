@@ -1,8 +1,8 @@
 //! What the endpoint says, as data.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proxy_common::abi::packet::Key;
@@ -26,6 +26,8 @@ pub(crate) struct Kernel {
     pub(crate) local: Option<Result<Local, Unavailable>>,
     /// None: no upstream of the configuration names it.
     pub(crate) packet: Option<Result<Arc<Packet>, Unavailable>>,
+    /// For connections that an earlier daemon has left, found later.
+    pub(crate) left: OnceLock<Result<Arc<Packet>, Unavailable>>,
 }
 
 impl Kernel {
@@ -47,12 +49,16 @@ impl Kernel {
 
     /// What carries flows that have left their sockets.
     pub(crate) fn packet(&self) -> Option<&Arc<Packet>> {
-        self.packet.as_ref()?.as_ref().ok()
+        self.found()?.as_ref().ok()
+    }
+
+    fn found(&self) -> Option<&Result<Arc<Packet>, Unavailable>> {
+        self.packet.as_ref().or_else(|| self.left.get())
     }
 
     /// Why flows do not leave their sockets. None: they do.
     pub(super) fn packet_unavailable(&self) -> Option<String> {
-        match &self.packet {
+        match self.found() {
             Some(Ok(packet)) if !packet.takes_new => Some(format!(
                 "not configured; connections that an earlier snisplice has offloaded are looked after (pins: {})",
                 packet.pins().display()

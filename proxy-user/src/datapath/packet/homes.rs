@@ -1,6 +1,5 @@
 //! Flows that have got sockets again go to a worker, each to the next one.
 
-use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +8,6 @@ use proxy_common::plan::Datapath;
 use tokio::net::TcpStream as Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::Road;
 use crate::datapath::{Carriers, Outcome, Pair, internal};
 use crate::hub::{Flow, Place, Story};
 
@@ -23,7 +21,7 @@ pub(crate) struct Returned {
 
 /// The workers.
 #[derive(Default)]
-pub(super) struct Homes {
+pub(crate) struct Homes {
     doors: Mutex<Vec<UnboundedSender<Returned>>>,
     next: AtomicUsize,
 }
@@ -36,13 +34,11 @@ impl Homes {
         let Some(door) = doors.get(turn % doors.len().max(1)) else { return Err(Box::new(returned.story)) };
         door.send(returned).map_err(|error| Box::new(error.0.story))
     }
-}
 
-impl Road {
     /// Where a worker gets flows that come back.
     pub(crate) fn home(&self) -> UnboundedReceiver<Returned> {
         let (door, receiver) = unbounded_channel();
-        self.homes.doors.lock().unwrap_or_else(PoisonError::into_inner).push(door);
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner).push(door);
         receiver
     }
 }
@@ -50,15 +46,17 @@ impl Road {
 impl Carriers {
     /// Goes on with a flow that has come back.
     pub(crate) async fn go_on(&self, flow: &Flow, sockets: [TcpStream; 2]) -> Outcome {
-        let Some(road) = &self.road else {
-            return Outcome::Ended(internal(flow, flow.copied(), &io::ErrorKind::Unsupported.into()));
-        };
         let [client, upstream] = sockets.map(Stream::from_std);
         match (client, upstream) {
             (Ok(client), Ok(upstream)) => {
                 // What ends it is no new datapath: the record tells by which one it was carried.
                 let carried = if flow.closing.get().is_some() { Datapath::Packet } else { Datapath::Copy };
-                self.until_it_leaves(road, flow, Pair { client, upstream }, carried).await
+                let pair = Pair { client, upstream };
+                match &self.road {
+                    Some(road) => self.until_it_leaves(road, flow, pair, carried).await,
+                    // An earlier daemon had offloaded it, which this one is not to do.
+                    None => self.copy_to_the_end(flow, &pair, carried).await,
+                }
             }
             (Err(error), _) | (_, Err(error)) => Outcome::Ended(internal(flow, flow.copied(), &error)),
         }

@@ -52,8 +52,7 @@ use crate::{kernel, sys};
 use self::clamp::Clamp;
 pub(crate) use self::clamp::Clamped;
 use self::grace::Grace;
-use self::homes::Homes;
-pub(crate) use self::homes::Returned;
+pub(crate) use self::homes::{Homes, Returned};
 pub(crate) use self::left::open_left;
 use self::lot::Lot;
 use self::ports::{Ports, Reserved};
@@ -72,7 +71,7 @@ pub(crate) struct Road {
     routes: Routes,
     policy: Policy,
     pub(crate) clamp: Clamp,
-    homes: Homes,
+    homes: Arc<Homes>,
     /// Turns of flows that are idle, to get sockets for their end.
     returning: Semaphore,
     /// Turns of flows that keep their sockets, to try once more whether they can leave them.
@@ -105,11 +104,15 @@ enum Way {
 
 impl Road {
     /// Loads the programs, and finds the flows of an earlier daemon.
-    pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
+    pub(crate) fn open(
+        hub: &Hub,
+        config: &snapshot::Packet,
+        homes: Arc<Homes>,
+    ) -> Result<Arc<Self>, Unavailable> {
         kernel::packet::trial(&config.ports)?;
         let ports = Ports::new(config.ports.clone(), &config.sources)?;
         let claim = Claim::make(&config.pins, &config.ports, &config.journal, config.attach)?;
-        Self::begin(hub, config, ports, claim)
+        Self::begin(hub, config, ports, claim, homes)
     }
 
     fn begin(
@@ -117,6 +120,7 @@ impl Road {
         config: &snapshot::Packet,
         ports: Ports,
         claim: Claim,
+        homes: Arc<Homes>,
     ) -> Result<Arc<Self>, Unavailable> {
         let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let former = claim.journal.clone();
@@ -132,7 +136,7 @@ impl Road {
             routes: Routes::default(),
             policy,
             clamp: Clamp::default(),
-            homes: Homes::default(),
+            homes,
             returning: Semaphore::new(back::AT_A_TIME),
             retrying: Semaphore::new(RETRIES),
             attaching: Arc::default(),
@@ -216,7 +220,7 @@ impl Carriers {
     pub(super) async fn by_packet(&self, flow: &Flow, pair: Pair) -> Outcome {
         let Some(road) = self.working_road() else {
             self.fall_back(flow, Datapath::Packet, Fallback::Unavailable);
-            return self.copy_to_the_end(flow, &pair).await;
+            return self.copy_to_the_end(flow, &pair, Datapath::Copy).await;
         };
         self.until_it_leaves(road, flow, pair, Datapath::Copy).await
     }
@@ -299,8 +303,8 @@ impl Carriers {
         })
     }
 
-    async fn copy_to_the_end(&self, flow: &Flow, pair: &Pair) -> Outcome {
-        Outcome::Ended(match self.copy(flow, pair, Due::Never, None).await {
+    async fn copy_to_the_end(&self, flow: &Flow, pair: &Pair, carried: Datapath) -> Outcome {
+        Outcome::Ended(match self.copy_as(carried, flow, pair, Due::Never, None).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         })
