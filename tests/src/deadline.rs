@@ -35,7 +35,8 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Optio
 }
 
 /// How many times as long as usual everything may take: `SNISPLICE_TEST_SLOWNESS`, for machines that are computed.
-fn slowness() -> u32 {
+#[must_use]
+pub fn slowness() -> u32 {
     std::env::var("SNISPLICE_TEST_SLOWNESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 

@@ -28,6 +28,9 @@ const MEMORY: &str = "3072";
 /// How many times as long as on this machine tests wait there: on a loaded host a daemon has taken 46 s to start.
 const SLOWNESS: u32 = 15;
 
+/// What `snisplice doctor` says of the guest's kernel comes with this before each line.
+pub(super) const DOCTOR: &str = "guest doctor: ";
+
 /// Tests to play: a program, the beginnings of their names (all, if none), and by which datapath.
 pub(super) struct Part {
     pub(super) program: String,
@@ -84,6 +87,7 @@ fn job(parts: &[Part]) -> Result<String> {
         "export SNISPLICE_BIN={} RUST_BACKTRACE=1 SNISPLICE_TEST_SLOWNESS={SLOWNESS}\n",
         quoted(&workspace::daemon())
     ));
+    text.push_str(&format!("{{ uname -r; \"$SNISPLICE_BIN\" doctor; }} 2>&1 | sed 's/^/{DOCTOR}/' >&2\n"));
     for part in parts {
         let program = executable(&part.program)?;
         text.push_str(&format!(
