@@ -89,12 +89,12 @@ fn bypass(ctx: SkMsgContext) -> u32 {
     if !is_clear(tcp.cast(), bypass, direction) {
         return SK_PASS;
     }
-    // SAFETY: `direction` is an element of a map.
+    // SAFETY: `direction` is an element of a map. Each of its words has one writer (`Direction`); this one is the daemon's.
     let target = unsafe { (*direction).target };
     if SOCKETS.redirect_msg(&ctx, target, 0) != i64::from(SK_PASS) {
         return SK_PASS;
     }
-    // SAFETY: as above. The word has no other writer.
+    // SAFETY: as above. This word is written under the lock of the socket that sends, which is held here.
     unsafe { (*direction).beside += size };
     SK_PASS
 }
@@ -105,7 +105,8 @@ fn bypass(ctx: SkMsgContext) -> u32 {
 fn is_clear(server: *const u8, bypass: &mut Bypass, direction: *mut Direction) -> bool {
     let Some(looped) = sent(server) else { return false };
     let Some(client) = look_at(bypass.client as *const u8) else { return false };
-    // SAFETY: `direction` is an element of a map.
+    // SAFETY: `direction` is an element of a map. Its words have other writers, one each, and are read whole: what is not yet true of them
+    // all together is not clear.
     let [source, base, beside, floor, ceiling, passed, taken] = unsafe {
         [
             others(&raw const (*direction).source),

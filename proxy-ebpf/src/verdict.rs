@@ -84,7 +84,8 @@ pub(crate) fn decide(ctx: &SkBuffContext) -> u32 {
         return SK_PASS;
     };
     // SAFETY: the slot is this socket's until after it is closed, and closing it waits for the lock that this program
-    // runs under. What the verdict writes has no other writer.
+    // runs under. Other processors write it at the same time, but each word has one writer (`Direction`): those that are not the verdict's
+    // are read by `others`, and nobody else writes its own.
     let direction = unsafe { &mut *direction };
     // SAFETY: needs nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };

@@ -89,12 +89,12 @@ mod tests {
 
     #[test]
     fn one_that_has_ended_is_forgotten_sooner() {
-        let ended = Entry { flags: flag::FIN, fin: 7, ..entry(0) };
+        let ended = Entry { ended: flag::FIN, fin: 7, ..entry(0) };
         let open = Entry { acked: 7, ..entry(0) };
         assert!(!is_due(&ended, &open, 100, &LIMITS), "a word that nobody has acknowledged");
         let knows = Entry { acked: 8, ..open };
         assert!(!is_due(&ended, &knows, 99, &LIMITS) && is_due(&knows, &ended, 100, &LIMITS));
-        let reset = Entry { flags: flag::RST, ..entry(0) };
+        let reset = Entry { reset: flag::RST, ..entry(0) };
         assert!(!is_due(&reset, &open, 9, &LIMITS) && is_due(&open, &reset, 10, &LIMITS));
         let dead = Entry { state: state::DEAD, ..entry(0) };
         assert!(is_due(&open, &dead, 10, &LIMITS));

@@ -11,22 +11,36 @@ use crate::flow::{End, Reason, Side};
 const PARTS: u32 = 13;
 const SILENT_PARTS: u32 = 3;
 
-/// Since when each end has been asked without an interruption, client first, by the entries' clock.
+/// So many questions an end leaves unanswered at least before it is given up. Time alone does not show it: a daemon that is stopped for a
+/// while, or gets no processor, asks nothing meanwhile.
+const UNANSWERED: u32 = PARTS - SILENT_PARTS - 2;
+
+/// Questions to one end that nothing has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Questions {
+    /// When the first one was sent, by the entries' clock.
+    since_ms: u32,
+    count: u32,
+}
+
+/// What each end has been asked without an interruption, client first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Asked([Option<u32>; 2]);
+pub struct Asked([Option<Questions>; 2]);
 
 impl Asked {
-    /// A question to an end was sent, or could not be.
-    pub fn note(&mut self, side: Side, is_sent: bool, now_ms: u32) {
-        if let Some(since) = self.0.get_mut(side.index()) {
-            *since = is_sent.then(|| since.unwrap_or(now_ms));
+    /// A question to an end was sent at `asked_ms`, or could not be. The time is one before it was sent: answers may be there at once.
+    pub fn note(&mut self, side: Side, is_sent: bool, asked_ms: u32) {
+        if let Some(questions) = self.0.get_mut(side.index()) {
+            let before = questions.unwrap_or(Questions { since_ms: asked_ms, count: 0 });
+            *questions = is_sent.then_some(Questions { count: before.count.saturating_add(1), ..before });
         }
     }
 
     /// Packets have come since: what was asked before is answered.
     fn forget_answered(&mut self, entries: [&Entry; 2]) {
-        for (since, entry) in self.0.iter_mut().zip(entries) {
-            *since = since.filter(|since| since.wrapping_sub(entry.active_ms).cast_signed() >= 0);
+        for (questions, entry) in self.0.iter_mut().zip(entries) {
+            // The clock stands still for some milliseconds at a time: what came in the same ones is an answer.
+            *questions = questions.filter(|it| it.since_ms.wrapping_sub(entry.active_ms).cast_signed() > 0);
         }
     }
 
@@ -45,8 +59,9 @@ impl Asked {
         for ((side, silent), (asked, ended)) in
             Side::BOTH.into_iter().zip(silent).zip(self.0.into_iter().zip(ended))
         {
-            let asked = asked.map_or(Duration::ZERO, |asked| since(asked, now_ms));
-            if silent >= keepalive && (ended || asked >= enough) {
+            let is_asked =
+                asked.is_some_and(|it| it.count >= UNANSWERED && since(it.since_ms, now_ms) >= enough);
+            if silent >= keepalive && (ended || is_asked) {
                 return Step::Cut(End { reason: Reason::PeerTimeout(side), side: Some(side) });
             }
         }
@@ -126,8 +141,37 @@ mod tests {
         assert_eq!(asked, Asked::default());
         // The clock of the entries goes round.
         flow[0].active_ms = u32::MAX - 20_000;
-        asked.note(Side::Client, true, u32::MAX - 10_000);
+        for again in 0..UNANSWERED {
+            asked.note(Side::Client, true, (u32::MAX - 10_000).wrapping_add(1000 * again));
+        }
         assert_eq!(temper(&mut asked, cut(Side::Client), &flow, 5), cut(Side::Client));
+    }
+
+    #[test]
+    fn an_answer_that_comes_in_the_same_tick_as_its_question_is_one() {
+        // A daemon that looks every second, and then not for a minute.
+        let (mut asked, mut flow) = (Asked::default(), entries([0, 100_000]));
+        for now_ms in (3000..20_000).step_by(1000) {
+            let _ = temper(&mut asked, Step::Probe([true, false], KEEPALIVE), &flow, now_ms);
+            asked.note(Side::Client, true, now_ms);
+            flow[0].active_ms = now_ms;
+        }
+        let again = Step::Search([true, false], Duration::from_secs(1));
+        assert_eq!(temper(&mut asked, cut(Side::Client), &flow, 80_000), again);
+    }
+
+    #[test]
+    fn a_daemon_that_was_away_after_a_question_asks_again() {
+        let (mut asked, flow) = (Asked::default(), entries([0, 100_000]));
+        for now_ms in [3000, 4000, 5000] {
+            asked.note(Side::Client, true, now_ms);
+        }
+        let again = Step::Search([true, false], Duration::from_secs(1));
+        for now_ms in (80_000..85_000).step_by(1000) {
+            assert_eq!(temper(&mut asked, cut(Side::Client), &flow, now_ms), again, "{now_ms}");
+            asked.note(Side::Client, true, now_ms);
+        }
+        assert_eq!(temper(&mut asked, cut(Side::Client), &flow, 85_000), cut(Side::Client));
     }
 
     #[test]
@@ -136,7 +180,7 @@ mod tests {
         let mut flow = entries([0, 0]);
         let wait = Step::Wait(KEEPALIVE);
         assert_eq!(temper(&mut asked, wait, &flow, 50_000), wait);
-        (flow[0].flags, flow[0].fin) = (flag::FIN, 100);
+        (flow[0].ended, flow[0].fin) = (flag::FIN, 100);
         flow[1].acked = 101;
         assert!(is_acknowledged(&flow[0], &flow[1]));
         assert_eq!(temper(&mut asked, cut(Side::Client), &flow, 50_000), cut(Side::Client));

@@ -7,7 +7,7 @@
 use super::belief::may_have_ended;
 use super::header::Segment;
 use super::seq::{before, place};
-use crate::abi::packet::{Answer, Command, Entry, flag, state};
+use crate::abi::packet::{Answer, Command, Entry, state};
 
 /// Packets are held for so long at most. A daemon that dies meanwhile leaves nobody who would let them go.
 pub const HELD_MS: u32 = 3000;
@@ -112,7 +112,7 @@ impl Hindrance {
 /// # Errors
 /// Why there can be none.
 pub fn start([client, server]: [&Entry; 2], stamps: bool, now_ms: u32) -> Result<Starts, Hindrance> {
-    let is_reset = (client.flags | server.flags) & flag::RST != 0;
+    let is_reset = client.reset | server.reset != 0;
     if is_reset || may_have_ended(client, server) || may_have_ended(server, client) {
         return Err(Hindrance::Ended);
     }
@@ -167,7 +167,7 @@ fn delivered(entry: &Entry, other: &Entry) -> Result<u64, Hindrance> {
 /// The socket that speaks with the end whose packets come in by `own`. It has got `delivered` bytes of the other's stream.
 fn leg(own: &Entry, other: &Entry, delivered: u64, stamps: bool, now_ms: u32) -> Start {
     let under_way = u32::try_from(other.sent.saturating_sub(delivered)).unwrap_or(u32::MAX);
-    let window = u32::from(own.window) << (own.scale_in & 15);
+    let window = u32::from(own.window) << own.scales()[0];
     // Packets of the other end that came a while ago tell of its clock as it was then.
     let passed = now_ms.wrapping_sub(other.active_ms).cast_signed().max(0).unsigned_abs();
     let latest = other.stamped.wrapping_add(other.stamp);
@@ -175,8 +175,8 @@ fn leg(own: &Entry, other: &Entry, delivered: u64, stamps: bool, now_ms: u32) ->
         send: own.acked,
         receive: acknowledged(own, other),
         window: window.max(under_way),
-        peer_scale: own.scale_in,
-        own_scale: other.scale_out,
+        peer_scale: own.scales()[0],
+        own_scale: other.scales()[1],
         stamp: stamps.then(|| latest.wrapping_add(passed).wrapping_add(AHEAD_MS)),
     }
 }

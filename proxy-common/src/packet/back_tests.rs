@@ -1,4 +1,5 @@
 use super::*;
+use crate::abi::packet::flag;
 use crate::packet::header::{Header, Shift, hear, note, tcp};
 use crate::packet::seq::before;
 use proptest::prelude::*;
@@ -30,8 +31,7 @@ impl World {
             start: first[leg],
             sent: before[leg],
             acked: at(leg ^ 1).wrapping_add(delta[leg ^ 1]),
-            scale_in: 2,
-            scale_out: 7,
+            scales: Entry::scales_of(2, 7),
             window: 500,
             ..Entry::default()
         };
@@ -170,11 +170,11 @@ fn time_stamps_are_later_than_any_that_was_forwarded() {
 fn what_has_ended_or_does_not_fit_together_gets_no_sockets() {
     for flags in [flag::FIN, flag::RST, flag::FIN | flag::FIRST] {
         let mut flow = entries();
-        (flow[1].flags, flow[1].fin) = (flags, 70_200);
+        flow[1] = Entry { fin: 70_200, ..flow[1].with(flags) };
         assert_eq!(begin(&flow, false), Err(Hindrance::Ended));
     }
     let mut flow = entries();
-    (flow[1].flags, flow[1].fin) = (flag::FIN, 70_198);
+    (flow[1].ended, flow[1].fin) = (flag::FIN, 70_198);
     assert!(begin(&flow, false).is_ok(), "the stream has gone on behind that");
     let mut flow = entries();
     flow[1].acked = flow[1].acked.wrapping_add(2);

@@ -8,8 +8,8 @@ use crate::abi::packet::{Entry, flag, state};
 /// What a packet's flags say of its sender, where they are believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Belief {
-    /// Bits for [`Entry::flags`].
-    pub flags: u16,
+    /// [`flag`]s.
+    pub flags: u8,
     /// Some flag was not believed.
     pub doubted: bool,
 }
@@ -22,13 +22,14 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Tru
     let mut belief = Belief { flags: 0, doubted: false };
     if segment.has(tcp::FIN) {
         // Segments before it may have been lost on their way here, so that it need not come next. It counts once it is acknowledged.
-        if matches!(trust, Trust::All | Trust::Sent) {
-            belief.flags |= flag::FIN;
-            if !may_have_ended(other, entry) {
-                belief.flags |= flag::FIRST;
-            }
-        } else {
-            belief.doubted = true;
+        belief.flags |= match trust {
+            Trust::All | Trust::Sent => flag::FIN,
+            Trust::Old | Trust::Heard => flag::SAID,
+            Trust::Less | Trust::Nothing => 0,
+        };
+        belief.doubted = belief.flags & flag::FIN == 0;
+        if belief.flags != 0 && !may_have_ended(other, entry) {
+            belief.flags |= flag::FIRST;
         }
     }
     if segment.has(tcp::RST) {
@@ -40,7 +41,7 @@ pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Tru
                 belief.flags |= flag::DOUBT;
             }
         }
-        if belief.flags & (flag::RST | flag::DOUBT) != 0 && other.flags & (flag::RST | flag::DOUBT) == 0 {
+        if belief.flags & (flag::RST | flag::DOUBT) != 0 && other.flags() & (flag::RST | flag::DOUBT) == 0 {
             belief.flags |= flag::CAUSE;
         }
     }
@@ -60,13 +61,22 @@ pub const fn heed(entry: &mut Entry, other: &Entry, segment: &Segment, trust: Tr
     // What nobody has acknowledged may have been a stranger's.
     let is_moved = belief.flags & flag::FIN != 0 && entry.fin != fin && !is_acknowledged(entry, other);
     // A repeated FIN comes after the other end's, perhaps, and is not the first for that; nor is a repeated reset.
-    let is_news = belief.flags & !entry.flags & !(flag::FIRST | flag::CAUSE) != 0;
-    if is_moved {
+    let known = entry.flags() | if entry.ended == 0 { 0 } else { flag::SAID };
+    let is_news = belief.flags & !known & !(flag::FIRST | flag::CAUSE) != 0;
+    // The last one that says so has it, until one is believed.
+    if is_moved || belief.flags & flag::SAID != 0 && !entry.has_ended() {
         entry.fin = fin;
-        entry.flags &= !flag::FIRST;
     }
-    if is_moved || is_news {
-        entry.flags |= belief.flags;
+    if belief.flags & flag::FIN != 0 && (is_moved || !entry.has_ended())
+        || belief.flags & flag::SAID != 0 && entry.ended == 0
+    {
+        entry.ended = belief.flags & (flag::FIN | flag::SAID | flag::FIRST);
+    }
+    if belief.flags & flag::RST != 0 && entry.reset == 0 {
+        entry.reset = flag::RST | (belief.flags | entry.doubt) & flag::CAUSE;
+    }
+    if belief.flags & flag::DOUBT != 0 && entry.doubt == 0 {
+        entry.doubt = flag::DOUBT | belief.flags & flag::CAUSE;
     }
     let doubted = if belief.doubted { DOUBTED } else { 0 };
     doubted | if is_moved || is_news { NEWS } else { 0 }
@@ -130,7 +140,7 @@ pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32
     let first = expected(entry, other);
     let flight = on_its_way(sent(entry).wrapping_sub(first));
     // One more: an end counts as a byte.
-    let ended = (other.flags & flag::FIN) as u32;
+    let ended = (other.ended & flag::FIN) as u32;
     let unheard =
         on_its_way(sent(other).wrapping_add(ended).wrapping_add(other.seq).wrapping_sub(entry.acked));
     // Where it stands behind what the other peer has acknowledged, and its acknowledgement behind the last one.
@@ -143,8 +153,8 @@ pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32
     let muddled = if flight <= FEW { MUDDLED } else { 0 };
     if is_next && answer <= unheard + muddled {
         // No more bytes, and no end: it has sent nothing behind that.
-        let is_short = ahead + 1 < flight
-            || entry.flags & flag::FIN != 0 && before(segment.seq, entry.fin.wrapping_add(1));
+        let is_short =
+            ahead + 1 < flight || entry.has_ended() && before(segment.seq, entry.fin.wrapping_add(1));
         return if !has_room {
             Trust::Heard
         } else if payload == 0 && is_short && !segment.has(tcp::FIN) {
@@ -226,7 +236,7 @@ pub(super) const fn room(entry: &Entry) -> u32 {
 /// In bytes.
 #[inline(always)]
 const fn window(entry: &Entry) -> u32 {
-    (entry.window as u32) << (entry.scale_in & 15)
+    (entry.window as u32) << (entry.scales()[0])
 }
 
 #[inline(always)]
@@ -241,15 +251,19 @@ pub(super) const MAX_WINDOW: u32 = 1 << 30;
 #[must_use]
 #[inline(always)]
 pub const fn is_over(one: &Entry, other: &Entry) -> bool {
-    (one.flags | other.flags) & flag::RST != 0 || (is_acknowledged(one, other) && is_acknowledged(other, one))
+    one.reset | other.reset != 0 || (is_acknowledged(one, other) && is_acknowledged(other, one))
 }
 
 /// Whether the end of the stream that comes in by `entry` was acknowledged by the other end.
+///
+/// An end that was not believed when it came, as one that overtook much that was lost, counts if the other end has acknowledged exactly one
+/// number more than there are bytes that were seen. No true peer acknowledges that of a stream that goes on.
 #[must_use]
 #[inline(always)]
 pub const fn is_acknowledged(entry: &Entry, other: &Entry) -> bool {
-    let expected = other.acked.wrapping_sub(entry.seq);
-    entry.flags & flag::FIN != 0 && expected == entry.fin.wrapping_add(1)
+    let expected = expected(entry, other);
+    let is_all = entry.has_ended() || (entry.ended != 0 && expected == sent(entry).wrapping_add(1));
+    is_all && expected == entry.fin.wrapping_add(1)
 }
 
 /// Whether the stream that comes in by `entry` is said to end where it has not been acknowledged to go on. Not if it goes on: then
@@ -257,7 +271,8 @@ pub const fn is_acknowledged(entry: &Entry, other: &Entry) -> bool {
 #[must_use]
 #[inline(always)]
 pub const fn may_have_ended(entry: &Entry, other: &Entry) -> bool {
-    entry.flags & flag::FIN != 0 && !before(entry.fin.wrapping_add(1), expected(entry, other))
+    (entry.has_ended() && !before(entry.fin.wrapping_add(1), expected(entry, other)))
+        || is_acknowledged(entry, other)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]

@@ -96,7 +96,7 @@ impl World {
                 leg,
                 start,
                 acked,
-                scale_in: SCALE,
+                scales: Entry::scales_of(SCALE, 0),
                 window,
                 seq,
                 ..Entry::default()

@@ -1,11 +1,13 @@
 use super::*;
+use crate::packet::seq::place;
 
 /// 100 bytes sent from sequence number 1000 on, 60 of them acknowledged, by a receiver whose window is 64 bytes; on the other
 /// leg the numbers are 500 higher.
 fn entries() -> [Entry; 2] {
     let entry = Entry { start: 1000, sent: 100, seq: 500, acked: 7000, ..Entry::default() };
     let back = 0_u32.wrapping_sub(500);
-    let other = Entry { acked: 1560, ack: back, window: 32, scale_in: 1, ..Entry::default() };
+    let other =
+        Entry { acked: 1560, ack: back, window: 32, scales: Entry::scales_of(1, 0), ..Entry::default() };
     [entry, other]
 }
 
@@ -20,13 +22,14 @@ fn an_end_is_believed_of_a_packet_that_may_be_its_senders() {
     for (trust, flags) in [
         (Trust::All, flag::FIN | flag::FIRST),
         (Trust::Sent, flag::FIN | flag::FIRST),
-        (Trust::Heard, 0),
-        (Trust::Old, 0),
+        (Trust::Heard, flag::SAID | flag::FIRST),
+        (Trust::Old, flag::SAID | flag::FIRST),
         (Trust::Nothing, 0),
     ] {
-        assert_eq!(believe(&entry, &other, &end, trust), Belief { flags, doubted: flags == 0 }, "{trust:?}");
+        let doubted = flags & flag::FIN == 0;
+        assert_eq!(believe(&entry, &other, &end, trust), Belief { flags, doubted }, "{trust:?}");
     }
-    let after = Entry { flags: flag::FIN, fin: 7500, ..other };
+    let after = Entry { ended: flag::FIN, fin: 7500, ..other };
     assert_eq!(believe(&entry, &after, &end, Trust::All).flags, flag::FIN);
     let goes_on = Entry { fin: 6400, ..after };
     assert_eq!(believe(&entry, &goes_on, &end, Trust::All).flags, flag::FIN | flag::FIRST, "that was no end");
@@ -40,11 +43,11 @@ fn a_reset_is_believed_with_the_number_that_was_asked_for() {
         let cause = if flags == 0 { 0 } else { flag::CAUSE };
         assert_eq!((belief.flags, belief.doubted), (flags | cause, flags != flag::RST), "{seq}");
         for before in [flag::RST, flag::DOUBT] {
-            let said = Entry { flags: before, ..other };
+            let said = other.with(before);
             assert_eq!(believe(&entry, &said, &with(tcp::RST, seq), Trust::Nothing).flags, flags, "{seq}");
         }
     }
-    let ended = Entry { flags: flag::FIN, fin: 1100, ..entry };
+    let ended = Entry { ended: flag::FIN, fin: 1100, ..entry };
     let knows = Entry { acked: 1601, ..other };
     let behind = with(tcp::RST, 1101);
     let believed = believe(&ended, &knows, &behind, Trust::Nothing).flags;
@@ -109,11 +112,11 @@ fn what_is_on_its_way_leaves_as_much_room() {
     }
     assert_eq!(judge(1100, 7401), Trust::All, "a processor was behind another one");
     assert_eq!(trust(&entry, &other, &says(1080, 7360), 0), Trust::Less, "has that been sent?");
-    let ended = Entry { flags: flag::FIN, fin: 7900, ..other };
+    let ended = Entry { ended: flag::FIN, fin: 7900, ..other };
     let busy = Entry { sent: 2 * u64::from(FEW), ..entry };
     assert_eq!(trust(&busy, &ended, &says(1100, 7401), 5), Trust::All);
     assert_eq!(trust(&busy, &ended, &says(1100, 7402), 5), Trust::Sent, "too much is on its way to take it");
-    let ends = Entry { flags: flag::FIN, fin: 1100, ..entry };
+    let ends = Entry { ended: flag::FIN, fin: 1100, ..entry };
     assert_eq!(trust(&ends, &other, &says(1101, 7400), 0), Trust::All);
     assert_eq!(trust(&ends, &other, &says(1100, 7400), 0), Trust::Less, "has it ended?");
 }
@@ -159,7 +162,7 @@ fn what_is_believed_is_learnt_and_whatever_comes_is_a_sign() {
 fn it_is_over_when_both_ends_are_acknowledged_or_one_has_reset() {
     let [mut entry, mut other] = entries();
     assert!(!is_over(&entry, &other));
-    (entry.flags, entry.fin) = (flag::FIN, 1100);
+    (entry.ended, entry.fin) = (flag::FIN, 1100);
     assert!(!is_acknowledged(&entry, &other), "60 of 100 bytes are");
     let beyond = Entry { acked: 1700, ..other };
     assert!(!is_acknowledged(&entry, &beyond), "a false end: the stream went on");
@@ -168,9 +171,49 @@ fn it_is_over_when_both_ends_are_acknowledged_or_one_has_reset() {
     assert!(may_have_ended(&entry, &other) && !may_have_ended(&entry, &beyond));
     other.acked = 1601;
     assert!(is_acknowledged(&entry, &other) && may_have_ended(&entry, &other) && !is_over(&entry, &other));
-    (other.flags, other.seq, other.fin) = (flag::FIN, 0_u32.wrapping_sub(7), 7006);
+    (other.ended, other.seq, other.fin) = (flag::FIN, 0_u32.wrapping_sub(7), 7006);
     entry.acked = 7000;
     assert!(is_over(&entry, &other));
-    let reset = Entry { flags: flag::RST, ..Entry::default() };
+    let reset = Entry { reset: flag::RST, ..Entry::default() };
     assert!(is_over(&reset, &Entry::default()) && is_over(&Entry::default(), &reset));
+}
+
+/// A peer's last bytes are lost on their way here, but for its FIN, which bears an old acknowledgement.
+#[test]
+fn an_end_that_overtook_what_was_lost_counts_once_all_before_it_is_seen_and_acknowledged() {
+    let [mut entry, mut other] = entries();
+    let fin = 1060 + 90_000;
+    let late = with(tcp::FIN | tcp::ACK, fin);
+    let end = Segment { end: fin + 1, ack: entry.acked.wrapping_sub(60_000), ..late };
+    assert_eq!(trust(&entry, &other, &end, 0), Trust::Old);
+    assert_eq!(heed(&mut entry, &other, &end, Trust::Old), NEWS | DOUBTED);
+    assert_eq!((entry.ended, entry.fin), (flag::SAID | flag::FIRST, fin));
+    assert_eq!(heed(&mut entry, &other, &end, Trust::Old), DOUBTED, "the same again is no news");
+    assert!(!is_acknowledged(&entry, &other) && !may_have_ended(&entry, &other));
+    // It was acknowledged, and not all that is before it was seen: that may be the word of a stranger at a place where the stream goes on.
+    other.acked = fin.wrapping_add(1).wrapping_add(entry.seq);
+    assert!(!is_acknowledged(&entry, &other));
+    entry.sent = place(entry.sent, entry.start, fin);
+    assert!(is_acknowledged(&entry, &other) && may_have_ended(&entry, &other));
+    other.acked = other.acked.wrapping_sub(1);
+    assert!(!is_acknowledged(&entry, &other), "all but the end");
+}
+
+#[test]
+fn the_word_of_a_stranger_is_no_end_of_a_stream_that_goes_on() {
+    let [mut entry, mut other] = entries();
+    for next in 1100..1140 {
+        let said = Segment { end: next + 1, ..with(tcp::FIN | tcp::ACK, next) };
+        let _ = heed(&mut entry, &other, &said, Trust::Old);
+        assert_eq!(entry.ended & !flag::FIRST, flag::SAID);
+        // The peer's next byte, and its acknowledgement: of one number more than the stranger's place, and just the byte that was seen.
+        entry.sent = place(entry.sent, entry.start, next + 1);
+        other.acked = entry.seq.wrapping_add(next + 1);
+        assert!(!is_acknowledged(&entry, &other) && !may_have_ended(&entry, &other), "{next}");
+    }
+    let end = Segment { end: 1141, ..with(tcp::FIN | tcp::ACK, 1140) };
+    assert_eq!(heed(&mut entry, &other, &end, Trust::All), NEWS);
+    assert!(entry.has_ended() && entry.fin == 1140);
+    let _ = heed(&mut entry, &other, &Segment { end: 1130, ..with(tcp::FIN | tcp::ACK, 1129) }, Trust::Old);
+    assert!(entry.has_ended() && entry.fin == 1140, "a word moves no end that was believed");
 }

@@ -83,8 +83,8 @@ const fn agree(entry: &mut Entry, other: &mut Entry, segment: &Segment, said: u3
 /// An end elsewhere was a stranger's word.
 #[inline(always)]
 const fn take_back(entry: &mut Entry, next: u32) {
-    if entry.flags & flag::FIN != 0 && entry.fin.wrapping_add(1) != next {
-        entry.flags &= !(flag::FIN | flag::FIRST);
+    if entry.ended != 0 && entry.fin.wrapping_add(1) != next {
+        entry.ended = 0;
     }
 }
 
@@ -92,10 +92,9 @@ const fn take_back(entry: &mut Entry, next: u32) {
 const fn end(entry: &mut Entry, other: &Entry, fin: u32) {
     entry.sent = place(entry.sent, entry.start, fin);
     entry.fin = fin;
-    if entry.flags & flag::FIN == 0 && !may_have_ended(other, entry) {
-        entry.flags |= flag::FIRST;
+    if !entry.has_ended() {
+        entry.ended = if may_have_ended(other, entry) { flag::FIN } else { flag::FIN | flag::FIRST };
     }
-    entry.flags |= flag::FIN;
 }
 
 /// Where the client stands and where the server does, in the numbers of the client's connection.
@@ -214,7 +213,7 @@ mod tests {
             Segment { seq: client.seq.wrapping_add(1), end: client.seq.wrapping_add(1), ..knows(client) };
         assert!(claim(&mut entries, 0, &last));
         let [client, server] = &entries;
-        assert_eq!((client.flags, server.flags), (flag::FIN | flag::FIRST, flag::FIN));
+        assert_eq!((client.ended, server.ended), (flag::FIN | flag::FIRST, flag::FIN));
         assert_eq!((client.sent, server.sent), (105, 109));
         assert!(crate::packet::belief::is_over(client, server));
     }
@@ -222,12 +221,12 @@ mod tests {
     #[test]
     fn an_end_that_neither_knows_of_is_taken_back() {
         let (mut entries, says) = flow([5, 9]);
-        entries[0] = Entry { flags: flag::FIN | flag::FIRST, fin: 1300, ..entries[0] };
-        entries[1] = Entry { flags: flag::FIN, fin: 5108, ..entries[1] };
+        entries[0] = Entry { ended: flag::FIN | flag::FIRST, fin: 1300, ..entries[0] };
+        entries[1] = Entry { ended: flag::FIN, fin: 5108, ..entries[1] };
         for leg in [0, 1, 0] {
             let _ = claim(&mut entries, leg, &says[leg]);
         }
-        assert_eq!([entries[0].flags, entries[1].flags], [0, flag::FIN], "and one that both know stays");
+        assert_eq!([entries[0].ended, entries[1].ended], [0, flag::FIN], "and one that both know stays");
     }
 
     #[test]

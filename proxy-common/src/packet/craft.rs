@@ -56,7 +56,7 @@ pub fn craft(purpose: Purpose, key: &Key, own: &Entry, other: &Entry, now_ms: u3
         ack: ack.to_be(),
         offset: words << 4,
         flags,
-        window: super::header::window(other.window, [other.scale_in, other.scale_out]).to_be(),
+        window: super::header::window(other.window, other.scales()).to_be(),
         sum: 0,
         urgent: 0,
     };

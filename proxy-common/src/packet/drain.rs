@@ -50,7 +50,7 @@ pub const fn refresh(entry: &mut Entry, socket: &Socket) {
         entry.sent = sent;
     }
     entry.acked = later(entry.acked, socket.snd_una);
-    let window = socket.snd_wnd >> (entry.scale_in & 15);
+    let window = socket.snd_wnd >> (entry.scales()[0]);
     entry.window = if window > 0xffff { 0xffff } else { window as u16 };
 }
 

@@ -147,7 +147,8 @@ fn what_may_be_a_strangers_goes_to_the_other_end_alone_and_is_not_noted() {
 
 #[test]
 fn at_the_flip_an_entry_learns_where_its_socket_stands() {
-    let mut entry = Entry { start: 90, sent: 5, acked: 7, scale_in: 2, ..Entry::default() };
+    let mut entry =
+        Entry { start: 90, sent: 5, acked: 7, scales: Entry::scales_of(2, 0), ..Entry::default() };
     refresh(&mut entry, &Socket { rcv_nxt: 100, snd_una: 9, snd_wnd: 1 << 20, ..Socket::default() });
     assert_eq!((entry.sent, entry.acked, entry.window), (10, 9, 0xffff));
     refresh(&mut entry, &Socket { rcv_nxt: 95, snd_una: 8, snd_wnd: 400, ..Socket::default() });

@@ -2,7 +2,7 @@
 
 use super::seq::{before, later, place};
 use super::sum::Difference;
-use crate::abi::packet::{Entry, Handover, flag};
+use crate::abi::packet::{Entry, Handover};
 
 /// Flags of a TCP header.
 pub mod tcp {
@@ -118,7 +118,7 @@ impl Shift {
             stamp: entry.stamp,
             echo: entry.echo,
             least_ack: None,
-            scale: [entry.scale_in, entry.scale_out],
+            scale: entry.scales(),
         }
     }
 
@@ -137,7 +137,7 @@ impl Shift {
             stamp,
             echo: 0_u32.wrapping_sub(echo),
             least_ack: Some(if second { other } else { first }),
-            scale: [entry.scale_in, entry.scale_out],
+            scale: entry.scales(),
         }
     }
 
@@ -204,7 +204,7 @@ pub const fn note(entry: &mut Entry, segment: &Segment, payload: u32, now_ms: u3
 pub const fn note_sent(entry: &mut Entry, segment: &Segment, payload: u32) {
     let mut sent = place(entry.sent, entry.start, segment.seq.wrapping_add(payload));
     // The number before that of a packet without bytes may be an end's that was lost on its way here.
-    if payload == 0 && entry.flags & flag::FIN == 0 && !segment.has(tcp::FIN) {
+    if payload == 0 && !entry.has_ended() && !segment.has(tcp::FIN) {
         sent = sent.saturating_sub(1);
     }
     if sent > entry.sent {
@@ -216,8 +216,8 @@ pub const fn note_sent(entry: &mut Entry, segment: &Segment, payload: u32) {
 #[inline(always)]
 pub const fn hear(entry: &mut Entry, segment: &Segment, now_ms: u32) {
     // Packets that had been under way together with a reset are no answer to the question whether it was one.
-    if entry.flags & flag::DOUBT != 0 && now_ms.wrapping_sub(entry.active_ms) > TOGETHER_MS {
-        entry.flags &= if entry.flags & flag::RST == 0 { !(flag::DOUBT | flag::CAUSE) } else { !flag::DOUBT };
+    if entry.doubt != 0 && now_ms.wrapping_sub(entry.active_ms) > TOGETHER_MS {
+        entry.doubt = 0;
     }
     if entry.active_ms != now_ms {
         entry.active_ms = now_ms;
@@ -236,6 +236,7 @@ pub const fn hear(entry: &mut Entry, segment: &Segment, now_ms: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::packet::flag;
     use proptest::prelude::*;
 
     proptest! {
@@ -286,15 +287,15 @@ mod tests {
     #[test]
     fn an_end_that_answers_is_not_doubted_any_more() {
         let doubt = flag::DOUBT | flag::CAUSE;
-        let mut entry = Entry { flags: doubt | flag::FIN, active_ms: 5, ..Entry::default() };
+        let mut entry = Entry { active_ms: 5, ..Entry::default().with(doubt).with(flag::FIN) };
         let segment = Segment { flags: tcp::ACK, ..Segment::default() };
         hear(&mut entry, &segment, 205);
-        assert_eq!(entry.flags, doubt | flag::FIN, "it came with the one before");
+        assert_eq!(entry.flags(), doubt | flag::FIN, "it came with the one before");
         hear(&mut entry, &segment, 406);
-        assert_eq!(entry.flags, flag::FIN);
-        let mut entry = Entry { flags: doubt | flag::RST, active_ms: 5, ..Entry::default() };
+        assert_eq!(entry.flags(), flag::FIN);
+        let mut entry = Entry { active_ms: 5, ..Entry::default().with(doubt).with(flag::RST | flag::CAUSE) };
         hear(&mut entry, &segment, 206);
-        assert_eq!(entry.flags, flag::CAUSE | flag::RST, "a reset that was believed stays");
+        assert_eq!(entry.flags(), flag::CAUSE | flag::RST, "a reset that was believed stays");
     }
 
     #[test]
@@ -316,7 +317,7 @@ mod tests {
         assert_eq!(entry.sent, 10);
         note(&mut entry, &behind(112), 0, 1);
         assert_eq!(entry.sent, 11, "bytes were lost, or a byte and the end");
-        let mut entry = Entry { start: 100, sent: 10, flags: flag::FIN, fin: 110, ..Entry::default() };
+        let mut entry = Entry { start: 100, sent: 10, ended: flag::FIN, fin: 110, ..Entry::default() };
         note(&mut entry, &behind(111), 0, 1);
         assert_eq!(entry.sent, 11, "of an end that is known it is known where it is");
         let mut entry = Entry { start: 100, sent: 10, ..Entry::default() };

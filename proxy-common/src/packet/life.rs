@@ -56,11 +56,11 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
     let ended = [is_acknowledged(client, server), is_acknowledged(server, client)];
     if ended == [true; 2] {
         let first =
-            Side::BOTH.into_iter().zip([client, server]).find(|(_, entry)| entry.flags & flag::FIRST != 0);
+            Side::BOTH.into_iter().zip([client, server]).find(|(_, entry)| entry.ended & flag::FIRST != 0);
         return Step::Over(End { reason: Reason::Eof, side: first.map(|(side, _)| side) });
     }
     // Not before: an end that has gone in good order answers with a reset, too, if a packet comes twice.
-    if (client.flags | server.flags) & flag::RST != 0
+    if client.reset | server.reset != 0
         && let Some(side) = resetter(client, server)
     {
         return Step::Over(end(Reason::Reset(side)));
@@ -70,7 +70,15 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
     }
     let silent = [client, server].map(|entry| since(entry.active_ms, now_ms));
     let rested = since(moved_ms, now_ms);
-    let is_said = may_have_ended(client, server) && may_have_ended(server, client);
+    // Of one of them perhaps by somebody's word alone: the last acknowledgements are under way.
+    let has_said = [may_have_ended(client, server), may_have_ended(server, client)];
+    let is_word = |entry: &Entry| entry.ended != 0 && !entry.has_ended();
+    let is_said = match has_said {
+        [true, true] => true,
+        [true, false] => is_word(server),
+        [false, true] => is_word(client),
+        [false, false] => false,
+    };
     let mut wait = if is_said { SOON } else { LONGEST };
     let mut late = None;
     if ended != [false; 2] {
@@ -103,14 +111,14 @@ pub fn step(entries: [Option<&Entry>; 2], moved_ms: u32, now_ms: u32, bounds: &B
 pub fn resetter(client: &Entry, server: &Entry) -> Option<Side> {
     let first = |bit| {
         let of = Side::BOTH.into_iter().zip([client, server]);
-        of.into_iter().find(|(_, entry)| entry.flags & bit != 0).map(|(side, _)| side)
+        of.into_iter().find(|(_, entry)| entry.flags() & bit != 0).map(|(side, _)| side)
     };
     first(flag::CAUSE).or_else(|| first(flag::RST))
 }
 
 /// Asks an end of which somebody says that it has reset the connection. One that has none answers with a reset that is believed.
 fn doubt(entries: [&Entry; 2], wait: Duration) -> Step {
-    let doubted = entries.map(|entry| entry.flags & flag::DOUBT != 0);
+    let doubted = entries.map(|entry| entry.doubt != 0);
     if doubted == [false; 2] { Step::Wait(wait) } else { Step::Probe(doubted, wait.min(ASK_AGAIN)) }
 }
 
@@ -170,7 +178,7 @@ pub fn most_bytes(entry: &Entry, other: &Entry) -> u64 {
     if is_acknowledged(entry, other) {
         return known;
     }
-    let sent = if entry.flags & flag::FIN == 0 {
+    let sent = if !entry.has_ended() {
         entry.sent
     } else {
         // Packets from behind the end count it as a byte. What goes on beyond that has not ended: a stranger said so.
@@ -211,9 +219,9 @@ mod tests {
     #[test]
     fn an_end_that_has_gone_answers_a_packet_that_comes_twice_with_a_reset() {
         let mut flow = entries();
-        (flow[0].flags, flow[0].fin) = (flag::FIN | flag::FIRST | flag::RST, 100);
+        (flow[0].ended, flow[0].reset, flow[0].fin) = (flag::FIN | flag::FIRST, flag::RST, 100);
         flow[1].acked = 101;
-        (flow[1].flags, flow[1].fin) = (flag::FIN, 200);
+        (flow[1].ended, flow[1].fin) = (flag::FIN, 200);
         flow[0].acked = 201;
         assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(End { reason: Reason::Eof, side: Some(Side::Client) }));
         flow[0].acked = 200;
@@ -223,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_first_to_reset_is_the_one_of_whom_it_was_said_first() {
-        const LATER: u16 = flag::RST | flag::DOUBT;
+        const LATER: u8 = flag::RST | flag::DOUBT;
         for (flags, side) in [
             ([flag::RST, 0], Side::Client),
             ([flag::RST, flag::DOUBT | flag::CAUSE], Side::Upstream),
@@ -234,7 +242,8 @@ mod tests {
             ([flag::DOUBT, flag::RST], Side::Upstream),
         ] {
             let mut flow = entries();
-            [flow[0].flags, flow[1].flags] = flags;
+            let plain = [0, 1].map(|side| Entry { doubt: 0, reset: 0, ..flow[side] });
+            flow = [plain[0].with(flags[0]), plain[1].with(flags[1])];
             let over = End { reason: Reason::Reset(side), side: Some(side) };
             assert_eq!(at(&flow, 5, &BOUNDS), Step::Over(over), "{flags:?}");
         }
@@ -243,10 +252,10 @@ mod tests {
     #[test]
     fn a_flow_is_over_when_both_ends_know() {
         let mut flow = entries();
-        (flow[0].flags, flow[0].fin) = (flag::FIN | flag::FIRST, 100);
+        (flow[0].ended, flow[0].fin) = (flag::FIN | flag::FIRST, 100);
         flow[1].acked = 101;
         assert!(matches!(at(&flow, 5, &BOUNDS), Step::Wait(_)));
-        (flow[1].flags, flow[1].fin) = (flag::FIN, 200);
+        (flow[1].ended, flow[1].fin) = (flag::FIN, 200);
         assert_eq!(at(&flow, 5, &BOUNDS), Step::Wait(SOON));
         flow[0].acked = 201;
         let eof = End { reason: Reason::Eof, side: Some(Side::Client) };
@@ -290,7 +299,7 @@ mod tests {
     #[test]
     fn an_end_that_is_said_to_have_reset_is_asked() {
         let mut flow = entries();
-        flow[1].flags = flag::DOUBT;
+        flow[1].doubt = flag::DOUBT;
         assert_eq!(at(&flow, 5, &BOUNDS), Step::Probe([false, true], ASK_AGAIN));
     }
 
@@ -300,7 +309,7 @@ mod tests {
         let mut flow = entries();
         assert_eq!(at(&flow, 100_004, &patient), Step::Wait(Duration::from_millis(1)));
         assert_eq!(at(&flow, 100_005, &patient), Step::Cut(end(Reason::IdleTimeout)));
-        (flow[0].flags, flow[0].fin) = (flag::FIN, 100);
+        (flow[0].ended, flow[0].fin) = (flag::FIN, 100);
         assert!(matches!(at(&flow, 60_005, &patient), Step::Wait(_)), "nobody has acknowledged that");
         flow[1].acked = 101;
         assert_eq!(at(&flow, 60_005, &patient), Step::Cut(end(Reason::HalfCloseTimeout)));
@@ -311,7 +320,7 @@ mod tests {
             "an answer to a probe"
         );
         let forever = Bounds { idle: Duration::ZERO, ..patient };
-        flow[0].flags = 0;
+        flow[0].ended = 0;
         assert!(matches!(at(&flow, 200_000, &forever), Step::Wait(_)));
     }
 
@@ -330,7 +339,7 @@ mod tests {
             );
             flow[side].handover = 0;
         }
-        (flow[0].flags, flow[0].fin, flow[1].acked, flow[1].handover) = (flag::FIN, 100, 101, 1);
+        (flow[0].ended, flow[0].fin, flow[1].acked, flow[1].handover) = (flag::FIN, 100, 101, 1);
         assert_eq!(at(&flow, 60_005, &patient), ask, "half closed");
         flow[1].state = state::HELD;
         assert!(matches!(at(&flow, 60_005, &patient), Step::Cut(_)), "while packets are held it is a time");
@@ -344,7 +353,7 @@ mod tests {
         assert_eq!(both(&flow), (90, 5000));
         flow[0].sent = 1 << 28;
         assert_eq!(both(&flow).1, 90 + u64::from(room(&flow[1])), "more than there is room for");
-        (flow[0].sent, flow[0].flags, flow[0].fin) = (95, flag::FIN, 104);
+        (flow[0].sent, flow[0].ended, flow[0].fin) = (95, flag::FIN, 104);
         assert_eq!(both(&flow), (90, 94), "behind the end is no byte");
         flow[1].acked = 105;
         assert_eq!(both(&flow), (94, 94));

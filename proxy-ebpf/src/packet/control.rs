@@ -64,8 +64,6 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
         return order::run(ctx, command);
     }
     let Some(locked) = HANDOVERS.get_ptr_mut(number) else { return Answer::Unknown };
-    // SAFETY: an element of a map.
-    let locked = unsafe { &mut *locked };
     if command == Command::Settle as u32 {
         return settle(locked);
     }
@@ -73,37 +71,35 @@ pub(crate) fn run(ctx: &TcContext) -> Answer {
     if !flips && command != Command::Look as u32 {
         return Answer::Malformed;
     }
-    let [client, server] = locked.handover.keys;
-    let (Some(client), Some(server)) = (look(ctx, client), look(ctx, server)) else {
+    // SAFETY: an element of a map. The daemon writes its keys as it makes it, before it asks for this, and nobody does later.
+    let keys = unsafe { &(*locked).handover.keys };
+    let (Some(client), Some(server)) = (look(ctx, keys[0]), look(ctx, keys[1])) else {
         return Answer::NoSocket;
     };
     if !flips {
         // Each number is read as a whole, but not all at one moment: twice the same is true.
-        let (Some(client_again), Some(server_again)) =
-            (look(ctx, locked.handover.keys[0]), look(ctx, locked.handover.keys[1]))
-        else {
+        let (Some(client_again), Some(server_again)) = (look(ctx, keys[0]), look(ctx, keys[1])) else {
             return Answer::NoSocket;
         };
         if client.first() != client_again.first() || server.first() != server_again.first() {
             return Answer::Backlog;
         }
     }
-    let [client_key, server_key] = locked.handover.keys;
-    let entries = [FLOWS.get_ptr_mut(client_key), FLOWS.get_ptr_mut(server_key)];
-    // SAFETY: `locked` is an element of a map. Until it is unlocked no helper is called.
-    unsafe { bpf_spin_lock(&raw mut locked.lock) };
-    locked.handover.sockets = [client, server];
-    if flips && let [Some(one), Some(other)] = entries {
-        // SAFETY: elements of a map, which the programs change by whole words.
-        unsafe {
+    let entries = [FLOWS.get_ptr_mut(keys[0]), FLOWS.get_ptr_mut(keys[1])];
+    // SAFETY: `locked` is an element of a map, and until it is unlocked no helper is called. All but the keys is written under the lock only,
+    // so that the hand-over is ours as long as we have it. The entries are not: see `Entry`, "Who writes what".
+    unsafe {
+        bpf_spin_lock(&raw mut (*locked).lock);
+        let handover = &mut (*locked).handover;
+        handover.sockets = [client, server];
+        if flips && let [Some(one), Some(other)] = entries {
             refresh(&mut *one, &client);
             refresh(&mut *other, &server);
         }
+        let answer = if flips { flip(handover) } else { Answer::Done };
+        bpf_spin_unlock(&raw mut (*locked).lock);
+        answer
     }
-    let answer = if flips { flip(&mut locked.handover) } else { Answer::Done };
-    // SAFETY: as above.
-    unsafe { bpf_spin_unlock(&raw mut locked.lock) };
-    answer
 }
 
 /// In place: beside the packets that write to the entry at the same time.
@@ -114,7 +110,7 @@ fn steer(ctx: &TcContext, device: u32) -> Answer {
         return Answer::Malformed;
     }
     let Some(entry) = FLOWS.get_ptr_mut(key) else { return Answer::Unknown };
-    // SAFETY: an element of a map, of which a whole word is written.
+    // SAFETY: an element of a map, of which a whole word is written. Packets only read it, and of two commands the last one counts.
     unsafe { (*entry).device = device };
     count(Counter::Moved, 1);
     Answer::Done
@@ -180,32 +176,38 @@ fn read<T>(structure: *const u8, offset: u32) -> Option<T> {
 }
 
 #[inline(always)]
-fn settle(locked: &Locked) -> Answer {
-    let handover = &locked.handover;
-    let [client, server] = handover.keys;
+fn settle(locked: *mut Locked) -> Answer {
+    // SAFETY: as for the other commands: nobody writes the keys.
+    let [client, server] = unsafe { &(*locked).handover.keys };
     let (Some(client), Some(server)) = (FLOWS.get_ptr_mut(client), FLOWS.get_ptr_mut(server)) else {
         return Answer::Unknown;
     };
-    // SAFETY: elements of a map, which this program and those of packets change by whole words.
-    let (client, server) = unsafe { (&mut *client, &mut *server) };
-    complete(client, handover, [0, 1]);
-    complete(server, handover, [1, 0]);
-    // Whoever sees this sees the rest.
-    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    client.state = state::FORWARD;
-    server.state = state::FORWARD;
+    let now_ms = now_ms();
+    // SAFETY: elements of maps, and until the lock is given back no helper is called. The hand-over is ours as long as we have it; the
+    // entries are shared, see `Entry`, "Who writes what".
+    unsafe {
+        let (client, server) = (&mut *client, &mut *server);
+        bpf_spin_lock(&raw mut (*locked).lock);
+        complete(client, &(*locked).handover, [0, 1], now_ms);
+        complete(server, &(*locked).handover, [1, 0], now_ms);
+        // Whoever sees this sees the rest: the compiler keeps the order, and so does giving back the lock for all later packets.
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        client.state = state::FORWARD;
+        server.state = state::FORWARD;
+        bpf_spin_unlock(&raw mut (*locked).lock);
+    }
     Answer::Done
 }
 
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "a leg is 0 or 1")]
-fn complete(entry: &mut Entry, handover: &Handover, [leg, other]: [usize; 2]) {
+fn complete(entry: &mut Entry, handover: &Handover, [leg, other]: [usize; 2], now_ms: u32) {
     entry.stamp = handover.stamp[leg];
     entry.echo = 0_u32.wrapping_sub(handover.stamp[other]);
     entry.sent = entry.sent.max(place(entry.sent, entry.start, handover.received[leg]));
     entry.acked = later(entry.acked, handover.owed[leg]);
     entry.stamped = later(entry.stamped, handover.sockets[leg].ts_recent);
-    entry.active_ms = now_ms();
+    entry.active_ms = now_ms;
     // What comes next fits, until a packet does not.
     entry.handover = 0;
 }

@@ -77,8 +77,9 @@ fn note(entry: &mut Entry, segment: &Segment, payload: u32, code: u32) {
 #[inline(never)]
 fn reconcile(frame: &Frame, entry: &mut Entry, segment: &Segment) -> bool {
     let Some(other) = FLOWS.get_ptr_mut(entry.other()) else { return false };
-    // SAFETY: an element of the map, which lives as long as this program runs. Others read and write its words at the same time, each as
-    // a whole; whoever comes between two of them is one more packet that does not fit, and is followed by ones that do.
+    // SAFETY: an element of the map, shared as `entry` is: see `Entry`, "Who writes what". Who comes between two of its words is one more
+    // packet that does not fit, and is followed by ones that do. They are two elements: no two connections of a
+    // host have the same addresses and ports.
     let is_agreed = note_claim(entry, unsafe { &mut *other }, segment);
     if is_agreed {
         tell(&frame.key, entry);
@@ -110,7 +111,7 @@ pub(crate) fn ended(frame: &Frame, entry: &mut Entry) -> i32 {
             entry.state = state::DEAD;
             tell(&frame.key, entry);
         }
-        flags if flags & tcp::RST != 0 => entry.flags |= flag::RST,
+        flags if flags & tcp::RST != 0 => entry.reset |= flag::RST,
         _ => {}
     }
     PASS
@@ -123,7 +124,7 @@ fn begins_another(entry: &Entry, segment: &Segment) -> bool {
     if segment.has(tcp::ACK) {
         return false;
     }
-    // SAFETY: an element of a map, of which words are read.
+    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
     unsafe { FLOWS.get(entry.other()) }.is_none_or(|other| is_over(entry, other))
 }
 
@@ -175,7 +176,7 @@ const fn trust_of(code: u32) -> Trust {
 /// what is not there.
 #[inline(never)]
 fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
-    // SAFETY: an element of a map, of which words are read.
+    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return 0 };
     if segment.has(tcp::RST) {
         return if is_reset(entry, other, segment) { RESET } else { 0 };
@@ -193,7 +194,7 @@ fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
 /// Notes an end. Whether that is news.
 #[inline(never)]
 fn heed(entry: &mut Entry, segment: &Segment, code: u32) -> bool {
-    // SAFETY: an element of a map, of which words are read.
+    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return false };
     let heeded = belief::heed(entry, other, segment, trust_of(code));
     if heeded & DOUBTED != 0 {

@@ -27,22 +27,21 @@ struct Edge {
 pub(crate) fn arriving(ctx: &TcContext, frame: &Frame, entry: &mut Entry, looked: u32) -> i32 {
     let number = entry.handover;
     let Some(locked) = HANDOVERS.get_ptr_mut(number) else { return without(entry, number) };
-    // SAFETY: an element of a map.
-    let locked = unsafe { &mut *locked };
     let segment = frame.header.segment(frame.payload);
     let second = entry.leg != 0;
     let is_copy = is_copy(ctx);
-    // SAFETY: `locked` is an element of a map. Until it is unlocked no helper is called.
-    unsafe { bpf_spin_lock(&raw mut locked.lock) };
-    let handover = &mut locked.handover;
+    // SAFETY: `locked` is an element of a map, and until it is unlocked no helper is called.
+    unsafe { bpf_spin_lock(&raw mut (*locked).lock) };
+    // SAFETY: the hand-over is written under its lock only (its keys not at all), so that it is ours as long as we have it.
+    let handover = unsafe { &mut (*locked).handover };
     let way =
         if is_copy { Way::SocketAtEdge } else { decide(handover, second, &segment, looked & TRUSTED != 0) };
     let shift = Shift::draining(entry, handover, second);
     let [first, other] = handover.received;
     let received = if second { other } else { first };
     let owed = shift.least_ack.unwrap_or(0);
-    // SAFETY: as above.
-    unsafe { bpf_spin_unlock(&raw mut locked.lock) };
+    // SAFETY: as above. The reference to the hand-over is not used below.
+    unsafe { bpf_spin_unlock(&raw mut (*locked).lock) };
     if is_copy {
         return at_edge(ctx, frame, &Edge { received, owed });
     }
@@ -167,7 +166,7 @@ fn checksum(ctx: &TcContext, transport: u32, header: &Header, pseudo: Sum) -> Op
 /// up to what its peer was told last, since far behind that the peer drops it as too old.
 #[inline(always)]
 pub(crate) fn leaving(ctx: &TcContext, frame: &Frame) {
-    // SAFETY: an element of a map, of which words are read.
+    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
     let Some(entry) = (unsafe { FLOWS.get(frame.key.reversed()) }) else { return };
     if entry.state != state::ARMED || frame.header.flags & tcp::ACK == 0 {
         return;

@@ -95,7 +95,8 @@ fn ingress(ctx: TcContext) -> i32 {
         return quoted::translate(&ctx);
     }
     let Some(entry) = FLOWS.get_ptr_mut(frame.key) else { return PASS };
-    // SAFETY: `entry` is an element of a map. Others change it at the same time, each word as a whole; see `Entry::sent`.
+    // SAFETY: an element of a map, which is memory as long as this program runs. Others write it at the same time, by the rules of `Entry`, "Who
+    // writes what": no word is seen in halves, and what is read twice may differ, which no decision here takes amiss.
     let entry = unsafe { &mut *entry };
     let state = entry.state;
     if state == state::FORWARD || (state == state::HELD && !forward::holds(frame, entry)) {

@@ -17,7 +17,8 @@ pub(crate) fn run(ctx: &TcContext, command: Command) -> Answer {
         return Answer::Malformed;
     }
     let Some(client) = FLOWS.get_ptr_mut(Key::from_words(words)) else { return Answer::Unknown };
-    // SAFETY: an element of a map, which this program and those of packets change by whole words.
+    // SAFETY: an element of a map. Packets change it at the same time, by the rules of `Entry`, "Who writes what"; the daemon
+    // orders one thing of a flow at a time.
     let client = unsafe { &mut *client };
     let Some(server) = FLOWS.get_ptr_mut(client.other()) else { return Answer::Unknown };
     // SAFETY: as above.

@@ -38,7 +38,7 @@ fn look(noise: &mut Unstructured<'_>) -> Result<()> {
         {
             trusted = Trust::All;
         }
-        flags(&entry, &other, &segment, trusted);
+        told(&entry, &other, &segment, trusted);
         let _ = heed(&mut entry, &other, &segment, trusted);
         see(&mut entry, &segment, payload, trusted, noise.arbitrary()?);
         assert!(!is_acknowledged(&entry, &other) || may_have_ended(&entry, &other));
@@ -75,10 +75,18 @@ fn entry(noise: &mut Unstructured<'_>) -> Result<Entry> {
         state: noise.int_in_range(state::FORWARD..=state::HELD)?,
         leg: entry.leg & 1,
         sent: entry.sent >> 4,
-        scale_in: entry.scale_in % 15,
-        scale_out: entry.scale_out % 15,
+        scales: Entry::scales_of((entry.scales & 15) % 15, (entry.scales >> 4) % 15),
+        ended: flags(entry.ended, flag::FIN, flag::FIRST)
+            | flags(entry.ended & !flag::FIN, flag::SAID, flag::FIRST),
+        reset: flags(entry.reset, flag::RST, flag::CAUSE),
+        doubt: flags(entry.doubt, flag::DOUBT, flag::CAUSE),
         ..entry
     })
+}
+
+/// A flag with what it may have beside it, or none.
+const fn flags(of: u8, flag: u8, beside: u8) -> u8 {
+    if of & flag == 0 { 0 } else { of & (flag | beside) }
 }
 
 /// About to be flipped, or flipped: of all numbers hardly one would be such a hand-over.
@@ -140,7 +148,7 @@ fn claim(entry: &mut Entry, other: &mut Entry, segment: &Segment) -> bool {
     agreed
 }
 
-fn flags(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
+fn told(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     let belief = believe(entry, other, segment, trusted);
     let expected = other.acked.wrapping_sub(entry.seq);
     assert_eq!(belief.flags & flag::RST != 0, segment.has(tcp::RST) && segment.seq == expected);
@@ -150,7 +158,7 @@ fn flags(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     );
     assert!(belief.flags == 0 || segment.has(tcp::FIN | tcp::RST));
     let said = |flags| flags & (flag::RST | flag::DOUBT) != 0;
-    assert_eq!(belief.flags & flag::CAUSE != 0, said(belief.flags) && !said(other.flags));
+    assert_eq!(belief.flags & flag::CAUSE != 0, said(belief.flags) && !said(other.flags()));
 }
 
 /// Counts go up, acknowledgements go on, and a packet that is not believed leaves no trace but that it came.
@@ -170,7 +178,7 @@ fn see(entry: &mut Entry, segment: &Segment, payload: u32, trusted: Trust, now_m
         window: was.window,
         active_ms: was.active_ms,
         handover: was.handover,
-        flags: entry.flags | was.flags & (flag::DOUBT | flag::CAUSE),
+        doubt: was.doubt,
         ..*entry
     };
     assert_eq!(kept, was, "something else has changed");

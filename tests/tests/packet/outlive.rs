@@ -203,3 +203,23 @@ fn a_daemon_that_was_away_for_longer_than_keepalive_asks_the_peers_before_it_end
     }
     Ok(())
 }
+
+/// As it gets no processor, or the machine is a virtual one that is paused.
+#[test]
+fn a_daemon_that_stands_still_for_longer_than_keepalive_asks_again_before_it_ends_anything() -> Result<()> {
+    let pins = Pins::create()?;
+    let site = RawSite::start(&config_with(&pins).timeout("keepalive", "2s"))?;
+    let mut flows = begin(&site, 5)?;
+    // Meanwhile the peers are asked, and answer.
+    harness::deadline::dawdle(KEEPALIVE);
+    site.daemon.signal(libc::SIGSTOP)?;
+    harness::deadline::dawdle(KEEPALIVE + Duration::from_secs(1));
+    site.daemon.signal(libc::SIGCONT)?;
+    harness::deadline::dawdle(Duration::from_millis(500));
+    ensure!(site.daemon.flows()?.len() == 5, "{:#?}", site.daemon.flows()?);
+    for (client, server) in &mut flows {
+        transfer(client, server, 2, 500)?;
+        transfer(server, client, 3, 500)?;
+    }
+    site.daemon.stop()
+}

@@ -31,6 +31,24 @@ const _: () = assert!(size_of::<Key>() == KEY_BYTES);
 /// What becomes of the packets of one end.
 ///
 /// 96 bytes: with its key and the kernel's own 48 an entry fills an object of 192 bytes, and not one more.
+///
+/// # Who writes what
+///
+/// The programs write here without a lock, on any processor: those that see packets of this peer, those that see packets of the other
+/// one ([`crate::packet::claim`]), the commands of [`super::CONTROL`], and the timer. So these rules hold, and the programs rely on them
+/// where they take an element of the map by reference:
+///
+/// - Every field is aligned and at most eight bytes long, and is read and written by one instruction: nobody sees half of one.
+/// - No field is changed by reading it, changing a bit and writing it, if anybody else may have changed another bit meanwhile. That is why
+///   there are three fields of flags: an end, a reset and a doubt that are noted at the same moment do not undo each other.
+/// - What belongs together is written in an order in which each moment is harmless: [`Self::fin`] before the flag that makes it good,
+///   the time in [`Self::handover`] before [`state::HELD`], all others before [`state::FORWARD`].
+/// - [`Self::sent`], [`Self::acked`] and [`Self::window`] only grow while packets fit, but of two processors that see two packets of one
+///   peer at the same moment the one with the older packet may write last. The next packet puts that right. Where there is none, the
+///   end of the flow is not seen, the daemon asks both peers, and their answers repeat it. A card gives all packets of a connection to
+///   one processor, so that this takes a second path, or a stranger.
+/// - The kernel gives the memory of a removed entry to another key at once. A program that found it before may note one packet in the
+///   wrong entry: docs/packet-hazards.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Entry {
@@ -38,16 +56,17 @@ pub struct Entry {
     pub state: u8,
     /// 0: these packets come from the client; 1: from the server.
     pub leg: u8,
-    /// The shift of the windows that the packets announce.
-    pub scale_in: u8,
-    /// And of those that their receiver believes in.
-    pub scale_out: u8,
-    /// [`flag`]s.
-    pub flags: u16,
+    /// [`Self::scales_of`].
+    pub scales: u8,
+    /// 0, or [`flag::DOUBT`], with [`flag::CAUSE`] or without.
+    pub doubt: u8,
+    /// 0, or [`flag::FIN`] or [`flag::SAID`], with [`flag::FIRST`] or without.
+    pub ended: u8,
+    /// 0, or [`flag::RST`], with [`flag::CAUSE`] or without. Never taken back.
+    pub reset: u8,
     /// The window as last announced, before the shift.
     pub window: u16,
-    /// Bytes of its stream that this end has sent so far, as the largest place in the stream that was seen. Written from several
-    /// CPUs without a lock: since it is a place and no sum, the next packet mends what two writers may have muddled.
+    /// Bytes of its stream that this end has sent so far, as the largest place in the stream that was seen.
     pub sent: u64,
     /// Number of the hand-over, while it lasts. While packets are held: since when, by the clock of [`Self::active_ms`]. While they are
     /// forwarded: 0, or what the last packet of this peer said that did not fit ([`crate::packet::claim`]).
@@ -78,7 +97,7 @@ pub struct Entry {
     pub stamped: u32,
     /// When the last packet came, in milliseconds of the monotonic clock. While packets are held: the last one that fits what is known.
     pub active_ms: u32,
-    /// Sequence number, as it comes in, of the end of the stream; good with [`flag::FIN`].
+    /// Sequence number, as it comes in, of the end of the stream; good with [`flag::FIN`] or [`flag::SAID`].
     pub fin: u32,
 }
 
@@ -103,18 +122,21 @@ pub mod state {
     pub const ENDED: u8 = 5;
 }
 
-/// Bits of [`Entry::flags`].
+/// Bits of [`Entry::ended`], [`Entry::reset`] and [`Entry::doubt`].
 pub mod flag {
     /// This end has ended its stream.
-    pub const FIN: u16 = 1;
+    pub const FIN: u8 = 1;
     /// This end has reset the connection.
-    pub const RST: u16 = 2;
-    /// With FIN: before the other one did.
-    pub const FIRST: u16 = 4;
+    pub const RST: u8 = 2;
+    /// With FIN or SAID: before the other one did.
+    pub const FIRST: u8 = 4;
     /// Somebody says that this end has reset the connection: it is to be asked.
-    pub const DOUBT: u16 = 8;
+    pub const DOUBT: u8 = 8;
+    /// Somebody says that this end has ended its stream, too late or too early to be believed by that alone: see
+    /// [`crate::packet::belief::is_acknowledged`].
+    pub const SAID: u8 = 32;
     /// With RST or DOUBT: before either was said of the other one, which may have reset the connection for that.
-    pub const CAUSE: u16 = 16;
+    pub const CAUSE: u8 = 16;
 }
 
 impl Key {
@@ -197,6 +219,46 @@ pub const fn is_ipv4(address: &Address) -> bool {
 }
 
 impl Entry {
+    /// The shift of the windows that the packets announce, and of those that their receiver believes in. Each is 14 at most (RFC 7323, section 2.3).
+    #[must_use]
+    #[inline(always)]
+    pub const fn scales_of(scale_in: u8, scale_out: u8) -> u8 {
+        scale_in & 15 | (scale_out & 15) << 4
+    }
+
+    /// See above.
+    #[must_use]
+    #[inline(always)]
+    pub const fn scales(&self) -> [u8; 2] {
+        [self.scales & 15, self.scales >> 4]
+    }
+
+    /// Whether the end of its stream was seen, and believed.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_ended(&self) -> bool {
+        self.ended & flag::FIN != 0
+    }
+
+    /// All [`flag`]s.
+    #[must_use]
+    #[inline(always)]
+    pub const fn flags(&self) -> u8 {
+        self.ended | self.reset | self.doubt
+    }
+
+    /// With more flags.
+    #[cfg(test)]
+    pub(crate) fn with(self, flags: u8) -> Self {
+        let of = |bit: u8, more: u8| if flags & bit == 0 { 0 } else { flags & (bit | more) };
+        Self {
+            ended: self.ended | of(flag::FIN, flag::FIRST) | of(flag::SAID, flag::FIRST),
+            reset: self.reset | of(flag::RST, flag::CAUSE),
+            doubt: self.doubt | of(flag::DOUBT, flag::CAUSE),
+            ..self
+        }
+    }
+
     /// Where the packets of the other end come in.
     #[must_use]
     #[inline(always)]
@@ -217,8 +279,8 @@ impl Entry {
         let [s0, s1, s2, s3] = self.source;
         let [t0, t1, t2, t3] = self.target;
         [
-            u32::from_ne_bytes([self.state, self.leg, self.scale_in, self.scale_out]),
-            join([self.flags, self.window]),
+            u32::from_ne_bytes([self.state, self.leg, self.scales, self.doubt]),
+            join([u16::from_ne_bytes([self.ended, self.reset]), self.window]),
             low,
             high,
             self.handover,
@@ -273,15 +335,17 @@ impl Entry {
             active_ms,
             fin,
         ] = *words;
-        let [state, leg, scale_in, scale_out] = first.to_ne_bytes();
-        let [flags, window] = split(second);
+        let [state, leg, scales, doubt] = first.to_ne_bytes();
+        let [signs, window] = split(second);
+        let [ended, reset] = signs.to_ne_bytes();
         let [source_port, target_port] = split(ports);
         Self {
             state,
             leg,
-            scale_in,
-            scale_out,
-            flags,
+            scales,
+            doubt,
+            ended,
+            reset,
             window,
             sent: whole([low, high]),
             handover,

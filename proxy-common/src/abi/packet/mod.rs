@@ -20,7 +20,7 @@ pub use handover::{HANDOVER_WORDS, Handover, Socket, phase};
 
 /// Number of the layout of [`Key`], [`Entry`], [`Handover`] and the other maps that are pinned. A daemon adopts the flows of its
 /// own layout only.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Name of the map of flows: [`Key`] -> [`Entry`].
 pub const FLOWS: &str = "FLOWS";

@@ -13,10 +13,11 @@ use crate::sys;
 impl Road {
     /// Asks these ends, client first.
     pub(super) fn ask(&self, parked: &mut Parked, entries: &[Option<Entry>; 2], ends: [bool; 2]) {
+        let asked_ms = sys::now_ms();
         let unsent = self.send(&parked.keys, entries, ends, Purpose::Probe);
         for ((side, is_asked), unsent) in Side::BOTH.into_iter().zip(ends).zip(&unsent) {
             if is_asked {
-                parked.asked.note(side, !unsent.as_ref().is_some_and(is_our_fault), sys::now_ms());
+                parked.asked.note(side, !unsent.as_ref().is_some_and(is_our_fault), asked_ms);
             }
         }
     }

@@ -100,7 +100,7 @@ impl Gaps {
         if let (Some(since), [Some(client), Some(server)]) = (seen.doubt_ms, entries) {
             // An answer may come within the same millisecond.
             let live = |entry: &Entry| entry.active_ms.wrapping_sub(since).cast_signed() >= 0;
-            let is_reset = (client.flags | server.flags) & (flag::RST | flag::DOUBT | flag::CAUSE) != 0;
+            let is_reset = client.reset | server.reset | client.doubt | server.doubt != 0;
             if last.opened == last.closed && live(client) && live(server) && !is_reset {
                 seen.doubt_ms = None;
             }
@@ -244,7 +244,7 @@ mod tests {
     fn what_ends_after_a_gap_ends_for_it_until_both_ends_have_shown_that_they_live() {
         let (gaps, mut seen) = (Gaps::default(), SeenGaps::default());
         let entries =
-            |at: [u32; 2], flags| at.map(|active_ms| Some(Entry { active_ms, flags, ..Entry::default() }));
+            |at: [u32; 2], reset| at.map(|active_ms| Some(Entry { active_ms, reset, ..Entry::default() }));
         gaps.begin(&mut seen);
         assert!(!gaps.note(&mut seen, &entries([5, 5], 0)));
         assert_eq!(seen.cause(reset()), reset());

@@ -134,7 +134,7 @@ impl Road {
             return (!left.is_zero()).then_some(left);
         };
         for (end, entry) in telling.ends.iter_mut().zip([client, server]) {
-            *end &= entry.flags & flag::RST == 0;
+            *end &= entry.reset == 0;
         }
         let (ends, pause) = (telling.ends, telling.pause);
         if ends == [false; 2] || Instant::now() >= telling.until {

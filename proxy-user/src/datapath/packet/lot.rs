@@ -294,7 +294,7 @@ impl Road {
         hub.flows.leave_parked(&parked.flow);
         self.lot.forget(&parked.keys);
         if let Reason::Reset(_) = end.reason {
-            let is_to_hear = |entry: &Option<Entry>| entry.is_some_and(|it| it.flags & flag::RST == 0);
+            let is_to_hear = |entry: &Option<Entry>| entry.is_some_and(|it| it.reset == 0);
             parked.telling = Some(Telling::new(entries.each_ref().map(is_to_hear)));
         }
         self.linger(parked).unwrap_or_default()

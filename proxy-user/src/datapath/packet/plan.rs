@@ -112,8 +112,7 @@ impl Plan {
         };
         Entry {
             leg,
-            scale_in: own_leg.peer_scale,
-            scale_out: other_leg.own_scale,
+            scales: Entry::scales_of(own_leg.peer_scale, other_leg.own_scale),
             window: u16::try_from(own.snd_wnd >> own_leg.peer_scale).unwrap_or(u16::MAX),
             sent: own.received() + before,
             device,
