@@ -1,5 +1,6 @@
 //! Law 8: timers see the bytes that the kernel carries.
 
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use harness::carrier::{Account, Carrier};
 use harness::daemon::Datapath;
 use harness::deadline::dawdle;
 use harness::peers::raw::{Ending, expect_ending, fill, finish, read_to_ending, transfer};
-use harness::site::{RawSite, config_of};
+use harness::site::{RawSite, config_of, polling_hello};
 
 use crate::site_with;
 
@@ -95,5 +96,36 @@ fn law_8_the_list_of_flows_says_since_when_nothing_has_moved() -> Result<()> {
     let flow = site.daemon.wait_for_flow("the flow", |_| true)?;
     assert!(flow.age_seconds >= 2.0 && flow.idle_seconds < 2.0, "{flow:?}");
     drop((client, server));
+    site.daemon.stop()
+}
+
+/// As it gets no processor, or its virtual machine is paused.
+#[test]
+fn law_8_what_came_while_the_daemon_stood_still_counts_before_any_timer() -> Result<()> {
+    let limit = Duration::from_secs(2);
+    let site =
+        site_with(|config| config.timeout("idle", "2s").timeout("hello", "2s").timeout("keepalive", "2s"))?;
+    let mut flows = (0..4).map(|_| site.flow()).collect::<Result<Vec<_>>>()?;
+    for (client, server) in &mut flows {
+        transfer(client, server, 1, 1000)?;
+    }
+    site.daemon.signal(libc::SIGSTOP)?;
+    dawdle(limit);
+    for (client, server) in &mut flows {
+        client.write_all(b"up")?;
+        server.write_all(b"down")?;
+    }
+    let mut late = site.connect()?;
+    late.write_all(&polling_hello())?;
+    dawdle(limit / 2);
+    site.daemon.signal(libc::SIGCONT)?;
+    for (client, server) in &mut flows {
+        let (mut up, mut down) = ([0; 2], [0; 4]);
+        server.read_exact(&mut up)?;
+        client.read_exact(&mut down)?;
+        assert_eq!((&up, &down), (b"up", b"down"));
+    }
+    let _server = site.polling.accept_after(&polling_hello())?;
+    drop(flows);
     site.daemon.stop()
 }
