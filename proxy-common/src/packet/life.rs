@@ -267,13 +267,30 @@ mod tests {
     fn an_end_that_a_stranger_has_spoken_of_is_not_waited_for() {
         let mut flow = entries();
         // Both streams go on behind it.
-        (flow[0].flags, flow[0].fin, flow[1].acked) = (flag::FIN | flag::FIRST, 90, 100);
-        (flow[1].flags, flow[1].fin, flow[0].acked) = (flag::FIN, 190, 200);
+        (flow[0].ended, flow[0].fin, flow[1].acked) = (flag::FIN | flag::FIRST, 90, 100);
+        (flow[1].ended, flow[1].fin, flow[0].acked) = (flag::FIN, 190, 200);
         assert!(
             matches!(at(&flow, 5, &BOUNDS), Step::Wait(wait) if wait > SOON),
             "{:?}",
             at(&flow, 5, &BOUNDS)
         );
+    }
+
+    #[test]
+    fn an_end_by_somebodys_word_is_waited_for_if_the_other_one_is_sure() {
+        let mut flow = entries();
+        (flow[0].ended, flow[0].fin) = (flag::FIN | flag::FIRST, 100);
+        (flow[1].ended, flow[1].fin) = (flag::SAID, 200);
+        flow[1].acked = 101;
+        assert_eq!(at(&flow, 5, &BOUNDS), Step::Wait(SOON));
+        flow[0].acked = 201;
+        assert!(matches!(at(&flow, 5, &BOUNDS), Step::Over(End { reason: Reason::Eof, .. })));
+        flow[0].ended = flag::SAID;
+        assert!(matches!(at(&flow, 5, &BOUNDS), Step::Over(_)), "both are acknowledged");
+        flow[1].acked = 100;
+        assert!(matches!(at(&flow, 5, &BOUNDS), Step::Wait(SOON)), "and one of them is about to be");
+        flow[0].acked = 200;
+        assert!(matches!(at(&flow, 5, &BOUNDS), Step::Wait(wait) if wait > SOON), "words are not waited for");
     }
 
     #[test]

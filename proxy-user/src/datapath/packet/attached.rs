@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proxy_common::abi::packet::{Entry, flag};
+use proxy_common::abi::packet::Entry;
 use proxy_common::flow::{End, Reason};
 use proxy_common::packet::life::Step;
 use tokio::sync::Notify;
@@ -234,6 +234,7 @@ fn report(Taken { interface, what, again }: &Taken) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proxy_common::abi::packet::flag;
     use proxy_common::flow::Side;
 
     fn reset() -> Step {

@@ -7,7 +7,7 @@
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use proxy_common::abi::packet::{Answer, Entry, Key, flag, state};
+use proxy_common::abi::packet::{Answer, Entry, Key, state};
 use proxy_common::flow::{End, Reason};
 use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life;

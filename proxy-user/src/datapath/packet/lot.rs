@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from, flag};
+use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from};
 use proxy_common::flow::{End, Reason};
 use proxy_common::packet::asked::Asked;
 use proxy_common::packet::life::{Bounds, Step};
