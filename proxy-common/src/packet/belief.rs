@@ -163,6 +163,12 @@ pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32
             Trust::All
         };
     }
+    // It begins with bytes that are acknowledged: they were sent again in one piece with those that were lost.
+    let known = first.wrapping_sub(segment.seq);
+    let has_more = known < payload || (known == payload && segment.has(tcp::FIN));
+    if known != 0 && has_more && payload - known <= room && is_answer {
+        return Trust::Sent;
+    }
     if ahead == u32::MAX && is_answer {
         // A probe of the peer's own.
         return Trust::Heard;

@@ -99,6 +99,29 @@ fn at_rest_a_packet_is_all_believed_with_two_very_numbers() {
     }
 }
 
+/// A sender that has lost a packet puts what it has to send again into one.
+#[test]
+fn an_end_that_comes_again_with_bytes_that_are_acknowledged_is_noted() {
+    for (seq, payload) in [(1095, 15), (1099, 11), (1099, 1), (1090, 10), (1000, 110)] {
+        let [mut entry, mut other] = at_rest();
+        let end = seq + payload + 1;
+        let again = Segment { end, ..says(seq, 7400) };
+        let again = Segment { flags: tcp::FIN | tcp::ACK, ..again };
+        let trust = trust(&entry, &other, &again, payload);
+        assert_eq!(trust, Trust::Sent, "{seq} {payload}");
+        assert_eq!(heed(&mut entry, &other, &again, trust), NEWS);
+        learn(&mut entry, &again, payload, trust, 1);
+        other.acked = end + 500;
+        assert!(is_acknowledged(&entry, &other), "{seq} {payload}");
+    }
+    let [entry, other] = at_rest();
+    let judge = |seq, ack, payload| trust(&entry, &other, &says(seq, ack), payload);
+    assert_eq!(judge(1095, 7400, 15), Trust::Sent, "new bytes behind known ones");
+    assert_eq!(judge(1095, 7400, 5), Trust::Old, "known bytes alone");
+    assert_eq!(judge(1099, 7400, 1), Trust::Heard, "a probe with a byte");
+    assert_eq!(judge(1095, 0x1000_0000, 15), Trust::Nothing, "acknowledged by a stranger");
+}
+
 #[test]
 fn what_is_on_its_way_leaves_as_much_room() {
     // 40 bytes each way are not acknowledged.

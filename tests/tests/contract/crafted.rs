@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::carrier::{Carrier, Place};
-use harness::daemon::{Access, Config, Daemon, Datapath};
+use harness::daemon::{Access, Config, Daemon};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::guard::frame::FIN;
 use harness::netns::{BACKEND_IPV4, CLIENT_IPV4, Namespace, Topology, edge};
@@ -231,15 +231,8 @@ fn before_its_bytes(peer: &mut CraftedPeer, at: u32) -> Result<()> {
     peer.deliver(at, FIN, &stream(at, 20))
 }
 
-/// How the played peer ends. An offloaded connection whose end comes with known bytes only is not seen to end, until its silent peers are asked
-/// (docs/packet-hazards.md).
-fn ends(carrier: &Carrier) -> &'static [fn(&mut CraftedPeer, u32) -> Result<()>] {
-    if carrier.datapath == Datapath::Packet {
-        &[before_its_bytes]
-    } else {
-        &[before_its_bytes, with_known_bytes]
-    }
-}
+/// How the played peer ends.
+const ENDS: [fn(&mut CraftedPeer, u32) -> Result<()>; 2] = [before_its_bytes, with_known_bytes];
 
 /// A network whose sockets hold little, so that a window is soon closed.
 fn small_network() -> Result<Topology> {
@@ -268,7 +261,7 @@ fn site_of(carrier: &Carrier, net: Topology) -> Result<(RawSite, CraftedHost)> {
 fn law_1_segments_of_a_client_that_count_more_or_less_than_bytes() -> Result<()> {
     let carrier = Carrier::of_environment()?;
     let (site, host) = site_of(&carrier, small_network()?)?;
-    for (end, port) in ends(&carrier).iter().zip(2000..) {
+    for (end, port) in ENDS.into_iter().zip(2000..) {
         // The kernel does not take the data of a SYN; they come again.
         let crafted = host.connect(port, edge(POLLING_PORT), &stream(0, 100))?;
         ensure!(crafted.acked == 0, "{} bytes of the SYN were acknowledged", crafted.acked);
@@ -277,7 +270,7 @@ fn law_1_segments_of_a_client_that_count_more_or_less_than_bytes() -> Result<()>
         connection.briefly().context("before it was handed over")?;
         connection.wait_until_carried(&carrier, &site.daemon)?;
         connection.all()?;
-        connection.end(*end)?;
+        connection.end(end)?;
         let (client, bytes) = (connection.crafted.address(), (connection.sent, connection.answered));
         let record = connection.check_record(&site.daemon, client, bytes)?;
         ensure!(record.datapath.as_deref() == Some(carrier.name), "{record:?}");
@@ -331,7 +324,7 @@ fn law_1_segments_of_a_server_that_count_more_or_less_than_bytes() -> Result<()>
         .upstream("all", SocketAddr::from((SERVER, PORT)))
         .datapath(carrier.datapath);
     let daemon = carrier.launch()?.start(&net.edge, &config)?;
-    for end in ends(&carrier) {
+    for end in ENDS {
         let client = net.client.connect(edge(SHARED_PORT))?;
         let address = client.local_addr()?;
         let crafted = host.accept(PORT, &stream(0, 100))?;
@@ -339,7 +332,7 @@ fn law_1_segments_of_a_server_that_count_more_or_less_than_bytes() -> Result<()>
         connection.briefly().context("before it was handed over")?;
         connection.wait_until_carried(&carrier, &daemon)?;
         connection.all()?;
-        connection.end(*end)?;
+        connection.end(end)?;
         let record = connection.check_record(&daemon, address, (connection.answered, connection.sent))?;
         // A server that is elsewhere is none for local.
         let is_carried = record.datapath.as_deref() == Some(carrier.name) || carrier.place == Place::Edge;
