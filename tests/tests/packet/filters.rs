@@ -3,11 +3,12 @@
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::command::{run, snisplice};
 use harness::daemon::{Config, Datapath, Launch};
-use harness::deadline::{PATIENCE, wait_for};
+use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::netns::{BpfClassifier, Namespace};
 use harness::peers::raw::{Ending, expect_ending, transfer};
 use harness::pins::Pins;
@@ -45,7 +46,10 @@ fn resets(edge: &Namespace) -> Result<u64> {
     Ok(found.context("no OutRsts")?.1.parse()?)
 }
 
-/// Sends and receives without a pause until `stop`. Says how much.
+/// Between two transfers: the machine has other things to do, too, above all an emulated one.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Sends and receives until `stop`, with short pauses. Says how much.
 fn busy((client, server): &mut (TcpStream, TcpStream), stop: &AtomicBool, done: &AtomicU64) -> Result<()> {
     let mut stream = 10;
     while !stop.load(Ordering::Relaxed) {
@@ -53,6 +57,7 @@ fn busy((client, server): &mut (TcpStream, TcpStream), stop: &AtomicBool, done: 
         transfer(server, client, stream + 1, 50_000)?;
         stream += 2;
         done.fetch_add(1, Ordering::Relaxed);
+        dawdle(PAUSE);
     }
     Ok(())
 }

@@ -7,16 +7,15 @@ mod ageing;
 mod control;
 mod entry;
 mod handover;
+mod key;
 
 pub use ageing::{
     AGEING, DEAD_MS, MAX_SERVERS, PORTS_AT_A_TIME, SERVER_WORDS, SERVERS, Server, WATCH, watch,
 };
 pub use control::{Answer, Command, REQUEST_BYTES, REQUEST_KEY, Request};
-pub use entry::{
-    Address, ENTRY_WORDS, Entry, KEY_BYTES, KEY_WORDS, Key, MAPPED, address_from, address_of, flag, is_ipv4,
-    state,
-};
+pub use entry::{ENTRY_WORDS, Entry, flag, state};
 pub use handover::{HANDOVER_WORDS, Handover, Socket, phase};
+pub use key::{Address, KEY_BYTES, KEY_WORDS, Key, MAPPED, address_from, address_of, is_ipv4};
 
 /// Number of the layout of [`Key`], [`Entry`], [`Handover`] and the other maps that are pinned. A daemon adopts the flows of its
 /// own layout only.
