@@ -6,6 +6,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod ageing;
+mod bare;
 mod control;
 mod forward;
 mod frame;
@@ -85,7 +86,12 @@ pub(crate) const COPY_MARK: u32 = 0x5b11_ce01;
 #[classifier]
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
 fn ingress(ctx: TcContext) -> i32 {
-    if others::is_of_others(&ctx) {
+    if !bare::has_ethernet(&ctx) {
+        let verdict = bare::enter(&ctx);
+        if verdict != bare::GO_ON {
+            return verdict;
+        }
+    } else if others::is_of_others(&ctx) {
         return PASS;
     }
     let Some(frame) = FRAMES.get_ptr_mut(0) else { return PASS };

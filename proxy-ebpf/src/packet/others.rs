@@ -7,14 +7,14 @@ use proxy_common::packet::header::tcp;
 use crate::PORTS;
 use crate::frame::{IPV4, IPV4_SIZE, IPV6, IPV6_SIZE, NETWORK, skb};
 
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 
 /// Where the headers have the protocol.
-const PROTOCOL_V4: usize = 9;
-const PROTOCOL_V6: usize = 6;
+pub(crate) const PROTOCOL_V4: usize = 9;
+pub(crate) const PROTOCOL_V6: usize = 6;
 /// Where the TCP header has the ports and the flags.
 const SOURCE: usize = 0;
-const TARGET: usize = 2;
+pub(crate) const TARGET: usize = 2;
 const FLAGS: usize = 13;
 
 /// Whether this is no IP at all, or a segment to a port that no flow of ours has. False: it may be ours, or has to be looked at more closely.
@@ -78,7 +78,7 @@ fn is_sent_by_others(ctx: &TcContext, protocol: usize, network: u32) -> bool {
 
 /// Whether no flow of ours has this port of this host, as packets have it.
 #[inline(always)]
-fn is_no_flow_s(port: u16) -> bool {
+pub(crate) fn is_no_flow_s(port: u16) -> bool {
     let (word, bit) = port_place(u16::from_be(port));
     // SAFETY: an element of a map, and a whole word.
     PORTS.get(word).is_some_and(|word| unsafe { core::ptr::from_ref(word).read_volatile() } & bit == 0)
@@ -86,7 +86,7 @@ fn is_no_flow_s(port: u16) -> bool {
 
 /// What is at this place, where it is in the first piece of the packet: faster than a helper.
 #[inline(always)]
-fn peek<T: Copy>(ctx: &TcContext, at: usize) -> Option<T> {
+pub(crate) fn peek<T: Copy>(ctx: &TcContext, at: usize) -> Option<T> {
     let start = ctx.data() + at;
     if start + size_of::<T>() > ctx.data_end() {
         return None;

@@ -11,6 +11,7 @@ mod churn;
 mod conntrack;
 mod draining;
 mod filters;
+mod generic;
 mod hostile;
 mod kill;
 mod kills;
