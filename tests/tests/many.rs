@@ -107,7 +107,7 @@ fn memory_of_flows_that_have_ended_is_given_back() -> Result<()> {
     site.daemon.wait_for_idle()?;
     let rest = || held(&site.daemon).ok().map(|held| held.saturating_sub(before));
     let rest =
-        wait_for("the memory to be given back", PATIENCE, || rest().filter(|rest| *rest < all * 2 / 3))
+        wait_for("the memory to be given back", PATIENCE, || rest().filter(|rest| *rest < all * 3 / 4))
             .with_context(|| format!("of {all} KiB {:?} are held", rest()))?;
     println!("{FLOWS} flows held {all} KiB, and {rest} KiB are left of that");
     site.daemon.stop()

@@ -191,7 +191,8 @@ impl Table {
         let wait = removals.note(now.duration_since(*last));
         *last = now;
         let reason = format!(
-            "somebody else removes the BPF programs from {} again and again: no packets of offloaded connections are forwarded there              until they are attached again, in some seconds",
+            "somebody else removes the BPF programs from {} again and again: no packets of offloaded connections are forwarded there \
+             until they are attached again, in some seconds",
             held.name
         );
         let missing = Missing { name: held.name.clone(), reason, due: now + wait };
@@ -202,7 +203,8 @@ impl Table {
     /// The programs cannot be attached. Says whether that is news.
     fn note_failure(&mut self, device: u32, name: &str, reason: &str) -> bool {
         let reason = format!(
-            "somebody else has detached the BPF program from {name}, and it cannot be attached again: {reason}; packets of offloaded              connections are not forwarded; it is tried again"
+            "somebody else has detached the BPF program from {name}, and it cannot be attached again: {reason}; packets of offloaded \
+             connections are not forwarded; it is tried again"
         );
         let missing =
             Missing { name: name.to_owned(), reason: reason.clone(), due: Instant::now() + TRY_AGAIN };
