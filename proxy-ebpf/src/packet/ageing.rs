@@ -137,7 +137,7 @@ unsafe extern "C" fn step(_: u32, context: *mut c_void) -> i64 {
 
 #[inline(always)]
 fn forget_if_due(key: &Key, round: &Round) {
-    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
+    // SAFETY: the program reads whole words of an element of a map: see `Entry`, "Who writes what".
     let Some(server) = (unsafe { FLOWS.get(key) }) else { return };
     let other = server.other();
     // Without the other half it is nothing, and is as old as it is.

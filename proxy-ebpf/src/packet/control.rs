@@ -110,7 +110,7 @@ fn steer(ctx: &TcContext, device: u32) -> Answer {
         return Answer::Malformed;
     }
     let Some(entry) = FLOWS.get_ptr_mut(key) else { return Answer::Unknown };
-    // SAFETY: an element of a map, of which a whole word is written. Packets only read it, and of two commands the last one counts.
+    // SAFETY: the command writes a whole word of an element of a map. Packets only read it, and of two commands the last one counts.
     unsafe { (*entry).device = device };
     count(Counter::Moved, 1);
     Answer::Done

@@ -124,7 +124,7 @@ fn begins_another(entry: &Entry, segment: &Segment) -> bool {
     if segment.has(tcp::ACK) {
         return false;
     }
-    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
+    // SAFETY: the program reads whole words of an element of a map: see `Entry`, "Who writes what".
     unsafe { FLOWS.get(entry.other()) }.is_none_or(|other| is_over(entry, other))
 }
 
@@ -176,7 +176,7 @@ const fn trust_of(code: u32) -> Trust {
 /// what is not there.
 #[inline(never)]
 fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
-    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
+    // SAFETY: the program reads whole words of an element of a map: see `Entry`, "Who writes what".
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return 0 };
     if segment.has(tcp::RST) {
         return if is_reset(entry, other, segment) { RESET } else { 0 };
@@ -194,7 +194,7 @@ fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
 /// Notes an end. Whether that is news.
 #[inline(never)]
 fn heed(entry: &mut Entry, segment: &Segment, code: u32) -> bool {
-    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
+    // SAFETY: the program reads whole words of an element of a map: see `Entry`, "Who writes what".
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return false };
     let heeded = belief::heed(entry, other, segment, trust_of(code));
     if heeded & DOUBTED != 0 {

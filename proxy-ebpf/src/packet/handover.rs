@@ -166,7 +166,7 @@ fn checksum(ctx: &TcContext, transport: u32, header: &Header, pseudo: Sum) -> Op
 /// up to what its peer was told last, since far behind that the peer drops it as too old.
 #[inline(always)]
 pub(crate) fn leaving(ctx: &TcContext, frame: &Frame) {
-    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
+    // SAFETY: the program reads whole words of an element of a map: see `Entry`, "Who writes what".
     let Some(entry) = (unsafe { FLOWS.get(frame.key.reversed()) }) else { return };
     if entry.state != state::ARMED || frame.header.flags & tcp::ACK == 0 {
         return;

@@ -82,7 +82,7 @@ pub(crate) fn turn_back(ctx: &TcContext, frame: &Frame, entry: &Entry) -> i32 {
     if size(ctx, frame) <= most {
         return FITS;
     }
-    // SAFETY: an element of a map, of which a whole word is read.
+    // SAFETY: the program reads a whole word of an element of a map.
     let back = unsafe { FLOWS.get(entry.other()) }.map_or(0, |other| other.device);
     let written = if frame.is_ipv4 { write4(ctx, frame, most) } else { write6(ctx, frame, most) };
     if !written || back == 0 {

@@ -72,7 +72,7 @@ pub(crate) fn translate(ctx: &TcContext) -> i32 {
 fn find(source: Address, target: Address, start: &Start) -> Option<&'static Entry> {
     let [source_port, target_port] = start.ports;
     let sent = Key { source, target, source_port, target_port, padding: 0 };
-    // SAFETY: an element of a map, of which whole words are read: see `Entry`, "Who writes what".
+    // SAFETY: the program reads whole words of an element of a map: see `Entry`, "Who writes what".
     unsafe { FLOWS.get(sent.reversed()) }.filter(|entry| entry.state == state::FORWARD)
 }
 

@@ -156,8 +156,8 @@ impl Names {
         }
     }
 
-    /// A look-up is done. The answer is good for so long, unless the system's files have changed since it was begun: then whoever waits
-    /// looks up anew.
+    /// Notes the answer of a look-up, which is kept for `good_for`. If the system's files have changed since the look-up began, the
+    /// answer is dropped, and its waiters look up again.
     pub(crate) fn answer(&self, lookup: &Lookup, answer: Answer, good_for: Duration) {
         if lookup.generation != Some(self.generation.load(Ordering::Relaxed)) {
             lookup.done.send_replace(Some(Found::Stale));

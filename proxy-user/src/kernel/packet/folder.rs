@@ -111,7 +111,7 @@ impl Folder {
     /// How many connections without sockets it has.
     ///
     /// # Errors
-    /// They cannot be counted. That does not mean that there are none.
+    /// The map cannot be read: nobody knows how many there are.
     pub(crate) fn connections(&self) -> io::Result<usize> {
         let Some(flows) = flows(&self.path)? else { return Ok(0) };
         let keys = flows.keys().collect::<Result<Vec<_>, _>>().map_err(into_io)?;
