@@ -59,12 +59,13 @@ pub const fn heed(entry: &mut Entry, other: &Entry, segment: &Segment, trust: Tr
     let belief = believe(entry, other, segment, trust);
     let fin = segment.end.wrapping_sub(1);
     // What nobody has acknowledged may have been a stranger's.
-    let is_moved = belief.flags & flag::FIN != 0 && entry.fin != fin && !is_acknowledged(entry, other);
+    let is_open = entry.fin != fin && !is_acknowledged(entry, other);
+    let is_moved = is_open && belief.flags & flag::FIN != 0;
     // A repeated FIN comes after the other end's, perhaps, and is not the first for that; nor is a repeated reset.
     let known = entry.flags() | if entry.ended == 0 { 0 } else { flag::SAID };
     let is_news = belief.flags & !known & !(flag::FIRST | flag::CAUSE) != 0;
     // The last one that says so has it, until one is believed.
-    if is_moved || belief.flags & flag::SAID != 0 && !entry.has_ended() {
+    if is_moved || is_open && belief.flags & flag::SAID != 0 && !entry.has_ended() {
         entry.fin = fin;
     }
     if belief.flags & flag::FIN != 0 && (is_moved || !entry.has_ended())

@@ -218,6 +218,11 @@ fn an_end_that_overtook_what_was_lost_counts_once_all_before_it_is_seen_and_ackn
     assert!(!is_acknowledged(&entry, &other));
     entry.sent = place(entry.sent, entry.start, fin);
     assert!(is_acknowledged(&entry, &other) && may_have_ended(&entry, &other));
+    for at in [fin - 1, fin + 1, fin - 2000] {
+        let stranger = Segment { end: at + 1, ..with(tcp::FIN | tcp::ACK, at) };
+        let _ = heed(&mut entry, &other, &stranger, Trust::Old);
+        assert!(is_acknowledged(&entry, &other), "a stranger's word moves no end that is acknowledged: {at}");
+    }
     other.acked = other.acked.wrapping_sub(1);
     assert!(!is_acknowledged(&entry, &other), "all but the end");
 }
