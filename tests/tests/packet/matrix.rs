@@ -119,7 +119,11 @@ fn waves(first: u64) -> Result<impl Iterator<Item = u64>> {
     Ok((0..).map(move |number| wave_of(first) + number * step))
 }
 
-/// Plays a wave whose flows leave `after` that time, on a network as bad as that.
+/// So many flows must have left their sockets for a wave to prove anything, and so many waves are played for that.
+const LEFT_AT_LEAST: u64 = 24;
+const WAVES_AT_MOST: u64 = 4;
+
+/// Plays waves whose flows leave `after` that time, on a network as bad as that.
 fn scripts(((after, badness), first): ((&str, Option<Badness>), u64)) -> Result<()> {
     let launch = Launch::new()?.quiet();
     let [copy, .., packet] = CARRIERS;
@@ -131,13 +135,19 @@ fn scripts(((after, badness), first): ((&str, Option<Badness>), u64)) -> Result<
     }
     let mut arenas = [Arena::open(copy, &launch)?, gone];
     let mut totals = [Totals::default(); 2];
-    round(&mut arenas, first, &mut totals)?;
+    // On a busy machine few flows get as far as leaving their sockets before their ends have left.
+    for wave in 0..WAVES_AT_MOST {
+        round(&mut arenas, first + wave * WAVE, &mut totals)?;
+        if totals[1].carried >= LEFT_AT_LEAST {
+            break;
+        }
+    }
     let [_, Totals { flows, carried, .. }] = totals;
     let lost = arenas.iter().map(Arena::lost).sum::<Result<u64>>()?;
     println!(
         "{carried} of {flows} flows left their sockets, at the age of {after} or later; {lost} packets were lost"
     );
-    ensure!(carried * 10 > flows, "only {carried} of {flows} flows left their sockets after {after}");
+    ensure!(carried >= LEFT_AT_LEAST, "only {carried} of {flows} flows left their sockets after {after}");
     ensure!((lost > 0) == badness.is_some(), "{lost} packets were lost");
     arenas.into_iter().try_for_each(Arena::close)
 }
