@@ -1,10 +1,12 @@
 //! What the admin interface tells of a living daemon.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Error, Result};
+use harness::command::snisplice;
 use harness::daemon::{ADMIN_PORT, Datapath, Launch, check_classic};
 use harness::deadline::PATIENCE;
 use harness::keyed;
@@ -43,6 +45,24 @@ fn a_flow_is_listed_while_it_lives() -> Result<()> {
     drop((client, server));
     site.daemon.wait_for_idle()?;
     assert_eq!(site.daemon.flows()?.len(), 0);
+    site.daemon.stop()
+}
+
+/// As one that still loads its programs does, it accepts nothing for a while, though it listens.
+#[test]
+fn a_command_waits_for_a_daemon_that_does_not_answer_yet_and_says_so() -> Result<()> {
+    let site = RawSite::start(&config())?;
+    site.daemon.signal(libc::SIGSTOP)?;
+    let mut status = Command::new(snisplice()?);
+    status.arg("status").arg("--socket").arg(site.daemon.admin_socket());
+    let mut asking = status.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut said = String::new();
+    BufReader::new(asking.stderr.take().context("no pipe")?).read_line(&mut said)?;
+    site.daemon.signal(libc::SIGCONT)?;
+    let ended = asking.wait_with_output()?;
+    assert!(said.starts_with("waiting for the daemon at ") && said.contains("starting"), "{said}");
+    let text = String::from_utf8(ended.stdout)?;
+    assert!(ended.status.success() && text.contains("running"), "{}\n{text}", ended.status);
     site.daemon.stop()
 }
 

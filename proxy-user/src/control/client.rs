@@ -1,17 +1,12 @@
 //! `snisplice status` and `snisplice flows`: asking the running daemon.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 
+use super::ask::ask;
 use super::{Exit, Failure, guard};
-
-/// The daemon answers from memory: this is long.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `snisplice status` prints.
 pub(crate) fn status(socket: &Path, json: bool) -> Result<String, Failure> {
@@ -28,71 +23,6 @@ pub(crate) fn flows(socket: &Path, json: bool) -> Result<String, Failure> {
 pub(super) fn pretty(answer: &Value) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(answer).map_err(|error| Failure::new(Exit::System, error))?;
     Ok(text + "\n")
-}
-
-/// An answer and whether it is a good one.
-type Answer = (bool, Vec<u8>);
-
-/// Asks for what cannot be refused.
-pub(super) fn ask(socket: &Path, path: &str) -> Result<Value, Failure> {
-    let (is_good, answer) = exchange(socket, "GET", path, "")?;
-    if is_good {
-        Ok(answer)
-    } else {
-        Err(unavailable(socket, &io::Error::other("the answer is not one of snisplice")))
-    }
-}
-
-/// Asks, or asks to do something; says whether that was done, or why not.
-pub(super) fn exchange(
-    socket: &Path,
-    method: &str,
-    path: &str,
-    body: &str,
-) -> Result<(bool, Value), Failure> {
-    let answer = request(socket, method, path, body).and_then(|(is_good, body)| {
-        serde_json::from_slice(&body).map(|value| (is_good, value)).map_err(io::Error::other)
-    });
-    answer.map_err(|error| unavailable(socket, &error))
-}
-
-fn unavailable(socket: &Path, error: &io::Error) -> Failure {
-    let (exit, remedy) = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            (Exit::Permission, "run as root or as a member of the socket's group")
-        }
-        io::ErrorKind::ResourceBusy => {
-            (Exit::Unavailable, "try again in a few seconds; `ss -xp` shows who has them open")
-        }
-        _ => (Exit::Unavailable, "is the daemon running? name its socket with --socket"),
-    };
-    Failure::new(exit, format_args!("cannot ask {}: {error}; {remedy}", socket.display()))
-}
-
-/// One HTTP/1.1 request on a connection of its own (RFC 9112); the body ends with the connection.
-fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let length = body.len();
-    let sent = write!(
-        stream,
-        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    );
-    let mut answer = Vec::new();
-    let received = stream.read_to_end(&mut answer);
-    // That is said before the request is read, and may end it with an error.
-    if answer.starts_with(b"HTTP/1.1 503 ") {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "it has as many open connections as it may"));
-    }
-    sent.and(received)?;
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
-    let (Some(end), true) = (end, answer.starts_with(b"HTTP/1.0 ") || answer.starts_with(b"HTTP/1.1 "))
-    else {
-        return Err(io::Error::other("the answer is not one of snisplice"));
-    };
-    let is_good = answer.get(9..12) == Some(b"200");
-    Ok((is_good, answer.split_off(end + 4)))
 }
 
 pub(super) fn text(value: &Value) -> String {
@@ -249,22 +179,6 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_is_asked_by_too_many_says_so() {
-        let path = std::env::temp_dir().join(format!("snisplice-busy-{}.sock", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let busy = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\nbusy\n").unwrap();
-        });
-        let failure = status(&path, false).unwrap_err();
-        std::fs::remove_file(&path).unwrap();
-        busy.join().unwrap();
-        assert_eq!(failure.exit, Exit::Unavailable);
-        assert!(failure.message.contains("open connections") && failure.message.contains("try again"));
-    }
-
-    #[test]
     fn servers_are_listed_with_what_connections_have_shown() {
         let server = |server, state, error| json!({"server": server, "state": state, "since_seconds": 7, "last_error": error});
         let text = upstreams_text(&json!({"upstreams": [
@@ -279,12 +193,5 @@ mod tests {
              upstream web: b.test:443: down for 7 s: Connection refused\n\
              upstream api: 10.0.0.3:443: no connection yet\n"
         );
-    }
-
-    #[test]
-    fn a_daemon_that_is_not_there_is_named_with_the_way_out() {
-        let failure = status(Path::new("/nonexistent/admin.sock"), false).unwrap_err();
-        assert_eq!(failure.exit, Exit::Unavailable);
-        assert!(failure.message.contains("/nonexistent/admin.sock") && failure.message.contains("--socket"));
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::control::client::{ask, exchange, pretty, text};
+use crate::control::ask::{Patience, ask_within, exchange};
+use crate::control::client::{pretty, text};
 use crate::control::{Exit, Failure};
 
 const PATH: &str = "/api/v1/guard";
@@ -120,7 +121,8 @@ pub(in crate::control) fn status_line(status: &Value) -> String {
 
 /// Where the daemon of the usual socket has its guard, for doctor. None: no daemon answers there, or it has no guard.
 pub(in crate::control) fn running() -> Option<String> {
-    let status = ask(Path::new("/run/snisplice/admin.sock"), "/api/v1/status").ok()?;
+    let patience = Patience { whole: Duration::from_secs(5), notice: None };
+    let status = ask_within(Path::new("/run/snisplice/admin.sock"), "/api/v1/status", patience).ok()?;
     let line = status_line(&status);
     line.strip_prefix("guard: ").map(|line| line.trim_end().to_owned())
 }
