@@ -368,7 +368,7 @@ async fn stop(
             () = signals.stop() => {}
         }
     }
-    hub.phases.advance(Phase::Closing);
+    hub.close_flows();
     if let Some(road) = released {
         road.end_all(hub);
         road.told().await;

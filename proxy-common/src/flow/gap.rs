@@ -17,11 +17,15 @@ const SETTLED: Duration = Duration::from_millis(50);
 /// Reads that may find nothing while one received byte is in doubt.
 const DOUBTFUL_READS: u8 = 2;
 
-/// Watches one source.
+/// Watches one source. Small, since every flow has two.
 #[derive(Debug, Default)]
 pub struct Gap {
-    /// What the kernel had received when the verdict was first found behind, and when that was.
-    behind: Option<(u64, Duration)>,
+    /// What the kernel had received when the verdict was first found behind,
+    received: u64,
+    /// and when that was, in milliseconds, which wrap round every 49 days: it is asked again after [`SETTLED`] at the latest.
+    since: u32,
+    /// Whether it was found behind.
+    is_behind: bool,
     in_doubt: bool,
     doubtful_reads: u8,
 }
@@ -46,16 +50,17 @@ impl Gap {
         // A closed socket does not say whether the last count was a FIN.
         self.in_doubt = unseen == 1 && reading.is_closed();
         if unseen == 0 || (self.in_doubt && self.doubtful_reads < DOUBTFUL_READS) {
-            self.behind = None;
+            self.is_behind = false;
             return Access::Read;
         }
-        let (then, since) = *self.behind.get_or_insert((received, now));
-        if seen >= then && !self.in_doubt {
-            // The verdict runs, and has caught up with that.
-            self.behind = Some((received, now));
+        let now = millis(now);
+        // Or the verdict runs, and has caught up with that.
+        let is_new = !self.is_behind || (seen >= self.received && !self.in_doubt);
+        if is_new {
+            (self.received, self.since, self.is_behind) = (received, now, true);
             return Access::Wait(SETTLED);
         }
-        match SETTLED.checked_sub(now.saturating_sub(since)) {
+        match SETTLED.checked_sub(Duration::from_millis(now.wrapping_sub(self.since).into())) {
             Some(left) if !left.is_zero() => Access::Wait(left),
             _ => Access::Lost,
         }
@@ -65,6 +70,11 @@ impl Gap {
     pub fn nothing_read(&mut self) {
         self.doubtful_reads = self.doubtful_reads.saturating_add(u8::from(self.in_doubt));
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "differences are taken")]
+const fn millis(time: Duration) -> u32 {
+    time.as_millis() as u32
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::packet::is_leaving;
 use super::pump::{Pump, Verdict};
 use super::sockmap::Trace;
 use super::{Carried, internal};
-use crate::hub::{Flow, Hub, Phase};
+use crate::hub::{Flow, Hub};
 use crate::sys;
 
 /// While a direction waits for its target, how often the sockets are asked what has become of them: what the source's peer
@@ -68,7 +68,6 @@ async fn try_carry(
     let pump = |target, moved, resting, verdict| Pump { flow, target, moved, resting, blocked, verdict };
     let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0], None).run(sockets[0]));
     let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1], verdict).run(sockets[1]));
-    let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
     // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
     // time to wait, since a wait would begin anew whenever anything else happens.
     let (mut ended, mut stopped, mut broken) = ([false; 2], false, [false; 2]);
@@ -80,11 +79,7 @@ async fn try_carry(
             // A pump that has ended, or that waits for its target, does not notice what becomes of its source.
             () = failed(sockets[0]), if !broken[0] => broken[0] = true,
             () = failed(sockets[1]), if !broken[1] => broken[1] = true,
-            () = &mut stopping, if !stopped => {
-                stopped = true;
-                ending.close();
-            }
-            // Time to look whether the peers are still there.
+            // Time to end, or to look whether the peers are still there.
             () = flow.wake.notified() => {}
             () = is_due(due, due_again) => {
                 let has_ends = ended != [false; 2] || ending.has_ends();
@@ -102,6 +97,10 @@ async fn try_carry(
             // Once it is over it would be over again at once: only a turn ends it.
             () = ending.idle(|| flow.rested()), if !is_leaving(flow) => {}
         }
+        if !stopped && hub.is_closing() {
+            stopped = true;
+            ending.close();
+        }
         if is_leaving(flow) {
             // What hands it over keeps the time from here on.
             limit = None;
@@ -117,6 +116,10 @@ async fn try_carry(
 
 /// A flow that the kernel was to take, and did not, has been copied before.
 fn begin(hub: &Hub, flow: &Flow, [client, upstream]: [&TcpStream; 2]) -> io::Result<Ending> {
+    if hub.is_closing() {
+        // It was rung for that before.
+        flow.wake.notify_one();
+    }
     let [up, down] = flow.copied_here();
     Ok(Ending::new(hub, [leg(client, down)?, leg(upstream, up)?], false))
 }

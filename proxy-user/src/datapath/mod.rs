@@ -51,7 +51,7 @@ impl Pair {
 }
 
 /// A pair that no datapath of the kernel's takes, and what the kernel still knows of it: to be dropped after it is closed.
-type Left<'a> = (Pair, Option<Trace<'a>>);
+type Left<'a> = (Pair, Option<Box<Trace<'a>>>);
 
 /// What a worker's flows are carried with.
 pub(crate) struct Carriers {
@@ -143,7 +143,7 @@ impl Carriers {
                 self.hub.meters.fell_back(datapath, Fallback::Unavailable);
             }
         }
-        let carried = match self.copy(flow, &pair, Due::Never, trace.as_ref()).await {
+        let carried = match self.copy(flow, &pair, Due::Never, trace.as_deref()).await {
             Copied::Ended(carried) => carried,
             Copied::Due => internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into()),
         };
@@ -175,7 +175,7 @@ impl Carriers {
         flow: &Flow,
         pair: Pair,
         plan: &[Datapath],
-    ) -> Result<(Spliced<'a>, Datapath), Box<Left<'a>>> {
+    ) -> Result<(Box<Spliced<'a>>, Datapath), Box<Left<'a>>> {
         let Some((handle, watch)) = &self.sockmap else { return Err(Box::new((pair, None))) };
         for &datapath in plan.iter().filter(|datapath| **datapath != Datapath::Copy) {
             let bypass = match self.bypass(datapath, handle, &pair) {
@@ -186,7 +186,7 @@ impl Carriers {
                 }
             };
             return match sockmap::take_over(handle, watch, flow, pair, bypass) {
-                Ok(spliced) => Ok((spliced, datapath)),
+                Ok(spliced) => Ok((Box::new(spliced), datapath)),
                 Err(refused) => {
                     // What the kernel does not take for one of its datapaths it does not take for another.
                     self.fall_back(flow, datapath, refused.reason);

@@ -137,7 +137,8 @@ impl Pump<'_> {
         loop {
             match verdict.trace.may_read_upstream(gap, source).map_err(drop)? {
                 Access::Read => return Ok(()),
-                Access::Wait(time) => tokio::time::sleep(time).await,
+                // Boxed, as the other waits that few flows have: all others would keep room for them.
+                Access::Wait(time) => Box::pin(tokio::time::sleep(time)).await,
                 Access::Lost => {
                     verdict.lost.store(true, Ordering::Relaxed);
                     return Err(());
@@ -180,7 +181,7 @@ impl Pump<'_> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.blocked.notify_one();
-                self.target.writable().await.map(|()| 0)
+                Box::pin(self.target.writable()).await.map(|()| 0)
             }
             Err(error) => Err(error),
         }

@@ -17,7 +17,7 @@ use super::leftover::Leftover;
 use super::local::Bypass;
 use super::window::Window;
 use super::{Carried, Pair, Watch, internal};
-use crate::hub::{Bytes, Flow, Hub, Phase};
+use crate::hub::{Bytes, Flow, Hub};
 use crate::kernel::{Handle, Track};
 use crate::sys;
 
@@ -32,7 +32,7 @@ pub(super) struct Refused<'a> {
     pub(super) pair: Pair,
     pub(super) reason: Fallback,
     /// What the kernel still knows of the pair: to be dropped after it is closed.
-    pub(super) trace: Option<Trace<'a>>,
+    pub(super) trace: Option<Box<Trace<'a>>>,
 }
 
 /// See [`Refused::trace`].
@@ -91,7 +91,7 @@ pub(super) fn take_over<'a>(
 type Enrolled<'a> = ([Track<'a>; 2], [Leg; 2]);
 
 /// Why not, and what is left behind.
-type NotEnrolled<'a> = (Fallback, Option<Trace<'a>>);
+type NotEnrolled<'a> = (Fallback, Option<Box<Trace<'a>>>);
 
 /// Puts both sockets under the verdict. The upstream socket goes first: bytes of the client may be queued already, and find
 /// their target from the first moment on.
@@ -112,7 +112,7 @@ fn enroll<'a>(handle: &'a Handle, pair: &Pair, copied: Bytes) -> Result<Enrolled
         .track([Direction::new(client, upstream), Direction::new(upstream, client)])
         .map_err(|error| (refusal(&error), None))?;
     if let Err(error) = handle.insert(upstream, &pair.upstream) {
-        return Err((refusal(&error), Some(Trace { tracks, upstream: None })));
+        return Err((refusal(&error), Some(Box::new(Trace { tracks, upstream: None }))));
     }
     match handle.insert(client, &pair.client) {
         Ok(()) => Ok((tracks, legs)),
@@ -120,7 +120,8 @@ fn enroll<'a>(handle: &'a Handle, pair: &Pair, copied: Bytes) -> Result<Enrolled
             let [_, read] = copied;
             // Bytes that were queued before are to be counted, too. Best effort: a socket that cannot be asked is about to fail.
             let _ = sys::wake_when_readable(&pair.upstream, 1);
-            Err((refusal(&error), Some(Trace { tracks, upstream: Some((read, Instant::now())) })))
+            let upstream = Some((read, Instant::now()));
+            Err((refusal(&error), Some(Box::new(Trace { tracks, upstream }))))
         }
     }
 }
@@ -197,7 +198,6 @@ impl Spliced<'_> {
             Some(_) => Some(Box::new(Ahead::new(&self.tracks, sockets)?)),
             None => None,
         };
-        let mut stopping = std::pin::pin!(hub.phases.reached(Phase::Closing));
         let mut stopped = false;
         loop {
             // First of all: a captured server is let go before it is sent anything.
@@ -211,6 +211,10 @@ impl Spliced<'_> {
                 again = earlier(again, ahead.carry(ending)?);
             }
             ending.obey(flow);
+            if !stopped && hub.is_closing() {
+                stopped = true;
+                ending.close();
+            }
             let limit = match ending.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
@@ -218,10 +222,6 @@ impl Spliced<'_> {
             flow.moved(ending.rested());
             tokio::select! {
                 () = flow.wake.notified() => {}
-                () = &mut stopping, if !stopped => {
-                    stopped = true;
-                    ending.close();
-                }
                 () = sleep(limit) => {}
                 () = ending.idle(|| rested(flow, &self.tracks)) => {}
             }

@@ -182,12 +182,7 @@ fn claim(
 }
 
 fn serve(stream: TcpStream, client: SocketAddr, listener: Arc<Listener>, desk: &Desk, held: Held) {
-    let carriers = Arc::clone(&desk.carriers);
-    let Held { place, seat, claim } = held;
-    tokio::spawn(async move {
-        conn::serve(stream, client, listener, carriers, claim).await;
-        drop((seat, place));
-    });
+    tokio::spawn(conn::serve(stream, client, listener, Arc::clone(&desk.carriers), held));
 }
 
 /// Errors of a connection that died in the queue (accept(2), "Error handling"): the next one may be fine.

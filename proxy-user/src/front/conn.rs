@@ -12,30 +12,31 @@ use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
 
 use super::connect::{self, Connected, Failed, Wanted};
+use super::exchange::Held;
 use super::peek::{self, Opening};
 use super::refuse;
-use crate::datapath::{Carried, Carriers, Outcome, Pair};
+use crate::datapath::{Carriers, Outcome, Pair};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Claim, Complaint, Dialed, Flow, HelloResult, Hub, Phase, Stage, Story};
+use crate::hub::{Complaint, Dialed, Flow, HelloResult, Hub, Phase, Stage, Story, millis};
 use crate::sys;
 
-/// Serves one accepted connection.
+/// Serves one accepted connection, and gives back what it held once it is over.
 pub(super) async fn serve(
     stream: TcpStream,
     client: SocketAddr,
     listener: Arc<Listener>,
     carriers: Arc<Carriers>,
-    claim: Option<Claim>,
+    held: Held,
 ) {
     let hub = &carriers.hub;
     let entry = hub.flows.enter(client, &listener.name);
-    let mut way = Story { claim, ..Story::default() };
-    let carried = match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
-        Ok(Outcome::Ended(carried)) => carried,
-        Ok(Outcome::Left(departed)) => return departed.park(hub, entry, way),
-        Err(reason) => Carried { end: End { reason, side: reason.side() }, bytes: [0; 2] },
-    };
-    way.settle(hub, &entry.flow, carried.end, carried.bytes);
+    let mut way = Story { claim: held.claim, ..Story::default() };
+    match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
+        Ok(Outcome::Ended(carried)) => way.settle(hub, &entry.flow, carried.end, carried.bytes),
+        Ok(Outcome::Left(departed)) => departed.park(hub, entry, way),
+        Err(reason) => way.settle(hub, &entry.flow, End { reason, side: reason.side() }, [0; 2]),
+    }
+    drop((held.seat, held.place));
 }
 
 /// Err: the connection ended before it became a flow.
@@ -89,18 +90,18 @@ async fn establish<'a>(
         connected = connect::connect(wanted, &stream) => connected,
         () = flow.killed() => return Err(killed(&stream)),
     };
-    way.connect = Some(begun.elapsed());
+    way.connect_ms = Some(millis(begun.elapsed()));
     match connected {
-        Ok(Connected { stream: server, dialed }) => {
-            note_server(flow, &dialed);
-            Ok((dialed, Pair { client: stream, upstream: server }, number))
+        Ok(Connected { stream: upstream, server, dialed }) => {
+            note_server(flow, server, dialed.near());
+            Ok((dialed, Pair { client: stream, upstream }, number))
         }
         Err(failed) => {
             // Nothing was read, and nothing can be served: a reset lets the client try again at once.
             let _ = sys::reset_on_close(&stream, true);
             Err(match failed {
                 Failed::Upstream { failure, error } => {
-                    way.error = Some(error);
+                    way.error = Some(error.into());
                     Reason::Connect(failure)
                 }
                 Failed::ClientGone => Reason::ClientGone,
@@ -124,11 +125,11 @@ async fn route(
         opening = tokio::time::timeout(limit, looks) => opening,
         () = flow.killed() => return Err(killed(&stream)),
     };
-    way.hello = Some(begun.elapsed());
+    way.hello_ms = Some(millis(begun.elapsed()));
     let opening = match opening {
         Ok(Ok(opening)) => opening,
         Ok(Err(error)) => {
-            way.error = Some(error.to_string());
+            way.error = Some(error.to_string().into());
             return Err(internal(flow, &error));
         }
         Err(_) => Opening::Unusable(HelloResult::Timeout),
@@ -195,10 +196,10 @@ fn note_upstream(flow: &Flow, upstream: &Arc<str>) {
     facts.upstream = Some(Arc::clone(upstream));
 }
 
-fn note_server(flow: &Flow, dialed: &Dialed<'_>) {
+fn note_server(flow: &Flow, server: SocketAddr, near: SocketAddr) {
     let mut facts = flow.facts();
-    facts.server = Some(dialed.server());
-    facts.upstream_local = Some(dialed.near());
+    facts.server = Some(server);
+    facts.upstream_local = Some(near);
 }
 
 /// Any client may bring that about, as often as it connects: where the kernel may not wait for so large a hello.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::datapath::Carriers;
 use crate::datapath::packet::Road;
 use crate::hub::snapshot::{Server, Upstream};
-use crate::hub::{Dialed, Dialing, Names};
+use crate::hub::{Dialed, Dialing, Names, reached};
 use crate::sys;
 
 /// First and longest pause between two passes over the servers.
@@ -54,6 +55,7 @@ pub(super) struct Wanted<'a> {
 /// A connection to a server.
 pub(super) struct Connected<'a> {
     pub(super) stream: TcpStream,
+    pub(super) server: SocketAddr,
     /// To be kept as long as `stream`.
     pub(super) dialed: Dialed<'a>,
 }
@@ -138,7 +140,7 @@ async fn one<'a>(
     limit: Duration,
     hold: Duration,
 ) -> Result<Connected<'a>, (ConnectFailure, io::Error)> {
-    let addresses = within(limit + LATE, resolve(server, call.names))
+    let addresses = within(limit + LATE, Box::pin(resolve(server, call.names)))
         .await
         .map_err(|error| (ConnectFailure::Resolve, error))?;
     let limit = share(limit, hold, addresses.len());
@@ -152,7 +154,7 @@ async fn any_of<'a>(
 ) -> Result<Connected<'a>, (ConnectFailure, io::Error)> {
     let mut last = (ConnectFailure::Resolve, io::Error::from(io::ErrorKind::NotFound));
     for address in addresses {
-        match within(limit, open(*address, call)).await {
+        match within(limit, Box::pin(open(*address, call))).await {
             Ok(connected) => return Ok(connected),
             Err(error) => {
                 let error = told_apart(error, *address);
@@ -184,7 +186,8 @@ fn share(limit: Duration, hold: Duration, addresses: usize) -> Duration {
     limit.min(hold.max(limit) / addresses)
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+/// Boxed: each `async fn` that `work` is handed through would have room for it twice.
+async fn within<T>(limit: Duration, work: Pin<Box<impl Future<Output = io::Result<T>>>>) -> io::Result<T> {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
@@ -208,7 +211,7 @@ async fn open<'a>(address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connect
 
 async fn dial<'a>(socket: Socket, address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connected<'a>> {
     let dialed = call.dialing.dial(call.flow, address, || sys::dial(&socket, address))?;
-    Ok(Connected { stream: sys::connected(socket).await?, dialed })
+    Ok(Connected { stream: sys::connected(socket).await?, server: reached(address), dialed })
 }
 
 fn is_taken(error: &io::Error) -> bool {

@@ -62,8 +62,8 @@ pub(super) fn our_own(stream: &TcpStream, flow: &Flow, hub: &Hub, way: &mut Stor
              address of the service itself in servers, or move the listener"
         );
     }
-    way.error =
-        Some(format!("the connection of route \"{route}\" to upstream \"{upstream}\" came back here"));
+    let error = format!("the connection of route \"{route}\" to upstream \"{upstream}\" came back here");
+    way.error = Some(error.into());
     let _ = sys::reset_on_close(stream, true);
     Err(Reason::Loop)
 }

@@ -16,8 +16,16 @@ const MAX_LEARNED: usize = 4096;
 /// Room for connections that have ended is kept for so many, and for as many as there are.
 const SPARE: usize = 1024;
 
-/// Our address and that of the server, in canonical form.
-type Ends = (SocketAddr, SocketAddr);
+/// An address as both ends of a connection see it: without the scope of a link-local one, and IPv4 mapped into IPv6. Half as large as
+/// a [`SocketAddr`]: every connection has two of them here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct End {
+    ip: Ipv6Addr,
+    port: u16,
+}
+
+/// Our address and that of the server.
+type Ends = (End, End);
 
 /// All of them.
 #[derive(Default)]
@@ -35,7 +43,7 @@ struct State {
     live: HashMap<Ends, u64>,
     /// Servers whose SYN may have been sent, and the number of each attempt: one for each worker at most. The kernel may accept such a
     /// connection before we know its port.
-    under_way: Vec<(u64, SocketAddr)>,
+    under_way: Vec<(u64, End)>,
     /// Attempts, ever.
     begun: u64,
     /// Threads that wait for one. To ring for nobody would cost a system call.
@@ -63,10 +71,11 @@ impl Dialing {
         server: SocketAddr,
         dial: impl FnOnce() -> io::Result<SocketAddr>,
     ) -> io::Result<Dialed<'_>> {
-        let far = plain(server);
+        let far = End::of(server);
         let under_way = self.begin(far);
-        let near = plain(dial()?);
-        self.learn(near.ip());
+        let local = plain(dial()?);
+        self.learn(local.ip());
+        let near = End::of(local);
         let ends = (near, far);
         let is_own = {
             let mut state = self.state();
@@ -74,7 +83,7 @@ impl Dialing {
             near == far || state.live.contains_key(&(far, near))
         };
         drop(under_way);
-        let dialed = Dialed { dialing: self, ends, server, flow };
+        let dialed = Dialed { dialing: self, ends, flow };
         if is_own {
             let text = "nothing listens there: the connection was answered by a socket of this daemon";
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
@@ -82,7 +91,7 @@ impl Dialing {
         Ok(dialed)
     }
 
-    fn begin(&self, server: SocketAddr) -> UnderWay<'_> {
+    fn begin(&self, server: End) -> UnderWay<'_> {
         let mut state = self.state();
         state.begun += 1;
         let number = state.begun;
@@ -104,12 +113,12 @@ impl Dialing {
             return None;
         }
         let listener = listener()?;
-        let near = plain(listener);
+        let (client, near) = (End::of(client), End::of(listener));
         if let Some(flow) = self.state().live.get(&(client, near)) {
             return Some(*flow);
         }
         // Another program of this host may have the same port, to another address.
-        let wanted = redirected(listener).map_or(near, plain);
+        let wanted = redirected(listener).map_or(near, End::of);
         let mut state = self.state();
         // Those that have begun since sent their SYN after this one.
         let last = state.begun;
@@ -118,9 +127,8 @@ impl Dialing {
             if let Some(flow) = found {
                 return Some(*flow);
             }
-            let is_meant = |(number, server): &(u64, SocketAddr)| {
-                *number <= last && (*server == near || *server == wanted)
-            };
+            let is_meant =
+                |(number, server): &(u64, End)| *number <= last && (*server == near || *server == wanted);
             if !state.under_way.iter().any(is_meant) {
                 return None;
             }
@@ -177,19 +185,13 @@ impl Drop for UnderWay<'_> {
 pub(crate) struct Dialed<'a> {
     dialing: &'a Dialing,
     ends: Ends,
-    server: SocketAddr,
     flow: u64,
 }
 
 impl Dialed<'_> {
     /// Our own address.
-    pub(crate) const fn near(&self) -> SocketAddr {
-        self.ends.0
-    }
-
-    /// That of the server.
-    pub(crate) fn server(&self) -> SocketAddr {
-        if self.server.ip().is_unspecified() { self.ends.1 } else { self.server }
+    pub(crate) fn near(&self) -> SocketAddr {
+        self.ends.0.address()
     }
 }
 
@@ -206,8 +208,27 @@ impl Drop for Dialed<'_> {
     }
 }
 
-/// As both ends of a connection see it: without the scope of a link-local address, IPv4 as such, and the address that the kernel
-/// takes for an unspecified one.
+impl End {
+    fn of(address: SocketAddr) -> Self {
+        let address = plain(address);
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { ip, port: address.port() }
+    }
+
+    fn address(self) -> SocketAddr {
+        SocketAddr::new(self.ip.to_canonical(), self.port)
+    }
+}
+
+/// The address that a connection to `server` goes to: the kernel takes another one for an unspecified one.
+pub(crate) fn reached(server: SocketAddr) -> SocketAddr {
+    if server.ip().is_unspecified() { plain(server) } else { server }
+}
+
+/// Without the scope of a link-local address, IPv4 as such, and the address that the kernel takes for an unspecified one.
 fn plain(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

@@ -77,7 +77,7 @@ pub(crate) struct Facts {
     /// Where the verdict counts its bytes, client first, while the kernel carries the flow.
     pub(crate) places: Option<[Place; 2]>,
     /// What its packets bear, the client's first, once it has left its sockets.
-    pub(crate) keys: Option<[Key; 2]>,
+    pub(crate) keys: Option<Box<[Key; 2]>>,
     /// Why it was last found that it cannot leave its sockets, or not get any.
     pub(crate) obstacle: Option<Cow<'static, str>>,
     /// Bytes that the meters have been told of, client to upstream first.
@@ -248,6 +248,11 @@ impl Flows {
         if let Some(flow) = self.live().by_id.get(&id) {
             flow.wake.notify_one();
         }
+    }
+
+    /// Rings all flows.
+    pub(crate) fn wake_all(&self) {
+        self.wake_some(0, 1);
     }
 
     /// Rings those flows whose turn it is in `round`, if each has its turn once in `rounds`.

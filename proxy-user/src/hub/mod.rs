@@ -22,7 +22,7 @@ use std::time::Instant;
 
 pub(crate) use caps::{AtLimit, Caps, Claim};
 pub(crate) use complaint::Complaint;
-pub(crate) use dialed::{Dialed, Dialing};
+pub(crate) use dialed::{Dialed, Dialing, reached};
 pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use names::{Answer, Lookup, NameError, Names};
@@ -33,7 +33,7 @@ pub(crate) use room::{Place, Room};
 pub(crate) use servers::{ServerReport, Servers};
 use snapshot::Snapshot;
 pub(crate) use sources::{Established, Sources};
-pub(crate) use story::Story;
+pub(crate) use story::{Story, millis};
 
 /// One for each daemon.
 pub(crate) struct Hub {
@@ -70,5 +70,17 @@ impl Hub {
             started: Instant::now(),
             sockmap_lost: AtomicBool::new(false),
         }
+    }
+
+    /// Has flows that are left end, and connections that have not become flows.
+    pub(crate) fn close_flows(&self) {
+        self.phases.advance(Phase::Closing);
+        self.flows.wake_all();
+    }
+
+    /// Whether flows are to end. Whoever carries one looks before its first wait, and whenever the flow is rung: to wait for the phase
+    /// itself would cost each of them 200 bytes.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.phases.now() >= Phase::Closing
     }
 }

@@ -7,14 +7,16 @@ use proxy_common::plan::Datapath;
 
 use super::{Bytes, Claim, Closed, Established, Flow, HelloResult, Hub};
 
-/// What the access log tells of the way to a flow.
+/// What the access log tells of the way to a flow. Every connection keeps it as long as it lives.
 #[derive(Default)]
 pub(crate) struct Story {
     pub(crate) opening: Option<HelloResult>,
-    pub(crate) hello: Option<Duration>,
-    pub(crate) connect: Option<Duration>,
+    /// Until the hello was there. Times of more than 49 days are cut to that.
+    pub(crate) hello_ms: Option<u32>,
+    /// Until a server had taken it.
+    pub(crate) connect_ms: Option<u32>,
     /// Why no server took it.
-    pub(crate) error: Option<String>,
+    pub(crate) error: Option<Box<str>>,
     /// For how long an earlier daemon had it.
     pub(crate) before: Duration,
     /// As long as it lives, the guard knows that its client has a flow.
@@ -32,7 +34,7 @@ impl Story {
         let facts = flow.facts().clone();
         let [bytes_in, bytes_out] = bytes;
         hub.meters.closed(&Closed { route: &facts.route, reason: end.reason });
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let duration = self.before + flow.accepted.elapsed();
         tracing::info!(
             target: "access",
             id = flow.id,
@@ -47,13 +49,18 @@ impl Story {
             datapath = facts.datapath.map(Datapath::name),
             bytes_in,
             bytes_out,
-            duration_ms = millis(self.before + flow.accepted.elapsed()),
-            hello_ms = self.hello.map(millis),
-            connect_ms = self.connect.map(millis),
+            duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            hello_ms = self.hello_ms,
+            connect_ms = self.connect_ms,
             reason = end.reason.label(),
-            error = self.error.as_ref().or(flow.untold.get()),
+            error = self.error.as_deref().or(flow.untold.get().map(String::as_str)),
             side = end.side.map(Side::name),
             "closed",
         );
     }
+}
+
+/// For a [`Story`].
+pub(crate) fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }

@@ -262,8 +262,9 @@ fn guard_status(guard: &Result<Arc<Guard>, Unavailable>) -> GuardStatus {
 
 /// What the maps say of a flow that has no sockets.
 fn of_packet<T>(kernel: &Kernel, flow: &Flow, ask: impl Fn(&Packet, &[Key; 2]) -> Option<T>) -> Option<T> {
-    let keys = flow.facts().keys?;
-    ask(kernel.packet()?, &keys)
+    let packet = kernel.packet()?;
+    let keys = flow.facts().keys.as_deref().copied()?;
+    ask(packet, &keys)
 }
 
 /// For how long no byte of a live flow has moved, whoever carries them.

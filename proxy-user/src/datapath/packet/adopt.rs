@@ -160,7 +160,7 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
     facts.server = Some(source(server));
     facts.upstream_local = Some(target(server));
     facts.datapath = Some(Datapath::Packet);
-    facts.keys = Some(keys);
+    facts.keys = Some(Box::new(keys));
     // What was carried before counts for the daemon that carried it.
     if let Some(back) = back {
         for (meter, (entry, other)) in facts.reported.iter_mut().zip([(entry, back), (back, entry)]) {
@@ -170,13 +170,13 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
     let route = Arc::clone(&facts.route);
     let protected = hub.snapshot.protects(facts.upstream.as_deref());
     drop(facts);
-    let millis = Duration::from_millis;
     let story = Story {
         before: known.map_or(Duration::ZERO, |note| {
-            millis(note.age_ms.saturating_add(sys::uptime_ms().saturating_sub(note.clock_ms)))
+            let since = sys::uptime_ms().saturating_sub(note.clock_ms);
+            Duration::from_millis(note.age_ms.saturating_add(since))
         }),
-        hello: known.and_then(|note| note.hello_ms).map(millis),
-        connect: known.and_then(|note| note.connect_ms).map(millis),
+        hello_ms: known.and_then(|note| note.hello_ms),
+        connect_ms: known.and_then(|note| note.connect_ms),
         established: hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected)),
         claim: hub.caps.as_ref().map(|caps| caps.keep(flow.client.ip())),
         ..Story::default()

@@ -150,7 +150,7 @@ impl Road {
     /// Carries out what was ordered of flows without sockets.
     pub(super) fn obey(self: &Arc<Self>, hub: &Arc<Hub>, flows: &[Arc<Flow>]) {
         for flow in flows {
-            let Some([client, _]) = flow.facts().keys else { continue };
+            let Some([client, _]) = flow.facts().keys.as_deref().copied() else { continue };
             if flow.orders.are_to_kill() {
                 self.end_now(hub, &client, Reason::Killed);
             } else if flow.orders.are_to_stay() {

@@ -289,7 +289,7 @@ impl Carriers {
             Way::Free(keys, terms) => {
                 {
                     let mut facts = flow.facts();
-                    (facts.keys, facts.obstacle) = (Some(keys), None);
+                    (facts.keys, facts.obstacle) = (Some(Box::new(keys)), None);
                 }
                 self.hub.meters.moved("left");
                 let active = self.begin(flow, Datapath::Packet);

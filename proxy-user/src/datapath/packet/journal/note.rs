@@ -23,8 +23,8 @@ pub(in crate::datapath::packet) struct Note {
     /// How old it was, at this time of the clock that runs since the host was started.
     pub(in crate::datapath::packet) age_ms: u64,
     pub(in crate::datapath::packet) clock_ms: u64,
-    pub(in crate::datapath::packet) hello_ms: Option<u64>,
-    pub(in crate::datapath::packet) connect_ms: Option<u64>,
+    pub(in crate::datapath::packet) hello_ms: Option<u32>,
+    pub(in crate::datapath::packet) connect_ms: Option<u32>,
 }
 
 impl Note {
@@ -40,8 +40,8 @@ impl Note {
             age_ms: u64::try_from((parked.story.before + parked.flow.accepted.elapsed()).as_millis())
                 .unwrap_or(0),
             clock_ms: sys::uptime_ms(),
-            hello_ms: parked.story.hello.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
-            connect_ms: parked.story.connect.map(|time| u64::try_from(time.as_millis()).unwrap_or(0)),
+            hello_ms: parked.story.hello_ms,
+            connect_ms: parked.story.connect_ms,
         }
     }
 }
