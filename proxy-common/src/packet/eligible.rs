@@ -125,7 +125,7 @@ impl Obstacle {
             Self::Device => "an interface on the way is no Ethernet, or does not take tc programs",
             Self::Silent => "no byte has been carried yet; it leaves its sockets soon after the first one",
             Self::Unseen => {
-                "no packet of the connection came by with the addresses of its sockets, as with NAT on this host; tried again later"
+                "no packet of the connection came by with the addresses of its sockets: NAT on this host, or a tc or XDP program that takes the packets first; tried again later"
             }
             Self::Port => {
                 "the port range for connections to this server is used up; widen ports in [packet], or add to its sources"

@@ -6,15 +6,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_DELETE`.
-const DELETE: u16 = 1 << 8 | 2;
-/// `NLM_F_REQUEST | NLM_F_ACK`, and the kind of the answer.
+/// `NFNL_SUBSYS_CTNETLINK`, and of its messages `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE`.
+const CONNECTIONS: u16 = 1 << 8;
+const NEW: u16 = CONNECTIONS;
+const DELETE: u16 = CONNECTIONS | 2;
+/// `NLM_F_REQUEST | NLM_F_ACK`, `NLM_F_CREATE | NLM_F_EXCL`, and the kind of the answer.
 const FLAGS: u16 = 1 | 4;
+const CREATE: u16 = 0x400 | 0x200;
 const ANSWER: u16 = 2;
 const HEADER: usize = 16;
 
 /// Attributes: the tuple, what it is made of, and what these are made of.
 const TUPLE: u16 = 1 | NESTED;
+const REPLY: u16 = 2 | NESTED;
 const ADDRESSES: u16 = 1 | NESTED;
 const TRANSPORT: u16 = 2 | NESTED;
 const NESTED: u16 = 1 << 15;
@@ -22,6 +26,22 @@ const IPV4: [u16; 2] = [1, 2];
 const IPV6: [u16; 2] = [3, 4];
 const PROTOCOL: u16 = 1;
 const PORTS: [u16; 2] = [2, 3];
+
+/// Attributes of an entry: `CTA_STATUS`, `CTA_PROTOINFO` and `CTA_TIMEOUT`, and of `CTA_PROTOINFO_TCP` the state and the flags each way.
+const STATUS: u16 = 3;
+const DETAILS: u16 = 4 | NESTED;
+const TIMEOUT: u16 = 7;
+const TCP: u16 = 1 | NESTED;
+const STATE: u16 = 1;
+const WAYS: [u16; 2] = [4, 5];
+/// `TCP_CONNTRACK_ESTABLISHED`.
+const ESTABLISHED: u8 = 3;
+/// `IPS_SEEN_REPLY | IPS_ASSURED | IPS_CONFIRMED`.
+const ANSWERED: u32 = 2 | 4 | 8;
+/// `IP_CT_TCP_FLAG_SACK_PERM | IP_CT_TCP_FLAG_BE_LIBERAL`: as the kernel has it of a connection that it takes up in the middle.
+const LIBERAL: u8 = 2 | 8;
+/// Seconds until an entry goes if no packet comes; each packet sets what the host has configured.
+const LIFETIME: u32 = 300;
 
 thread_local! {
     /// To make a socket takes longer than to ask.
@@ -31,6 +51,46 @@ thread_local! {
 /// Removes the entries of TCP connections, each from a source to a target, in the network namespace of this thread's first question. Says
 /// how many there were. An error where nothing is tracked at all.
 pub(crate) fn untrack<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) -> io::Result<u64> {
+    let questions =
+        connections.map(|(source, target)| message(DELETE, 0, source, tuple(TUPLE, source, target)));
+    let found = ask(questions)?.into_iter().collect::<io::Result<Vec<_>>>()?;
+    Ok(found.into_iter().map(u64::from).sum())
+}
+
+/// Has the entries of TCP connections taken for right, whatever sequence numbers packets have from now on (as with
+/// `net.netfilter.nf_conntrack_tcp_be_liberal`).
+pub(crate) fn relax<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) -> io::Result<()> {
+    let change = |(source, target)| {
+        let details = attribute(DETAILS, &attribute(TCP, &WAYS.map(liberal).concat()));
+        message(NEW, 0, source, [tuple(TUPLE, source, target), details].concat())
+    };
+    ask(connections.map(change))?.into_iter().try_for_each(|changed| changed.map(drop))
+}
+
+/// Makes entries of established TCP connections, in the place of those that there are.
+pub(crate) fn track<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) -> io::Result<()> {
+    untrack(connections)?;
+    let entry = |(source, target)| {
+        let details = [attribute(STATE, &[ESTABLISHED]), WAYS.map(liberal).concat()];
+        let parts = [
+            tuple(TUPLE, source, target),
+            tuple(REPLY, target, source),
+            attribute(STATUS, &ANSWERED.to_be_bytes()),
+            attribute(TIMEOUT, &LIFETIME.to_be_bytes()),
+            attribute(DETAILS, &attribute(TCP, &details.concat())),
+        ];
+        message(NEW, CREATE, source, parts.concat())
+    };
+    ask(connections.map(entry))?.into_iter().try_for_each(|made| made.map(drop))
+}
+
+/// The flags of one way, and which of them are meant.
+fn liberal(way: u16) -> Vec<u8> {
+    attribute(way, &[LIBERAL; 2])
+}
+
+/// Puts questions, and gives the answer to each.
+fn ask<const N: usize>(questions: [io::Result<Vec<u8>>; N]) -> io::Result<Vec<io::Result<bool>>> {
     let netlink = Domain::from(libc::AF_NETLINK);
     let open = || {
         let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
@@ -38,18 +98,16 @@ pub(crate) fn untrack<const N: usize>(connections: [(SocketAddr, SocketAddr); N]
         socket.set_nonblocking(true).map(|()| socket)
     };
     let socket = SOCKET.take().map_or_else(open, Ok)?;
-    let questions = connections.map(|(source, target)| question(source, target));
     (&socket).write_all(&questions.into_iter().collect::<io::Result<Vec<_>>>()?.concat())?;
     // All answers are read before an error is one: what is left of them would be taken for those to the next questions.
-    let mut answers = [const { None }; N];
-    for answer in &mut answers {
+    let mut answers = Vec::with_capacity(N);
+    for _ in 0..N {
         let mut bytes = [0; 1024];
         let size = (&socket).read(&mut bytes)?;
-        *answer = Some(was_there(bytes.get(..size).unwrap_or_default()));
+        answers.push(was_there(bytes.get(..size).unwrap_or_default()));
     }
     SOCKET.set(Some(socket));
-    let found = answers.into_iter().flatten().collect::<io::Result<Vec<_>>>()?;
-    Ok(found.into_iter().map(u64::from).sum())
+    Ok(answers)
 }
 
 /// Whether an answer says that there was an entry.
@@ -64,10 +122,8 @@ fn was_there(answer: &[u8]) -> io::Result<bool> {
     }
 }
 
-fn question(source: SocketAddr, target: SocketAddr) -> io::Result<Vec<u8>> {
-    let family = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // `struct nfgenmsg`: family, version, and no number.
-    let mut body = vec![u8::try_from(family).unwrap_or(0), 0, 0, 0];
+/// The addresses and ports of packets from a source to a target, as an attribute of this kind.
+fn tuple(kind: u16, source: SocketAddr, target: SocketAddr) -> Vec<u8> {
     let kinds = if source.is_ipv4() { IPV4 } else { IPV6 };
     let (mut addresses, mut transport) = (Vec::new(), attribute(PROTOCOL, &[6]));
     for ((kind, port), end) in kinds.into_iter().zip(PORTS).zip([source, target]) {
@@ -77,11 +133,17 @@ fn question(source: SocketAddr, target: SocketAddr) -> io::Result<Vec<u8>> {
         });
         transport.extend(attribute(port, &end.port().to_be_bytes()));
     }
-    let tuple = [attribute(ADDRESSES, &addresses), attribute(TRANSPORT, &transport)].concat();
-    body.extend(attribute(TUPLE, &tuple));
+    attribute(kind, &[attribute(ADDRESSES, &addresses), attribute(TRANSPORT, &transport)].concat())
+}
+
+fn message(kind: u16, flags: u16, source: SocketAddr, attributes: Vec<u8>) -> io::Result<Vec<u8>> {
+    let family = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // `struct nfgenmsg`: family, version, and no number.
+    let mut body = vec![u8::try_from(family).unwrap_or(0), 0, 0, 0];
+    body.extend(attributes);
     let mut question = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?.to_ne_bytes().to_vec();
-    question.extend(DELETE.to_ne_bytes());
-    question.extend(FLAGS.to_ne_bytes());
+    question.extend(kind.to_ne_bytes());
+    question.extend((FLAGS | flags).to_ne_bytes());
     // Number of the question, and who asks: one is enough for both.
     question.extend([0; 8]);
     question.extend(body);
@@ -106,7 +168,8 @@ mod tests {
             ("10.1.0.2:1", "10.1.0.1:443", 16 + 4 + 4 + (4 + 16) + (4 + 8 * 3)),
             ("[fd00::1]:1", "[fd00::2]:443", 16 + 4 + 4 + (4 + 40) + (4 + 8 * 3)),
         ] {
-            let question = question(source.parse().unwrap(), target.parse().unwrap()).unwrap();
+            let (source, target) = (source.parse().unwrap(), target.parse().unwrap());
+            let question = message(DELETE, 0, source, tuple(TUPLE, source, target)).unwrap();
             assert_eq!(question.len(), length);
             assert_eq!(question[..4], u32::try_from(length).unwrap().to_ne_bytes());
         }

@@ -32,7 +32,7 @@ mod xdp;
 pub(crate) use bpf::{MESSAGES, STREAM, attach_to_map, attached_to_map};
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
-pub(crate) use conntrack::untrack;
+pub(crate) use conntrack::{relax, track, untrack};
 pub(crate) use epoll::Poller;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
 pub(crate) use filters::filter_program;

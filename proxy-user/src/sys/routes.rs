@@ -23,6 +23,10 @@ const TARGET: u16 = 1;
 const SOURCE: u16 = 2;
 const DEVICE: u16 = 4;
 const NAME: u16 = 3;
+/// `IFLA_MASTER`, `IFLA_LINKINFO` and `IFLA_INFO_SLAVE_KIND`.
+const MASTER: u16 = 10;
+const INFO: u16 = 18;
+const PORT_OF: u16 = 4;
 /// `RTN_LOCAL`: an address of this host.
 const LOCAL: u8 = 2;
 /// `ARPHRD_ETHER`.
@@ -45,6 +49,8 @@ pub(crate) struct Route {
 pub(crate) struct Device {
     pub(crate) name: String,
     pub(crate) is_ethernet: bool,
+    /// The bridge that it is a port of.
+    pub(crate) bridge: Option<u32>,
 }
 
 thread_local! {
@@ -78,6 +84,25 @@ impl Router {
     pub(crate) fn route(&self, source: Option<IpAddr>, target: IpAddr) -> io::Result<Route> {
         route_by(&self.0, source, target)
     }
+
+    /// See [`device`].
+    pub(crate) fn device(&self, index: u32) -> io::Result<Device> {
+        let mut body = vec![0; 4];
+        body.extend(index.to_ne_bytes());
+        body.resize(LINK_BYTES, 0);
+        let answer = ask(&self.0, LINK_GET, &body, LINK_NEW)?;
+        let kind = answer.get(2..4).and_then(|kind| kind.first_chunk().copied()).map(u16::from_ne_bytes);
+        let name = find(&answer, LINK_BYTES, NAME).unwrap_or_default();
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let port_of = find(&answer, LINK_BYTES, INFO).and_then(|info| find(info, 0, PORT_OF));
+        let is_port = port_of.is_some_and(|kind| kind.starts_with(b"bridge"));
+        let master = find(&answer, LINK_BYTES, MASTER).and_then(|value| value.first_chunk().copied());
+        Ok(Device {
+            name: String::from_utf8_lossy(name).into_owned(),
+            is_ethernet: kind == Some(ETHERNET),
+            bridge: master.map(u32::from_ne_bytes).filter(|_| is_port),
+        })
+    }
 }
 
 fn route_by(socket: &Socket, source: Option<IpAddr>, target: IpAddr) -> io::Result<Route> {
@@ -102,14 +127,7 @@ fn route_by(socket: &Socket, source: Option<IpAddr>, target: IpAddr) -> io::Resu
 
 /// The interface with this index.
 pub(crate) fn device(index: u32) -> io::Result<Device> {
-    let mut body = vec![0; 4];
-    body.extend(index.to_ne_bytes());
-    body.resize(LINK_BYTES, 0);
-    let answer = ask(&Router::open()?.0, LINK_GET, &body, LINK_NEW)?;
-    let kind = answer.get(2..4).and_then(|kind| kind.first_chunk().copied()).map(u16::from_ne_bytes);
-    let name = find(&answer, LINK_BYTES, NAME).unwrap_or_default();
-    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok(Device { name: String::from_utf8_lossy(name).into_owned(), is_ethernet: kind == Some(ETHERNET) })
+    Router::open()?.device(index)
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -177,7 +195,10 @@ mod tests {
         for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
             let Ok(route) = route(Some(address), address) else { continue };
             assert!(route.is_here, "{route:?}");
-            assert_eq!(device(route.device).unwrap(), Device { name: "lo".to_owned(), is_ethernet: false });
+            assert_eq!(
+                device(route.device).unwrap(),
+                Device { name: "lo".to_owned(), is_ethernet: false, bridge: None }
+            );
         }
         assert_eq!(device(u32::MAX >> 1).unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }

@@ -159,7 +159,13 @@ impl Config {
     /// Adds a guard of one interface, with further lines of its section.
     #[must_use]
     pub fn guard(self, interface: &str, lines: &str) -> Self {
-        Self { guard: format!("[guard]\ninterfaces = [\"{interface}\"]\n{lines}\n"), ..self }
+        self.guards(&[interface], lines)
+    }
+
+    /// The same of several interfaces.
+    #[must_use]
+    pub fn guards(self, interfaces: &[&str], lines: &str) -> Self {
+        Self { guard: format!("[guard]\ninterfaces = {interfaces:?}\n{lines}\n"), ..self }
     }
 
     /// Says where flows without sockets are kept, and how old flows are when they leave theirs.

@@ -6,9 +6,9 @@ use super::Namespace;
 use super::nft::{Chain, Expression, data, number, verdict};
 
 /// `NF_INET_PRE_ROUTING`, `NF_INET_LOCAL_OUT`, `NF_INET_POST_ROUTING`, and where NAT stands in them.
-const BEFORE_ROUTING: Chain = Chain::Nat { hook: 0, priority: -100 };
-const OF_THIS_HOST: Chain = Chain::Nat { hook: 3, priority: -100 };
-const AFTER_ROUTING: Chain = Chain::Nat { hook: 4, priority: 100 };
+pub(super) const BEFORE_ROUTING: Chain = Chain::Nat { hook: 0, priority: -100 };
+pub(super) const OF_THIS_HOST: Chain = Chain::Nat { hook: 3, priority: -100 };
+pub(super) const AFTER_ROUTING: Chain = Chain::Nat { hook: 4, priority: 100 };
 
 impl Namespace {
     /// Has all connections of the namespace tracked, by a rule that asks for the state of packets in a chain that none comes to.
@@ -18,7 +18,7 @@ impl Namespace {
     pub fn track_connections(&self) -> Result<()> {
         // The state of the packet into register 1.
         let state = Expression::new("ct", &[number(1, 1), number(2, 0)]);
-        self.add_rule(&Chain::Apart, &[state]).context("tracking connections")
+        self.add_rule(Chain::Apart, &[state]).context("tracking connections")
     }
 
     /// Has connections from others to one port go to another one of this host, as `redirect to :PORT` does.
@@ -26,7 +26,7 @@ impl Namespace {
     /// # Errors
     /// When the kernel has no NAT.
     pub fn redirect(&self, from: u16, to: u16) -> Result<()> {
-        self.redirect_at(&BEFORE_ROUTING, from, to)
+        self.redirect_at(BEFORE_ROUTING, from, to)
     }
 
     /// The same of connections of this host, to whatever address.
@@ -34,10 +34,10 @@ impl Namespace {
     /// # Errors
     /// When the kernel has no NAT.
     pub fn redirect_own(&self, from: u16, to: u16) -> Result<()> {
-        self.redirect_at(&OF_THIS_HOST, from, to)
+        self.redirect_at(OF_THIS_HOST, from, to)
     }
 
-    fn redirect_at(&self, chain: &Chain, from: u16, to: u16) -> Result<()> {
+    fn redirect_at(&self, chain: Chain, from: u16, to: u16) -> Result<()> {
         let redirect = Expression::new("redir", &[number(1, 1)]);
         let [load, compare] = goes_to(from);
         self.add_rule(chain, &[load, compare, port(to), redirect]).context("redirecting a port")
@@ -51,7 +51,7 @@ impl Namespace {
         // Of its flags `NF_NAT_RANGE_PROTO_SPECIFIED`.
         let masquerade = Expression::new("masq", &[number(1, 2), number(2, 1), number(3, 1)]);
         let [load, compare] = goes_to(to);
-        self.add_rule(&AFTER_ROUTING, &[load, compare, port(from), masquerade]).context("masquerading")
+        self.add_rule(AFTER_ROUTING, &[load, compare, port(from), masquerade]).context("masquerading")
     }
 
     /// Drops all packets that the namespace's own programs send, as a firewall with that policy for OUTPUT does: they are told `EPERM`.
@@ -59,9 +59,8 @@ impl Namespace {
     /// # Errors
     /// When the kernel has no nftables.
     pub fn drop_output(&self) -> Result<()> {
-        // `NF_DROP` into the register of verdicts.
-        let drop = Expression::new("immediate", &[number(1, 0), verdict(2, 0)]);
-        self.add_rule(&Chain::Output, &[drop]).context("dropping what the host sends")
+        let chain = Chain::Filter { hook: 3, priority: 0, drops: false };
+        self.add_rule(chain, &[dropped()]).context("dropping what the host sends")
     }
 
     /// Lines about tracked TCP connections that contain all of `words`.
@@ -78,13 +77,22 @@ impl Namespace {
     }
 }
 
+/// The verdict, into its register: `NF_DROP` and `NF_ACCEPT`.
+pub(super) fn dropped() -> Expression {
+    Expression::new("immediate", &[number(1, 0), verdict(2, 0)])
+}
+
+pub(super) fn accepted() -> Expression {
+    Expression::new("immediate", &[number(1, 0), verdict(2, 1)])
+}
+
 /// Goes on only for packets to this port: the third and fourth byte of the transport header.
-fn goes_to(port: u16) -> [Expression; 2] {
+pub(super) fn goes_to(port: u16) -> [Expression; 2] {
     let load = Expression::new("payload", &[number(1, 1), number(2, 2), number(3, 2), number(4, 2)]);
     [load, Expression::new("cmp", &[number(1, 1), number(2, 0), data(3, &port.to_be_bytes())])]
 }
 
 /// A port into register 1.
-fn port(port: u16) -> Expression {
+pub(super) fn port(port: u16) -> Expression {
     Expression::new("immediate", &[number(1, 1), data(2, &port.to_be_bytes())])
 }

@@ -1,6 +1,7 @@
 //! Network namespaces: private networks for one test.
 
 mod conntrack;
+mod firewall;
 mod name_files;
 mod nft;
 mod pinned;
@@ -24,6 +25,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
+pub use firewall::{Firewall, PUBLISHED_PORT};
+pub(crate) use pinned::pin;
 pub use pinned::{BpfClassifier, BpfLink};
 pub use sys::{
     BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,

@@ -15,21 +15,32 @@ const NEW_TABLE: u16 = NFTABLES << 8;
 const DELETE_TABLE: u16 = NFTABLES << 8 | 2;
 const NEW_CHAIN: u16 = NFTABLES << 8 | 3;
 const NEW_RULE: u16 = NFTABLES << 8 | 6;
-/// NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE.
+/// NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_APPEND.
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
 const NESTED: u16 = 1 << 15;
 const NAME: &[u8] = b"snis\0";
 
-/// What a rule does, one after the other.
+/// One thing that a rule does.
+#[derive(Clone)]
 pub(super) struct Expression(Vec<u8>);
+
+/// What a rule does, one after the other.
+pub(super) type Rule = Vec<Expression>;
 
 impl Expression {
     pub(super) fn new(name: &str, attributes: &[Vec<u8>]) -> Self {
         let name = attribute(1, format!("{name}\0").as_bytes());
         let expression = [name, attribute(2 | NESTED, &attributes.concat())].concat();
         Self(attribute(1 | NESTED, &expression))
+    }
+
+    /// This, and then that.
+    pub(super) fn and(mut self, mut other: Self) -> Self {
+        self.0.append(&mut other.0);
+        self
     }
 }
 
@@ -39,22 +50,33 @@ pub(super) enum Chain {
     Apart,
     /// NAT, at this hook.
     Nat { hook: u32, priority: i32 },
-    /// What the host itself sends.
-    Output,
+    /// A filter at this hook. `drops`: what no rule says anything about.
+    Filter { hook: u32, priority: i32, drops: bool },
 }
 
 impl Namespace {
     /// Makes a table with one chain and one rule.
-    pub(super) fn add_rule(&self, chain: &Chain, expressions: &[Expression]) -> Result<()> {
+    pub(super) fn add_rule(&self, chain: Chain, rule: &[Expression]) -> Result<()> {
+        self.add_rules(&[(chain, vec![rule.to_vec()])])
+    }
+
+    /// Makes a table with chains, at most one of a kind at a hook, and their rules.
+    pub(super) fn add_rules(&self, chains: &[(Chain, Vec<Rule>)]) -> Result<()> {
         let table = [&inet(), &attribute(1, NAME)[..]].concat();
-        let expressions: Vec<u8> = expressions.iter().flat_map(|expression| expression.0.clone()).collect();
-        let rule =
-            [&attribute(1, NAME)[..], &attribute(2, NAME), &attribute(4 | NESTED, &expressions)].concat();
-        self.commit(&[
-            message(NEW_TABLE, REQUEST | CREATE, &table),
-            message(NEW_CHAIN, REQUEST | CREATE, &[&inet(), &chain.attributes()[..]].concat()),
-            message(NEW_RULE, REQUEST | CREATE | ACK, &[&inet(), &rule[..]].concat()),
-        ])
+        let mut messages = vec![message(NEW_TABLE, REQUEST | CREATE, &table)];
+        for (chain, rules) in chains {
+            messages.push(message(NEW_CHAIN, REQUEST | CREATE, &[&inet(), &chain.attributes()[..]].concat()));
+            for rule in rules {
+                let expressions: Vec<u8> = rule.iter().flat_map(|expression| expression.0.clone()).collect();
+                let rule = [attribute(1, NAME), chain.name(2), attribute(4 | NESTED, &expressions)].concat();
+                messages.push(message(NEW_RULE, REQUEST | CREATE | APPEND, &[&inet(), &rule[..]].concat()));
+            }
+        }
+        // One answer is waited for: that to the last message, or an error.
+        if let Some(flags) = messages.last_mut().and_then(|last| last.get_mut(6)) {
+            *flags |= u8::try_from(ACK)?;
+        }
+        self.commit(&messages)
     }
 
     /// Removes that table.
@@ -84,16 +106,27 @@ impl Namespace {
 }
 
 impl Chain {
+    /// Its name, as an attribute of this kind.
+    fn name(&self, kind: u16) -> Vec<u8> {
+        let name = match self {
+            Self::Apart => "apart\0".to_owned(),
+            Self::Nat { hook, .. } => format!("nat-{hook}\0"),
+            Self::Filter { hook, .. } => format!("filter-{hook}\0"),
+        };
+        attribute(kind, name.as_bytes())
+    }
+
     fn attributes(&self) -> Vec<u8> {
-        let mut all = [attribute(1, NAME), attribute(3, NAME)].concat();
-        let (hook, priority, kind) = match self {
+        let mut all = [attribute(1, NAME), self.name(3)].concat();
+        let (hook, priority, kind, drops) = match self {
             Self::Apart => return all,
-            Self::Nat { hook, priority } => (*hook, *priority, &b"nat\0"[..]),
-            // `NF_INET_LOCAL_OUT`.
-            Self::Output => (3, 0, &b"filter\0"[..]),
+            Self::Nat { hook, priority } => (*hook, *priority, &b"nat\0"[..], false),
+            Self::Filter { hook, priority, drops } => (*hook, *priority, &b"filter\0"[..], *drops),
         };
         let hook = [attribute(1, &hook.to_be_bytes()), attribute(2, &priority.to_be_bytes())].concat();
-        all.extend([attribute(4 | NESTED, &hook), attribute(7, kind)].concat());
+        // `NF_DROP` is 0, and `NF_ACCEPT` 1.
+        let policy = number(5, u32::from(!drops));
+        all.extend([attribute(4 | NESTED, &hook), policy, attribute(7, kind)].concat());
         all
     }
 }

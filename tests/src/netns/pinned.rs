@@ -77,16 +77,24 @@ impl BpfLink {
     }
 }
 
-/// A program for interfaces that lets every packet pass.
+/// A program for interfaces that says the same of every packet.
 #[derive(Debug)]
 pub struct BpfClassifier(OwnedFd);
 
 impl BpfClassifier {
-    /// Loads it.
+    /// Loads one that passes packets on to the next program (`TCX_NEXT`, `TC_ACT_UNSPEC`).
     ///
     /// # Errors
     /// What bpf(2) reports.
     pub fn that_passes() -> io::Result<Self> {
+        Self::that_says(-1)
+    }
+
+    /// Loads one that says this: `TC_ACT_OK` is 0, and no other program is asked then; `TC_ACT_SHOT` is 2.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn that_says(verdict: i32) -> io::Result<Self> {
         /// The part of `union bpf_attr` that BPF_PROG_LOAD needs.
         #[repr(C)]
         struct Load {
@@ -95,13 +103,24 @@ impl BpfClassifier {
             instructions: u64,
             license: u64,
         }
-        // r0 = TCX_NEXT; exit
-        let instructions = [0xffff_ffff_0000_00b7_u64, 0x95];
+        // r0 = verdict; exit
+        let instructions = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95];
         let license = c"GPL";
         // BPF_PROG_TYPE_SCHED_CLS
         let (kind, length) = (3, 2);
         let (instructions, license) = (address(&instructions), address(license.to_bytes_with_nul()));
         bpf_object(5, &mut Load { kind, length, instructions, license }).map(Self)
+    }
+
+    /// Attaches it to what comes in by an interface of this thread's network namespace (tcx, Linux 6.6), before all programs that are
+    /// there, or behind them.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn attach(&self, interface: u32, before: bool) -> io::Result<BpfLink> {
+        // BPF_LINK_CREATE: program, target, BPF_TCX_INGRESS, BPF_F_BEFORE or nothing.
+        let flags = if before { 1 << 3 } else { 0 };
+        bpf_object(28, &mut [number(&self.0)?, interface, 46, flags]).map(BpfLink)
     }
 
     /// Gives it a name in a BPF file system.
@@ -113,7 +132,7 @@ impl BpfClassifier {
     }
 }
 
-fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+pub(crate) fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let fd = number(object)?;
     // BPF_OBJ_PIN

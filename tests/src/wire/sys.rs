@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
+use std::path::Path;
 
 /// Frames that are handed to the kernel at a time.
 const BATCH: usize = 128;
@@ -107,6 +108,14 @@ impl Program {
         const XDP: u32 = 37;
         let mode = if native { 4 } else { 2 };
         bpf(LINK, &mut [number(&self.0)?, interface, XDP, mode]).and_then(owned)
+    }
+
+    /// Gives it a name in a BPF file system.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        crate::netns::pin(&self.0, path)
     }
 
     /// Runs it on a frame of at least 14 bytes, so many times.

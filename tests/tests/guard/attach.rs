@@ -7,6 +7,7 @@ use harness::command::run;
 use harness::daemon::Launch;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{Namespace, Topology};
+use harness::pins::Pins;
 use harness::site::{RawSite, config};
 use harness::wire::{Guard, Program, detach_links_of, interface_number};
 
@@ -120,18 +121,41 @@ fn what_somebody_else_has_detached_is_attached_again() -> Result<()> {
     site.daemon.stop()
 }
 
+/// Whatever holds it: a link in either mode, or the interface itself, as with the dispatcher of libxdp and with `ip link set xdp`.
 #[test]
-fn another_program_is_left_alone_and_named() -> Result<()> {
-    let net = Topology::create()?;
-    let other = Program::that_says(2)?;
-    let held = net.edge.enter(|| Ok(other.attach(interface_number("client")?, true)?))?;
-    let daemon = Launch::new()?.start(&net.edge, &config().guard("client", ""))?;
-    let guard = Guard::of(&daemon)?;
-    let reason = guard.interfaces.first().and_then(|one| one.reason.clone()).context("no reason")?;
-    ensure!(reason.contains("another XDP program is there"), "{reason}");
-    drop(held);
-    Guard::attached(&daemon, "client")?;
-    daemon.stop()
+fn another_program_is_left_alone_and_named_and_the_guard_comes_when_it_goes() -> Result<()> {
+    for held_by in ["native link", "generic link", "native interface", "generic interface"] {
+        let (net, pins) = (Topology::create()?, Pins::create()?);
+        let other = Program::that_says(2)?;
+        let mode = if held_by.starts_with("native") { "xdpdrv" } else { "xdpgeneric" };
+        let ip = |arguments: &[&str]| run(net.edge.command("ip").args(arguments), b"")?.success().map(drop);
+        let held = if held_by.ends_with("link") {
+            let is_native = mode == "xdpdrv";
+            Some(net.edge.enter(|| Ok(other.attach(interface_number("client")?, is_native)?))?)
+        } else {
+            let path = pins.path().join("other");
+            other.pin(&path)?;
+            ip(&["link", "set", "dev", "client", mode, "pinned", &path.display().to_string()])?;
+            None
+        };
+        let site = config().guards(&["client", "backend"], "");
+        let daemon = Launch::new()?.start(&net.edge, &site)?;
+        let guard = Guard::of(&daemon)?;
+        let reason =
+            guard.interfaces.iter().find(|one| one.name == "client").and_then(|one| one.reason.clone());
+        let reason = reason.context("no reason")?;
+        ensure!(reason.contains("another XDP program is there"), "{held_by}: {reason}");
+        daemon.wait_for_log("another XDP program is there")?;
+        // It goes on elsewhere.
+        assert_eq!(Guard::attached(&daemon, "backend")?, "native");
+        if held.is_none() {
+            ip(&["link", "set", "dev", "client", mode, "off"])?;
+        }
+        drop(held);
+        assert_eq!(Guard::attached(&daemon, "client")?, "native", "{held_by}");
+        daemon.stop()?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -7,11 +7,14 @@ use harness::daemon::{Config, Datapath, Launch};
 use harness::netns::{BACKEND_IPV4, BACKEND_IPV6, EDGE_IPV4, EDGE_IPV6, Topology};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::pins::Pins;
+use harness::wire::{Program, interface_number};
 
 use crate::outlive::kill;
-use crate::{counted, wait_for_packets};
+use crate::{counted, site, wait_for_packets};
 
 const SERVER_PORT: u16 = 9443;
+
+const XDP_PASS: u32 = 2;
 
 /// Enough for large packets, and for those that are sent again.
 const BULK: u64 = 4 << 20;
@@ -39,7 +42,7 @@ fn comes_later(is_ipv6: bool) -> Result<()> {
     let mut flows = vec![connect()?, connect()?];
     wait_for_packets(&daemon, 2)?;
     kill(&mut daemon)?;
-    let guarded = config().guard("client\", \"backend", "mode = \"generic\"\n");
+    let guarded = config().guards(&["client", "backend"], "mode = \"generic\"\n");
     let daemon = Launch::new()?.start(&net.edge, &guarded)?;
     let attached = daemon.metrics()?.sum("snisplice_guard_attached", &[("mode", "generic")]);
     ensure!((attached - 2.0).abs() < 0.1, "{attached} guards in generic mode");
@@ -67,6 +70,31 @@ fn comes_later(is_ipv6: bool) -> Result<()> {
         ensure!(access.reason == "eof" && access.datapath.as_deref() == Some("packet"), "{access:?}");
     }
     daemon.stop()
+}
+
+/// Somebody else's program comes while connections are offloaded, and goes again.
+#[test]
+fn a_program_of_somebody_else_makes_no_difference_either() -> Result<()> {
+    let site = site()?;
+    let (mut client, mut server) = site.flow()?;
+    transfer(&mut client, &mut server, 1, 1000)?;
+    wait_for_packets(&site.daemon, 1)?;
+    let other = Program::that_says(XDP_PASS)?;
+    let attach = |name: &str| interface_number(name).and_then(|number| other.attach(number, false));
+    let held = site.net.edge.enter(|| Ok([attach("client")?, attach("backend")?]))?;
+    let before = counted(&site.daemon)?;
+    transfer(&mut client, &mut server, 2, BULK)?;
+    transfer(&mut server, &mut client, 3, BULK)?;
+    let (mut late, mut late_server) = site.flow()?;
+    transfer(&mut late, &mut late_server, 1, 1000)?;
+    wait_for_packets(&site.daemon, 2)?;
+    drop(held);
+    transfer(&mut client, &mut server, 4, BULK)?;
+    transfer(&mut late_server, &mut late, 5, BULK)?;
+    let after = counted(&site.daemon)?;
+    ensure!(after.forwarded_bytes - before.forwarded_bytes >= 4 * BULK, "{before:?} {after:?}");
+    drop((client, server, late, late_server));
+    site.daemon.stop()
 }
 
 #[test]

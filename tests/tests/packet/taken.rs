@@ -116,7 +116,7 @@ fn resets_are_the_clients_own_again(site: &RawSite, flows: Vec<(TcpStream, TcpSt
 }
 
 /// Whether this kernel has tcx links, which came with Linux 6.6.
-fn has_links() -> Result<bool> {
+pub(crate) fn has_links() -> Result<bool> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
     let has = (numbers.next(), numbers.next()) >= (Some(6), Some(6));

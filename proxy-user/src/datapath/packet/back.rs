@@ -207,6 +207,7 @@ impl Road {
         }
         let [first, second] = &starts.legs;
         let sockets = [make(&client, &other, first, &terms, 0)?, make(&server, &one, second, &terms, 1)?];
+        self.track(&parked.keys);
         held.free()?;
         Ok((sockets, starts))
     }

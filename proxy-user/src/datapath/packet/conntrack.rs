@@ -1,5 +1,5 @@
 //! The packets of a flow without sockets do not pass netfilter any more: what it knows of the two connections is out of date from
-//! then on, and would stay for days.
+//! then on, and would stay for days. When it gets sockets again, a firewall has to know it again.
 
 use std::sync::atomic::Ordering;
 
@@ -16,6 +16,21 @@ impl Road {
         match sys::untrack([(source(client), target(client)), (target(server), source(server))]) {
             Ok(entries) => drop(self.packet.untracked.fetch_add(entries, Ordering::Relaxed)),
             Err(error) => tracing::debug!(%error, "connection tracking is not here, or does not answer"),
+        }
+    }
+
+    /// Has connection tracking let the draining sockets have their packets, whatever has gone past it by then.
+    pub(super) fn relax(&self, [client, server]: &[Key; 2]) {
+        if let Err(error) = sys::relax([(source(client), target(client)), (target(server), source(server))]) {
+            tracing::debug!(%error, "connection tracking is not here, or does not answer");
+        }
+    }
+
+    /// Tells connection tracking that there are these two connections. It would not take them up in the middle if
+    /// `net.netfilter.nf_conntrack_tcp_loose` is 0, and takes who speaks first for the one who has made the connection.
+    pub(super) fn track(&self, [client, server]: &[Key; 2]) {
+        if let Err(error) = sys::track([(source(client), target(client)), (target(server), source(server))]) {
+            tracing::debug!(%error, "connection tracking is not here, or does not answer");
         }
     }
 }

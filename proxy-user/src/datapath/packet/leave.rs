@@ -166,6 +166,7 @@ async fn attempt(
         }
     };
     let plan = Plan::make(road, flow, sockets).await?;
+    road.relax(&plan.keys);
     let mut armed = road.packet.begin(plan.keys).map_err(refused)?;
     let is_stamped = plan.arm(flow, &mut armed).map_err(refused)??;
     road.routes.entered(plan.changes);

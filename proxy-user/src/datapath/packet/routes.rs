@@ -158,12 +158,18 @@ impl Road {
     }
 
     /// Packets of flows may come in by any interface, whatever way ours go out; one that finds no program there is answered with
-    /// a reset.
+    /// a reset. On their way from the port of a bridge to the bridge they may pass the firewall (`br_netfilter`), which does not know them.
     fn attach_all(&self) {
-        let Ok(found) = sys::interfaces() else { return };
-        for device in found.addressed {
+        let (Ok(found), Ok(router)) = (sys::interfaces(), sys::Router::open()) else { return };
+        for &device in &found.addressed {
             // Those that are no Ethernet have none.
             let _ = self.packet.attach(device);
+        }
+        for device in found.links.into_values().filter(|device| !found.addressed.contains(device)) {
+            let bridge = router.device(device).ok().and_then(|device| device.bridge);
+            if bridge.is_some_and(|bridge| found.addressed.contains(&bridge)) {
+                let _ = self.packet.attach(device);
+            }
         }
     }
 }

@@ -1,0 +1,141 @@
+//! Programs of others at the same interfaces, before ours and behind them, as those of Cilium are.
+
+use std::net::TcpStream;
+
+use anyhow::{Result, ensure};
+use harness::command::run;
+use harness::daemon::{Config, Datapath};
+use harness::netns::{BpfClassifier, BpfLink, Namespace};
+use harness::peers::raw::{Ending, expect_ending, transfer};
+use harness::pins::Pins;
+use harness::site::{RawSite, config};
+
+use crate::refusals::wait_for_reason;
+use crate::taken::has_links;
+use crate::{counted, wait_for_packets};
+
+const PASS_ON: i32 = -1;
+const PASS: i32 = 0;
+const DROP: i32 = 2;
+
+/// Where a program of somebody else is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Before,
+    Behind,
+}
+
+fn config_with(pins: &Pins, attach: &str) -> Config {
+    config().datapath(Datapath::Packet).packet(pins, "0s").packet_line(&format!("attach = \"{attach}\""))
+}
+
+fn tc(edge: &Namespace, arguments: &str) -> Result<()> {
+    run(edge.command("tc").args(arguments.split(' ')), b"")?.success().map(drop)
+}
+
+/// Somebody else's program, at what comes in from clients: as a link, as long as that is open, or as a filter.
+fn put(site: &RawSite, pins: &Pins, attach: &str, place: Place, verdict: i32) -> Result<Option<BpfLink>> {
+    let (edge, program) = (&site.net.edge, BpfClassifier::that_says(verdict)?);
+    if attach == "tcx" {
+        let before = place == Place::Before;
+        return edge
+            .enter(|| Ok(program.attach(harness::wire::interface_number("client")?, before)?))
+            .map(Some);
+    }
+    let priority = if place == Place::Before { 1 } else { 60_000 };
+    let path = pins.path().join(format!("foreign-{priority}"));
+    program.pin(&path)?;
+    // It is there if the daemon has filters already.
+    drop(tc(edge, "qdisc add dev client clsact"));
+    let path = path.display();
+    tc(
+        edge,
+        &format!(
+            "filter add dev client ingress protocol all prio {priority} bpf direct-action object-pinned {path}"
+        ),
+    )?;
+    Ok(None)
+}
+
+fn remove(site: &RawSite, link: Option<BpfLink>, place: Place) -> Result<()> {
+    if let Some(link) = link {
+        return Ok(link.detach()?);
+    }
+    let priority = if place == Place::Before { 1 } else { 60_000 };
+    tc(&site.net.edge, &format!("filter del dev client ingress prio {priority}"))
+}
+
+fn live_on((client, server): &mut (TcpStream, TcpStream)) -> Result<()> {
+    transfer(client, server, 7, 500_000)?;
+    transfer(server, client, 8, 500_000)
+}
+
+fn ways() -> Result<Vec<&'static str>> {
+    Ok(if has_links()? { vec!["tcx", "clsact"] } else { vec!["clsact"] })
+}
+
+#[test]
+fn programs_of_others_that_pass_packets_on_make_no_difference() -> Result<()> {
+    for attach in ways()? {
+        let pins = Pins::create()?;
+        let site = RawSite::start(&config_with(&pins, attach))?;
+        let _before = put(&site, &pins, attach, Place::Before, PASS_ON)?;
+        if attach == "clsact" {
+            // One that sends others' packets on by another interface.
+            let redirect =
+                "prio 2 protocol ip u32 match ip dport 8080 0xffff action mirred egress redirect dev backend";
+            tc(&site.net.edge, &format!("filter add dev client ingress {redirect}"))?;
+        }
+        let mut flow = site.flow()?;
+        live_on(&mut flow)?;
+        wait_for_packets(&site.daemon, 1)?;
+        let before = counted(&site.daemon)?;
+        // Those that come later, and end what is asked.
+        let _behind = put(&site, &pins, attach, Place::Behind, PASS)?;
+        live_on(&mut flow)?;
+        let after = counted(&site.daemon)?;
+        ensure!(after.forwarded_bytes - before.forwarded_bytes >= 1_000_000, "{before:?} {after:?}");
+        drop(flow);
+        site.daemon.stop()?;
+    }
+    Ok(())
+}
+
+/// It says `TC_ACT_OK`, so that no other program is asked: ours sees no packet.
+#[test]
+fn a_program_that_keeps_packets_from_ours_keeps_connections_from_being_offloaded() -> Result<()> {
+    for attach in ways()? {
+        let pins = Pins::create()?;
+        let site = RawSite::start(&config_with(&pins, attach))?;
+        let first = put(&site, &pins, attach, Place::Before, PASS)?;
+        let mut flow = site.flow()?;
+        live_on(&mut flow)?;
+        wait_for_reason(&site.daemon, "unseen")?;
+        let told = site.daemon.wait_for_flow("the reason", |flow| flow.obstacle.is_some())?;
+        ensure!(told.obstacle.as_ref().is_some_and(|text| text.contains("tc or XDP program")), "{told:?}");
+        live_on(&mut flow)?;
+        remove(&site, first, Place::Before)?;
+        wait_for_packets(&site.daemon, 1)?;
+        live_on(&mut flow)?;
+        drop(flow);
+        site.daemon.stop()?;
+    }
+    Ok(())
+}
+
+/// Its client seems to be silent: the connection ends for that.
+#[test]
+fn one_that_drops_all_packets_of_a_client_ends_its_connections_by_keepalive() -> Result<()> {
+    let attach = ways()?.remove(0);
+    let pins = Pins::create()?;
+    let site = RawSite::start(&config_with(&pins, attach).timeout("keepalive", "2s"))?;
+    let mut flow = site.flow()?;
+    live_on(&mut flow)?;
+    wait_for_packets(&site.daemon, 1)?;
+    let _first = put(&site, &pins, attach, Place::Before, DROP)?;
+    let (client, mut server) = flow;
+    expect_ending(&mut server, Ending::Reset)?;
+    let access = site.daemon.wait_for_access(client.local_addr()?)?;
+    ensure!(access.reason == "client_timeout", "{access:?}");
+    site.daemon.stop()
+}
