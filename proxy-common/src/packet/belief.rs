@@ -125,6 +125,9 @@ const FAR: u32 = 1 << 22;
 /// And in both, whatever is on its way.
 const FEW: u32 = 1 << 12;
 
+/// Bytes that may be missing before a packet whose acknowledgement is one of [`FEW`].
+const NEAR: u32 = 1 << 16;
+
 /// Whether a packet may be that of the peer that it says it is from. What others send under its name must not be learnt: by it strangers
 /// would decide what is believed later, what probes look like, and how many bytes were carried. The peers look at it themselves.
 ///
@@ -168,11 +171,15 @@ pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32
     let known = first.wrapping_sub(segment.seq);
     let has_more = known < payload || (known == payload && segment.has(tcp::FIN));
     if known != 0 && has_more && payload - known <= room && is_answer {
-        return Trust::Sent;
+        return Trust::All;
     }
-    if ahead == u32::MAX && is_answer {
-        // A probe of the peer's own.
+    if (ahead == u32::MAX || segment.end == first) && is_answer {
+        // A probe of the peer's own, or its last bytes again, whose acknowledgement counts at the other end too.
         return Trust::Heard;
+    }
+    // It has overtaken few bytes, and few acknowledgements can be guessed: it may be the only one that says that an end has come.
+    if is_answer && unheard <= FEW && ahead <= flight + NEAR && has_room {
+        return Trust::All;
     }
     let is_sent = (is_answer && ahead <= flight + GAP)
         || (is_next && answer.wrapping_add(FAR) <= unheard + 2 * FAR)
@@ -295,6 +302,10 @@ mod model;
 #[cfg(test)]
 #[path = "belief_attack.rs"]
 mod attack;
+
+#[cfg(test)]
+#[path = "belief_ends.rs"]
+mod ends;
 
 #[cfg(test)]
 #[path = "belief_tests.rs"]

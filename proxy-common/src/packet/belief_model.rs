@@ -18,8 +18,8 @@ const SCALE: u8 = 9;
 /// A peer, in the numbers of its own leg.
 pub(super) struct Peer {
     start: u32,
-    next: u32,
-    unacknowledged: u32,
+    pub(super) next: u32,
+    pub(super) unacknowledged: u32,
     /// What the other one allows, as last heard, and the next byte of its stream.
     allowed: u32,
     expected: u32,
@@ -32,7 +32,7 @@ impl Peer {
         Self { start, next, unacknowledged, allowed, expected: other, window }
     }
 
-    fn segment(&self, seq: u32, len: u32) -> (Segment, u32) {
+    pub(super) fn segment(&self, seq: u32, len: u32) -> (Segment, u32) {
         let window = u16::try_from(self.window >> SCALE).unwrap();
         (Segment { seq, end: seq.wrapping_add(len), ack: self.expected, flags: tcp::ACK, window }, len)
     }
@@ -51,13 +51,17 @@ impl Peer {
         }
     }
 
-    fn finish(&mut self) -> (Segment, u32) {
+    pub(super) fn finish(&mut self) -> (Segment, u32) {
         let (segment, _) = self.segment(self.next, 0);
         self.next = self.next.wrapping_add(1);
         (Segment { end: self.next, flags: tcp::ACK | tcp::FIN, ..segment }, 0)
     }
 
-    fn hear(&mut self, (segment, _): &(Segment, u32)) {
+    /// Of bytes that it has already it takes not even the acknowledgement (RFC 9293, section 3.10.7.4).
+    pub(super) fn hear(&mut self, (segment, _): &(Segment, u32)) {
+        if before(segment.end, self.expected) {
+            return;
+        }
         if !before(self.expected, segment.seq) && before(self.expected, segment.end) {
             self.expected = segment.end;
         }

@@ -108,7 +108,7 @@ fn an_end_that_comes_again_with_bytes_that_are_acknowledged_is_noted() {
         let again = Segment { end, ..says(seq, 7400) };
         let again = Segment { flags: tcp::FIN | tcp::ACK, ..again };
         let trust = trust(&entry, &other, &again, payload);
-        assert_eq!(trust, Trust::Sent, "{seq} {payload}");
+        assert_eq!(trust, Trust::All, "{seq} {payload}");
         assert_eq!(heed(&mut entry, &other, &again, trust), NEWS);
         learn(&mut entry, &again, payload, trust, 1);
         other.acked = end + 500;
@@ -116,8 +116,10 @@ fn an_end_that_comes_again_with_bytes_that_are_acknowledged_is_noted() {
     }
     let [entry, other] = at_rest();
     let judge = |seq, ack, payload| trust(&entry, &other, &says(seq, ack), payload);
-    assert_eq!(judge(1095, 7400, 15), Trust::Sent, "new bytes behind known ones");
-    assert_eq!(judge(1095, 7400, 5), Trust::Old, "known bytes alone");
+    assert_eq!(judge(1095, 7400, 15), Trust::All, "new bytes behind known ones");
+    assert_eq!(judge(1095, 7400, 4), Trust::Old, "known bytes alone");
+    let last = Segment { end: 1100, ..says(1095, 7400) };
+    assert_eq!(trust(&entry, &other, &last, 5), Trust::Heard, "the last of them");
     assert_eq!(judge(1099, 7400, 1), Trust::Heard, "a probe with a byte");
     assert_eq!(judge(1095, 0x1000_0000, 15), Trust::Nothing, "acknowledged by a stranger");
 }

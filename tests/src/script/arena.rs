@@ -131,16 +131,6 @@ impl Arena {
         self.listeners.iter().try_for_each(keep_alive)
     }
 
-    /// On a bad network an end may be seen too late to be believed: such a connection is over once its silent peers are asked, 15 s after their
-    /// last packets (docs/packet-hazards.md).
-    fn wait_until_all_have_ended(&self) -> Result<()> {
-        let limit = if self.is_bad() { 4 * PATIENCE } else { PATIENCE };
-        wait_for("the last connection to end", limit, || {
-            self.daemon.status().is_ok_and(|status| status.connections.active == 0).then_some(())
-        })
-        .with_context(|| format!("flows: {:?}", self.daemon.flows()))
-    }
-
     /// Whether its network is bad, so that a seed is not played the same way twice.
     #[must_use]
     pub fn is_bad(&self) -> bool {
@@ -172,7 +162,7 @@ impl Arena {
         let limit = if self.is_bad() { BAD_LIMIT } else { LIMIT };
         play(&mut pairs, limit, || self.daemon.status().is_ok_and(|status| status.connections.active == 0))?;
         let seen: Vec<_> = pairs.into_iter().map(|pair| (pair.client.seen, pair.server.seen)).collect();
-        self.wait_until_all_have_ended()?;
+        self.daemon.wait_for_idle()?;
         let came = self.accepted()? - accepted;
         ensure!(came == scripts.len() || self.is_bad(), "{came} of {} came", scripts.len());
         let records = self.records(came)?;

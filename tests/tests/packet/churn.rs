@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use harness::daemon::{Config, Daemon, Datapath, Launch};
-use harness::deadline::{PATIENCE, dawdle, wait_for};
+use harness::deadline::dawdle;
 use harness::impair::{Badness, Impaired};
 use harness::keyed::{self, Keyed, read_some};
 use harness::netns::{BACKEND_IPV4, BACKEND_IPV6, CLIENT_IPV4, EDGE_IPV4, EDGE_IPV6, Namespace, Topology};
@@ -107,15 +107,6 @@ impl Ground {
     }
 }
 
-/// On a bad network an end may be seen too late to be believed: such a connection is over once its silent peers are asked, 15 s after their
-/// last packets (docs/packet-hazards.md).
-fn wait_until_all_have_ended(daemon: &Daemon) -> Result<()> {
-    wait_for("the last connection to end", 4 * PATIENCE, || {
-        (daemon.status().ok()?.connections.active == 0).then_some(())
-    })
-    .with_context(|| format!("flows: {:?}", daemon.flows()))
-}
-
 /// Plays many flows, after `prepare` has made the network what it is to be.
 pub(crate) fn churn(case: Case, prepare: impl FnOnce(&Topology) -> Result<()>) -> Result<()> {
     let ground = Ground::prepare(case, prepare)?;
@@ -140,7 +131,7 @@ pub(crate) fn churn(case: Case, prepare: impl FnOnce(&Topology) -> Result<()>) -
         bail!("{} of {FLOWS} flows, such as {first:#}", failures.len());
     }
     let done = bad.iter().map(Impaired::done).collect::<Result<Vec<_>>>()?;
-    wait_until_all_have_ended(&ground.daemon)?;
+    ground.daemon.wait_for_idle()?;
     let gone =
         ground.daemon.access().iter().filter(|record| record.datapath.as_deref() == Some("packet")).count();
     println!("{gone} of {FLOWS} flows left their sockets; {:?}; network: {done:?}", counted(&ground.daemon)?);
