@@ -162,7 +162,7 @@ impl Soak {
         let mut told = begun;
         while Instant::now() < until && self.failures.len() < FAILURES_MAX {
             self.exchange();
-            self.replace()?;
+            self.replace();
             if told.elapsed() >= PROGRESS {
                 self.tell(begun, told.elapsed())?;
                 told = Instant::now();
@@ -227,16 +227,18 @@ impl Soak {
         self.failures.push(client.to_owned());
     }
 
-    fn replace(&mut self) -> Result<()> {
+    fn replace(&mut self) {
         let now = Instant::now();
         let (over, held) =
             std::mem::take(&mut self.held).into_iter().partition(|one: &Held| one.until <= now);
         self.held = held;
         for one in over {
             self.close(one);
-            self.open()?;
+            if let Err(error) = self.open() {
+                println!("FAILED: no new connection: {error:#}");
+                self.failures.push("a new one".to_owned());
+            }
         }
-        Ok(())
     }
 
     fn close(&mut self, one: Held) {
