@@ -133,7 +133,7 @@ fn bind_failure(listener: &str, address: SocketAddr, error: &io::Error) -> Failu
                 format!("something else listens there; find it with `ss -ltnp sport = :{}`", address.port())
             }
         },
-        io::ErrorKind::PermissionDenied => "run as root, or give the process CAP_NET_BIND_SERVICE".to_owned(),
+        io::ErrorKind::PermissionDenied => format!("run as root, or {}", doctor::BIND),
         io::ErrorKind::AddrNotAvailable => "no interface of this host has that address".to_owned(),
         _ if address.is_ipv6() => "if IPv6 is off on this host, listen on 0.0.0.0 instead".to_owned(),
         _ => "check the address".to_owned(),

@@ -159,8 +159,19 @@ impl RawSite {
         Self::build(config, &carrier.launch()?, carrier.place)
     }
 
+    /// The same on a network that is there.
+    ///
+    /// # Errors
+    /// When a part of it does not start.
+    pub fn launch_in(net: Topology, config: &Config, launch: &Launch) -> Result<Self> {
+        Self::build_in(net, config, launch, Place::Backend)
+    }
+
     fn build(config: &Config, launch: &Launch, place: Place) -> Result<Self> {
-        let net = Topology::create()?;
+        Self::build_in(Topology::create()?, config, launch, place)
+    }
+
+    fn build_in(net: Topology, config: &Config, launch: &Launch, place: Place) -> Result<Self> {
         let polling = RawListener::bind(place.of(&net), place.address(POLLING_PORT))?;
         let web = RawListener::bind(place.of(&net), place.address(WEB_PORT))?;
         let daemon = launch.start(&net.edge, config)?;

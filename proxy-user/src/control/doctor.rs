@@ -14,6 +14,10 @@ use self::report::{Finding, Level};
 use super::{guard, paths, pinned};
 use crate::{kernel, sys};
 
+/// How a process may listen on ports below 1024.
+pub(crate) const BIND: &str = "give the process CAP_NET_BIND_SERVICE (docker or podman run: --cap-add NET_BIND_SERVICE); in a rootless container, set \
+                               net.ipv4.ip_unprivileged_port_start=443 on the host";
+
 /// The port of the embedded default.
 const PORT: u16 = 443;
 
@@ -48,8 +52,17 @@ fn capabilities() -> Vec<Finding> {
         let remedy = Some("mount /proc".to_owned());
         return vec![Finding::new("capabilities", "/proc/self/status does not tell", remedy)];
     };
-    let one = |check, held: bool, use_: &str| {
-        let remedy = format!("run as root, or grant {check} (systemd: AmbientCapabilities={check})");
+    // Those that the network namespace decides about may be enough there.
+    let is_rootless = sys::is_in_user_namespace();
+    let one = |check: &'static str, held: bool, use_: &str| {
+        if held && is_rootless && matches!(check, "CAP_BPF" | "CAP_PERFMON") {
+            let found = format!("held in a user namespace only, where it does not count: {use_}");
+            return Finding::new(check, found, Some(kernel::ROOTLESS.to_owned()));
+        }
+        let remedy = format!(
+            "run as root, or grant {check} (systemd: AmbientCapabilities={check}; docker or podman run: --cap-add {})",
+            check.trim_start_matches("CAP_")
+        );
         let found = if held { "held" } else { "missing" };
         Finding::new(check, format!("{found}: {use_}"), (!held).then_some(remedy))
     };
@@ -141,7 +154,7 @@ fn port() -> Finding {
             "run `snisplice doctor` as root to see which one it is",
         ),
         (io::ErrorKind::PermissionDenied, _) => {
-            Finding::error(CHECK, "not allowed", "run as root, or grant CAP_NET_BIND_SERVICE")
+            Finding::error(CHECK, "not allowed", format!("run as root, or {BIND}"))
         }
         _ => Finding::error(CHECK, error.to_string(), "listen on another port or address in [[listen]]"),
     }

@@ -31,15 +31,33 @@ impl Unavailable {
         Self { what, remedy }
     }
 
-    /// The capabilities that are missing, if any is known to be.
+    /// What this process is known to lack, if anything.
     pub(crate) fn missing_capabilities() -> Option<Self> {
+        if sys::is_in_user_namespace() {
+            let what =
+                "BPF is denied: the rights of this process are those of a user namespace only".to_owned();
+            return Some(Self { what, remedy: ROOTLESS.to_owned() });
+        }
         let missing = missing()?;
         (!missing.is_empty()).then(|| Self {
             what: format!("BPF is denied: this process lacks {}", missing.join(" and ")),
-            remedy: denied(),
+            remedy: GRANT.to_owned(),
         })
     }
 }
+
+/// How a process gets what BPF takes.
+const GRANT: &str = "run as root, or give the process CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (systemd: AmbientCapabilities= and \
+                     CapabilityBoundingSet=; docker or podman run: --cap-add BPF --cap-add NET_ADMIN --cap-add PERFMON)";
+
+/// The kernel grants BPF to nobody in a user namespace, whatever his capabilities there.
+pub(crate) const ROOTLESS: &str =
+    "start the container as root of the host (no rootless docker or podman, no userns-remap, no --userns)";
+
+const ALLOW: &str = "a seccomp filter or a security module refuses bpf(2): allow it (docker or podman run: --security-opt seccomp=FILE \
+                     with a profile that allows bpf; systemd: SystemCallFilter=bpf)";
+
+const UNKNOWN: &str = "a security module (SELinux, AppArmor) or the lockdown mode of the kernel refuses it: the kernel log and the audit log say which";
 
 fn missing() -> Option<Vec<&'static str>> {
     let capabilities = sys::capabilities()?;
@@ -51,10 +69,16 @@ fn missing() -> Option<Vec<&'static str>> {
     Some(wanted.into_iter().filter(|(held, _)| !held).map(|(_, name)| name).collect())
 }
 
-fn denied() -> String {
-    "run as root, or give the process CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (systemd: AmbientCapabilities=); in a \
-     container, also allow the bpf system call"
-        .to_owned()
+/// What helps against "operation not permitted".
+pub(super) fn denied() -> String {
+    let remedy = match missing() {
+        _ if sys::is_in_user_namespace() => ROOTLESS,
+        Some(missing) if !missing.is_empty() => GRANT,
+        _ if sys::has_seccomp_filter() => ALLOW,
+        Some(_) => UNKNOWN,
+        None => GRANT,
+    };
+    remedy.to_owned()
 }
 
 /// The innermost operating system error of a chain.

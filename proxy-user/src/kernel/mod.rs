@@ -10,7 +10,7 @@ mod selftest;
 mod slots;
 mod sockmap;
 
-pub(crate) use failure::Unavailable;
+pub(crate) use failure::{ROOTLESS, Unavailable};
 pub(crate) use local::{Ends, Reach};
 pub(crate) use packet::{Armed, Packet, PacketCounters};
 pub(crate) use probe::{Local, probe};

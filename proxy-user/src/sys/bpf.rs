@@ -72,3 +72,46 @@ pub(crate) fn attached_to_map(map: &impl AsFd, kind: u32) -> io::Result<Option<u
     }
     Ok((query.prog_count > 0).then_some(id))
 }
+
+/// `BPF_TCX_INGRESS`: programs that are asked about what comes in by an interface.
+const INGRESS: u32 = 46;
+/// The most that an interface has (`BPF_MPROG_MAX`).
+const MOST: usize = 64;
+
+/// The part of `union bpf_attr` that `BPF_PROG_QUERY` uses for interfaces.
+#[repr(C)]
+#[derive(Default)]
+struct AtInterface {
+    query: [u32; 4],
+    prog_ids: u64,
+    prog_count: u32,
+    padding: u32,
+    other_lists: [u64; 3],
+    revision: u64,
+}
+
+const _: () = assert!(size_of::<AtInterface>() == 64);
+
+/// The ids of the programs that the kernel asks about what comes in by an interface (tcx), in their order. Kernels before 6.6 have none, and
+/// say `EINVAL`.
+pub(crate) fn programs_at(device: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; MOST];
+    let mut query = AtInterface {
+        query: [device, INGRESS, 0, 0],
+        prog_ids: ids.as_mut_ptr().expose_provenance() as u64,
+        prog_count: 64,
+        ..AtInterface::default()
+    };
+    // SAFETY: `query` is a live value of the size that is passed; `prog_ids` is the address of room for `prog_count` ids, which lives as
+    // long, and the other lists are not asked for. The kernel writes to nothing else.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<AtInterface>()) };
+    match result {
+        0 => Ok(ids.into_iter().take(usize::try_from(query.prog_count).unwrap_or(0)).collect()),
+        _ => match io::Error::last_os_error() {
+            // It has none yet.
+            error if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+            error => Err(error),
+        },
+    }
+}

@@ -1,6 +1,6 @@
 //! Filters of a `clsact` (tc(8)): which program is there.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 
 use super::routes::{Router, ask, find};
 
@@ -43,6 +43,60 @@ pub(crate) fn filter_program(
     Ok(id.map(u32::from_ne_bytes))
 }
 
+/// `NLM_F_REQUEST | NLM_F_DUMP`, and the kinds of messages that end a list.
+const LIST: u16 = 1 | 0x300;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const HEADER: usize = 16;
+
+/// The ids of the programs of filters that the kernel asks before those of this priority about what comes in by an interface. A filter
+/// without a program counts as 0.
+pub(crate) fn filters_before(device: u32, priority: u16) -> io::Result<Vec<u32>> {
+    let mut body = vec![0; 4];
+    body.extend(device.to_ne_bytes());
+    body.extend([0; 4]);
+    body.extend(INGRESS.to_ne_bytes());
+    body.extend([0; 4]);
+    let mut question = u32::try_from(HEADER + HEAD).map_err(io::Error::other)?.to_ne_bytes().to_vec();
+    question.extend([FILTER_GET.to_ne_bytes(), LIST.to_ne_bytes()].concat());
+    question.extend([0; 8]);
+    question.extend(body);
+    let router = Router::open()?;
+    (&router.0).write_all(&question)?;
+    let (mut found, mut room) = (Vec::new(), vec![0; 32 * 1024]);
+    loop {
+        let size = (&router.0).read(&mut room)?;
+        let mut rest = room.get(..size).unwrap_or_default();
+        while let Some((length, kind)) = head(rest) {
+            let message = rest.get(HEADER..length).unwrap_or_default();
+            match kind {
+                FILTER_NEW => found.extend(before(message, priority)),
+                // No such interface, or no `clsact`.
+                ERROR | DONE => return Ok(found),
+                _ => {}
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// Length and kind of the first of some messages.
+fn head(messages: &[u8]) -> Option<(usize, u16)> {
+    let length = messages.first_chunk().copied().map(u32::from_ne_bytes)?;
+    let kind = messages.get(4..)?.first_chunk().copied().map(u16::from_ne_bytes)?;
+    usize::try_from(length).ok().filter(|length| *length >= HEADER).map(|length| (length, kind))
+}
+
+/// The id of the program of a filter of a lower priority than this one.
+fn before(message: &[u8], priority: u16) -> Option<u32> {
+    let info = message.get(16..)?.first_chunk().copied().map(u32::from_ne_bytes)?;
+    // The first message of each priority has no handle, and is no filter.
+    let handle = message.get(8..)?.first_chunk().copied().map(u32::from_ne_bytes)?;
+    let id = find(find(message, HEAD, OPTIONS).unwrap_or_default(), 0, PROGRAM);
+    let id = id.and_then(|id| id.first_chunk().copied()).map_or(0, u32::from_ne_bytes);
+    (handle != 0 && info >> 16 < u32::from(priority)).then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +104,15 @@ mod tests {
     #[test]
     fn there_is_no_filter_of_ours_at_an_interface_that_is_not_there() {
         assert_eq!(filter_program(u32::MAX >> 1, true, 1, 1).unwrap(), None);
+        assert!(filters_before(u32::MAX >> 1, 9).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_message_that_is_cut_off_says_nothing() {
+        assert_eq!(head(&[]), None);
+        assert_eq!(head(&[16, 0, 0, 0, 44]), None);
+        // Shorter than its own head: nobody comes to an end with that.
+        assert_eq!(head(&[0; 16]), None);
+        assert_eq!(before(&[0; 19], 9), None);
     }
 }

@@ -29,13 +29,13 @@ mod stderr;
 mod tcp;
 mod xdp;
 
-pub(crate) use bpf::{MESSAGES, STREAM, attach_to_map, attached_to_map};
+pub(crate) use bpf::{MESSAGES, STREAM, attach_to_map, attached_to_map, programs_at};
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
 pub(crate) use conntrack::{relax, track, untrack};
 pub(crate) use epoll::Poller;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
-pub(crate) use filters::filter_program;
+pub(crate) use filters::{filter_program, filters_before};
 pub(crate) use grace::wait_for_packets;
 pub(crate) use interfaces::{Changes, Interfaces, interface_number, interfaces};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
@@ -43,7 +43,10 @@ pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use moves::{Moves, News};
 pub(crate) use netns::{bpf_mounts, inhabited, namespace};
-pub(crate) use process::{Capabilities, capabilities, open_file_limit, open_files, raise_open_file_limit};
+pub(crate) use process::{
+    Capabilities, capabilities, has_seccomp_filter, is_in_user_namespace, open_file_limit, open_files,
+    raise_open_file_limit,
+};
 pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
 pub(crate) use readable::readable;

@@ -1,5 +1,7 @@
 //! Limits and privileges of this process.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Bits of the effective capability set (`include/uapi/linux/capability.h`).
@@ -43,6 +45,20 @@ pub(crate) fn capabilities() -> Option<Capabilities> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     Some(Capabilities(u64::from_str_radix(line.trim(), 16).ok()?))
+}
+
+/// The inode number of the user namespace that the kernel begins with (`PROC_USER_INIT_INO`).
+const FIRST_USER_NAMESPACE: u64 = 0xefff_fffd;
+
+/// Whether the privileges of this process are those of a user namespace only, as in a rootless container.
+pub(crate) fn is_in_user_namespace() -> bool {
+    std::fs::metadata("/proc/self/ns/user").is_ok_and(|found| found.ino() != FIRST_USER_NAMESPACE)
+}
+
+/// Whether a seccomp filter decides which system calls this process may make.
+pub(crate) fn has_seccomp_filter() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("Seccomp:")).is_some_and(|mode| mode.trim() == "2")
 }
 
 /// Soft and hard limit on open files. None: unlimited.

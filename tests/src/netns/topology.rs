@@ -89,6 +89,14 @@ impl Topology {
         topology.backend.ip_batch(BACKEND_SETUP)?;
         Ok(topology)
     }
+
+    /// One more namespace, with nothing in it.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn more(&self, role: &str) -> Result<Namespace> {
+        Namespace::create(&unique_name(), role)
+    }
 }
 
 /// Makes a veth pair. Each end is named for the namespace that it leads to.

@@ -1,5 +1,6 @@
 //! Programs of others at the same interfaces, before ours and behind them, as those of Cilium are.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 
 use anyhow::{Result, ensure};
@@ -118,6 +119,35 @@ fn a_program_that_keeps_packets_from_ours_keeps_connections_from_being_offloaded
         wait_for_packets(&site.daemon, 1)?;
         live_on(&mut flow)?;
         drop(flow);
+        site.daemon.stop()?;
+    }
+    Ok(())
+}
+
+/// The kernel gets the packets of an offloaded connection then, and answers them with resets: that is said.
+#[test]
+fn a_program_that_comes_later_and_keeps_packets_from_ours_is_named() -> Result<()> {
+    for attach in ways()? {
+        let pins = Pins::create()?;
+        let site = RawSite::start(&config_with(&pins, attach).timeout("keepalive", "2s"))?;
+        let mut flow = site.flow()?;
+        live_on(&mut flow)?;
+        wait_for_packets(&site.daemon, 1)?;
+        // So long the daemon takes to look which programs there are.
+        harness::deadline::dawdle(std::time::Duration::from_millis(600));
+        let passes = put(&site, &pins, attach, Place::Before, PASS_ON)?;
+        let line = site.daemon.wait_for_log("put a tc program before")?;
+        ensure!(line.contains("WARN") && line.contains("\"client\""), "{line}");
+        live_on(&mut flow)?;
+        remove(&site, passes, Place::Before)?;
+        std::fs::remove_file(pins.path().join("foreign-1")).ok();
+        let _keeps = put(&site, &pins, attach, Place::Before, PASS)?;
+        let (mut client, mut server) = flow;
+        client.write_all(b"x")?;
+        expect_ending(&mut client, Ending::Reset)?;
+        expect_ending(&mut server, Ending::Reset)?;
+        let access = site.daemon.wait_for_access(client.local_addr()?)?;
+        ensure!(access.reason == "datapath_lost", "{access:?}");
         site.daemon.stop()?;
     }
     Ok(())

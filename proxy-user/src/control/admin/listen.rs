@@ -74,6 +74,9 @@ fn open_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
             io::ErrorKind::PermissionDenied => {
                 "make the folder for this user (systemd: RuntimeDirectory=snisplice), or set another path"
             }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "mount a tmpfs there (docker or podman run: --tmpfs /run), set another path, or \"\" for none"
+            }
             _ => "set another path, or \"\" for none",
         };
         let text = format!("{what} ([admin] socket): {error}; {remedy}");

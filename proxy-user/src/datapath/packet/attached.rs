@@ -222,6 +222,12 @@ fn report(Taken { interface, what, again }: &Taken) {
              is offloaded until that has stopped for a minute. Find what removes it, and stop it",
             wait.as_secs()
         ),
+        Again::Behind(program) => tracing::warn!(
+            interface,
+            program,
+            "somebody else has put a tc program before that of the packet datapath. If it does not pass packets on (TC_ACT_UNSPEC), connections \
+             are not offloaded (unseen), and offloaded ones that are in use are reset by the kernel: their records say datapath_lost"
+        ),
         Again::Failed(reason) => tracing::error!(
             interface,
             reason,

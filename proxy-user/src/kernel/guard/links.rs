@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Guard;
 use crate::kernel::Unavailable;
+use crate::kernel::failure::denied;
 use crate::sys;
 
 /// How the program is run.
@@ -99,11 +100,9 @@ fn explain(name: &str, mode: Mode, error: &io::Error) -> Unavailable {
             "the kernel log may say why; an MTU that is too large, LRO and too many channels are common reasons (`ethtool -k \
              {name}`, `ethtool -l {name}`); mode = \"generic\" works with any"
         ),
-        Some(libc::EPERM | libc::EACCES) => {
-            "run as root, or give the process CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned()
-        }
+        Some(libc::EPERM | libc::EACCES) => denied(),
         Some(libc::ENOENT | libc::ENOTDIR) => {
-            "make the folder of 'pin' in a BPF file system (mount -t bpf bpf /sys/fs/bpf)".to_owned()
+            "make the folder of 'pin' in a BPF file system (mount -t bpf bpf /sys/fs/bpf; docker or podman run: -v /sys/fs/bpf:/sys/fs/bpf)".to_owned()
         }
         _ => format!("see what `ip -details link show {name}` says of it"),
     };

@@ -53,6 +53,8 @@ pub(super) struct Table {
     pub(super) removals: HashMap<u32, (Removals, Instant)>,
     /// Interfaces to which the programs could not be attached at this time, and why.
     refused: HashMap<u32, (Instant, Unavailable)>,
+    /// Programs of others that are asked before ours about what comes in.
+    pub(super) before: HashMap<u32, Vec<u32>>,
     /// Somebody else had taken an earlier daemon's programs away from an interface.
     pub(super) were_away: bool,
     /// Of all interfaces that ever had the programs.
@@ -215,6 +217,7 @@ impl Table {
         self.missing.remove(&device);
         self.removals.remove(&device);
         self.refused.remove(&device);
+        self.before.remove(&device);
     }
 }
 

@@ -48,7 +48,8 @@ pub(super) fn in_bpf_file_system(root: &Path) -> Result<(), Unavailable> {
 fn cannot_pin(root: &Path, error: &io::Error) -> Unavailable {
     Unavailable {
         what: format!("cannot pin to {}: {error}", root.display()),
-        remedy: "mount -t bpf bpf /sys/fs/bpf, or name another BPF file system with pins in [packet]"
+        remedy: "mount -t bpf bpf /sys/fs/bpf (docker or podman run: -v /sys/fs/bpf:/sys/fs/bpf), or name another BPF file system \
+                 with pins in [packet]"
             .to_owned(),
     }
 }

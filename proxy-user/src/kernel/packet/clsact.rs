@@ -71,6 +71,11 @@ pub(super) fn program_at(device: u32, kind: TcAttachType) -> io::Result<Option<u
     sys::filter_program(device, matches!(kind, TcAttachType::Ingress), PRIORITY, HANDLE_NUMBER)
 }
 
+/// The ids of programs of filters that packets which come in meet before ours.
+pub(super) fn before_ours(device: u32) -> io::Result<Vec<u32>> {
+    sys::filters_before(device, PRIORITY)
+}
+
 /// Takes away the filter that `pin` stands for. The interface may have the filter of somebody else in its place by now, or be another
 /// interface with the same number: that is left alone.
 pub(super) fn remove_pinned(pin: &Path) -> io::Result<()> {

@@ -140,7 +140,8 @@ fn denied(what: &str, capability: &str, error: &io::Error) -> Unavailable {
         what: format!("{what}: {error}; this takes {capability}"),
         remedy:
             "run as root, or give the process CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW (systemd: \
-                 AmbientCapabilities= and CapabilityBoundingSet=)"
+                 AmbientCapabilities= and CapabilityBoundingSet=; docker or podman run: --cap-add BPF --cap-add NET_ADMIN \
+                 --cap-add PERFMON --cap-add NET_RAW)"
                 .to_owned(),
     }
 }

@@ -38,6 +38,8 @@ pub(crate) enum Again {
     Later(Duration),
     /// It cannot be attached again.
     Failed(String),
+    /// It is there, and the program with this id is asked before it from now on (0: a filter without a program).
+    Behind(u32),
 }
 
 /// How it stands with the programs of an interface.
@@ -87,7 +89,10 @@ impl Devices {
         let mut taken = Vec::new();
         for (device, held) in self.all_held() {
             let what = match self.standing(device, &held) {
-                Standing::Whole => continue,
+                Standing::Whole => {
+                    taken.extend(self.overtaken(device, &held, &before));
+                    continue;
+                }
                 Standing::Gone => {
                     self.table().drop_if_same(device, &held);
                     continue;
@@ -107,6 +112,37 @@ impl Devices {
             taken.extend(self.put_back(device, &name, "detached", own));
         }
         taken
+    }
+
+    /// Somebody else has put a program before ours. It may keep packets from it.
+    fn overtaken(&self, device: u32, held: &Arc<Held>, before: impl Fn()) -> Option<Taken> {
+        let now = self.before_ours(device, held)?;
+        let mut table = self.table();
+        if !table.has(device, held) {
+            return None;
+        }
+        let newcomer = |known: Vec<u32>| now.iter().find(|id| !known.contains(id)).copied();
+        let first = table.before.insert(device, now.clone()).and_then(newcomer)?;
+        drop(table);
+        before();
+        Some(Taken { interface: held.name.clone(), what: "overtaken", again: Again::Behind(first) })
+    }
+
+    /// None: the kernel does not tell.
+    fn before_ours(&self, device: u32, held: &Held) -> Option<Vec<u32>> {
+        let [own, _] = self.ids;
+        let mut found = match sys::programs_at(device) {
+            Ok(found) => found,
+            // A kernel without links.
+            Err(_) if held.how == Attach::Clsact => Vec::new(),
+            Err(_) => return None,
+        };
+        if held.how == Attach::Clsact {
+            found.extend(clsact::before_ours(device).ok()?);
+        } else {
+            found.truncate(found.iter().position(|id| *id == own)?);
+        }
+        Some(found)
     }
 
     /// None: there is nothing to say of it.
