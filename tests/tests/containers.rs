@@ -41,9 +41,13 @@ fn doctor(namespace: &Namespace, wrapper: &[&str], pins: &Path) -> Result<Finish
 fn finding(finished: &Finished, check: &str) -> Result<(String, String)> {
     let report: serde_json::Value =
         serde_json::from_str(&finished.stdout).with_context(|| format!("{finished:?}"))?;
-    let findings = report["findings"].as_array().context("no findings")?;
-    let found = findings.iter().find(|one| one["check"] == check).with_context(|| format!("no {check}"))?;
-    Ok((found["level"].as_str().unwrap_or_default().to_owned(), found.to_string()))
+    let findings = report.get("findings").and_then(serde_json::Value::as_array).context("no findings")?;
+    let word = |one: &serde_json::Value, name: &str| {
+        one.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+    };
+    let found =
+        findings.iter().find(|one| word(one, "check") == check).with_context(|| format!("no {check}"))?;
+    Ok((word(found, "level"), found.to_string()))
 }
 
 /// Nothing can be had but copying, and `words` are in the log and in what doctor says.

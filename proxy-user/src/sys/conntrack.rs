@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -89,8 +90,17 @@ fn liberal(way: u16) -> Vec<u8> {
     attribute(way, &[LIBERAL; 2])
 }
 
+/// Whether the kernel has connection tracking. A question would have it load that, or look for it in vain, which takes milliseconds.
+fn is_there() -> bool {
+    let here = Path::new("/proc/sys/net");
+    !here.exists() || here.join("netfilter/nf_conntrack_count").exists()
+}
+
 /// Puts questions, and gives the answer to each.
 fn ask<const N: usize>(questions: [io::Result<Vec<u8>>; N]) -> io::Result<Vec<io::Result<bool>>> {
+    if !is_there() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let netlink = Domain::from(libc::AF_NETLINK);
     let open = || {
         let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;

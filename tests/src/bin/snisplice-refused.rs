@@ -12,6 +12,6 @@ fn main() -> Result<()> {
     let call = arguments.next().context("which system call?")?;
     ensure!(call == "bpf", "{} is not known here", call.display());
     let program = arguments.next().context("which program?")?;
-    harness::netns::refuse_bpf().context("setting a seccomp filter")?;
+    harness::wire::refuse_bpf().context("setting a seccomp filter")?;
     bail!("cannot start {}: {}", program.display(), Command::new(&program).args(arguments).exec())
 }

@@ -5,7 +5,6 @@ mod firewall;
 mod name_files;
 mod nft;
 mod pinned;
-mod seccomp;
 mod sys;
 mod syscalls;
 mod topology;
@@ -29,7 +28,6 @@ use crate::workdir;
 pub use firewall::{Firewall, PUBLISHED_PORT};
 pub(crate) use pinned::pin;
 pub use pinned::{BpfClassifier, BpfLink};
-pub use seccomp::refuse_bpf;
 pub use sys::{
     BpfKind, BpfMap, BpfVerdict, block_interrupt, bpf_ids, duplicate_of, map_entries, send_signal, unsent,
     wait_for_interrupt,

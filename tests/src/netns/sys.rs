@@ -158,7 +158,7 @@ pub fn map_entries(id: u32, key_size: u32) -> io::Result<usize> {
     }
 }
 
-pub(super) fn check(answer: i32) -> io::Result<()> {
+fn check(answer: i32) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -18,7 +18,9 @@ use crate::netns::Namespace;
 pub use crafted::{CraftedHost, CraftedPeer};
 pub use forge::Forged;
 pub use guard::{Guard, GuardInterface, Listed};
-pub use sys::{FrameSocket, Program, Run, detach_links_of, interface_number, send_ip_options, vanish};
+pub use sys::{
+    FrameSocket, Program, Run, detach_links_of, interface_number, refuse_bpf, send_ip_options, vanish,
+};
 pub use tunnel::Tunnel;
 
 /// A flood that sends the same frames again and again, no faster than it was told, until it is dropped.

@@ -72,28 +72,34 @@ fn comes_later(is_ipv6: bool) -> Result<()> {
     daemon.stop()
 }
 
-/// Somebody else's program comes while connections are offloaded, and goes again.
+/// Somebody else's program comes while connections are offloaded, and goes again: in generic mode, and as the driver's.
 #[test]
 fn a_program_of_somebody_else_makes_no_difference_either() -> Result<()> {
     let site = site()?;
-    let (mut client, mut server) = site.flow()?;
-    transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    let mut flows = vec![site.flow()?];
     let other = Program::that_says(XDP_PASS)?;
-    let attach = |name: &str| interface_number(name).and_then(|number| other.attach(number, false));
-    let held = site.net.edge.enter(|| Ok([attach("client")?, attach("backend")?]))?;
-    let before = counted(&site.daemon)?;
-    transfer(&mut client, &mut server, 2, BULK)?;
-    transfer(&mut server, &mut client, 3, BULK)?;
-    let (mut late, mut late_server) = site.flow()?;
-    transfer(&mut late, &mut late_server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 2)?;
-    drop(held);
-    transfer(&mut client, &mut server, 4, BULK)?;
-    transfer(&mut late_server, &mut late, 5, BULK)?;
-    let after = counted(&site.daemon)?;
-    ensure!(after.forwarded_bytes - before.forwarded_bytes >= 4 * BULK, "{before:?} {after:?}");
-    drop((client, server, late, late_server));
+    for is_native in [false, true] {
+        for (client, server) in &mut flows {
+            transfer(client, server, 1, 1000)?;
+        }
+        wait_for_packets(&site.daemon, flows.len())?;
+        let attach = |name: &str| interface_number(name).and_then(|number| other.attach(number, is_native));
+        let held = site.net.edge.enter(|| Ok([attach("client")?, attach("backend")?]))?;
+        let before = counted(&site.daemon)?;
+        flows.push(site.flow()?);
+        for (client, server) in &mut flows {
+            transfer(client, server, 2, BULK)?;
+            transfer(server, client, 3, BULK)?;
+        }
+        wait_for_packets(&site.daemon, flows.len())?;
+        drop(held);
+        for (client, server) in &mut flows {
+            transfer(client, server, 4, BULK)?;
+        }
+        let after = counted(&site.daemon)?;
+        ensure!(after.forwarded_bytes - before.forwarded_bytes >= 4 * BULK, "{before:?} {after:?}");
+    }
+    drop(flows);
     site.daemon.stop()
 }
 
