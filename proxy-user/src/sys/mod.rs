@@ -53,7 +53,7 @@ pub(crate) use readable::readable;
 pub(crate) use received::{peek, peek_past_marks, receive, tell_what_is_left};
 pub(crate) use release::kernel;
 pub(crate) use restore::{Connection, begin, most_sent, restore};
-pub(crate) use routes::{Router, device, route};
+pub(crate) use routes::{Device, Router, device, route};
 pub(crate) use shared::SharedWords;
 pub(crate) use signals::{Signals, Stray, hold_stray_signals};
 pub(crate) use stderr::Stderr;

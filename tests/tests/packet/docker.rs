@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use harness::daemon::{Config, Daemon, Datapath, Launch};
+use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{Firewall, Namespace, PUBLISHED_PORT, Topology};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::pins::Pins;
@@ -158,4 +159,30 @@ fn a_container_that_is_started_again_resets_its_connections_and_takes_new_ones()
     ensure!(access.reason == "upstream_reset" && access.datapath.as_deref() == Some("packet"), "{access:?}");
     offloaded_in_both_directions(&daemon, &net, &listener)?;
     daemon.stop()
+}
+
+/// Each container has an interface with a name of its own: what was pinned for it goes with it.
+#[test]
+fn an_interface_that_has_gone_leaves_nothing_pinned() -> Result<()> {
+    for attach in ["auto", "clsact"] {
+        let (net, pins) = (containers()?, Pins::create()?);
+        let listener = RawListener::bind(&net.backend, CONTAINER)?;
+        let config = to(CONTAINER, &pins).packet_line(&format!("attach = \"{attach}\""));
+        let daemon = Launch::new()?.start(&net.edge, &config)?;
+        let (mut client, mut server) = (client_of(&net)?, listener.accept()?);
+        transfer(&mut client, &mut server, 1, 1000)?;
+        wait_for_packets(&daemon, 1)?;
+        daemon.wait_for_log("\"interface\":\"backend\"")?;
+        let number = net.edge.enter(|| Ok(harness::wire::interface_number("backend")?))?;
+        let pinned = || -> Result<usize> {
+            let files = pins.folder()?.read_dir()?.flatten();
+            let is_its_own = |name: String| name.ends_with(&format!("gress-{number}"));
+            Ok(files.filter(|file| is_its_own(file.file_name().to_string_lossy().into_owned())).count())
+        };
+        ensure!(pinned()? == 2, "{attach}: {}", pinned()?);
+        net.edge.ip_batch("link del backend\n")?;
+        wait_for(&format!("{attach}: the pins to go"), PATIENCE, || (pinned().ok()? == 0).then_some(()))?;
+        daemon.stop()?;
+    }
+    Ok(())
 }

@@ -57,13 +57,14 @@ pub(super) struct Table {
     pub(super) before: HashMap<u32, Vec<u32>>,
     /// Somebody else had taken an earlier daemon's programs away from an interface.
     pub(super) were_away: bool,
-    /// Of all interfaces that ever had the programs.
+    /// Of all interfaces that ever had the programs, but for ports of bridges: containers have new names all the time.
     names: HashSet<String>,
 }
 
 /// The programs at one interface.
 pub(super) struct Held {
     pub(super) name: String,
+    is_port: bool,
     pub(super) how: Attach,
     /// What is pinned, as in [`BOTH`]: links, or programs of filters. Links live as long as somebody has them open.
     pub(super) pins: [Pinned; 2],
@@ -168,7 +169,9 @@ impl Devices {
         match attached {
             Ok(held) => {
                 tracing::info!(interface = %held.name, by = held.how.name(), "packets are looked at");
-                table.names.insert(held.name.clone());
+                if !held.is_port {
+                    table.names.insert(held.name.clone());
+                }
                 table.missing.remove(&device);
                 table.refused.remove(&device);
                 table.attached.insert(device, Arc::new(held));
@@ -200,7 +203,7 @@ impl Devices {
             let place = Place { interface: &found.name, kind, own, name, device };
             programs.how = attach(program, &place, programs.how).map_err(|error| cannot(&error))?;
         }
-        let held = hold(device, found.name, programs.how, own).map_err(|error| cannot(&error))?;
+        let held = hold(device, found, programs.how, own).map_err(|error| cannot(&error))?;
         self.confirm(device, &held)?;
         Ok(held)
     }
@@ -222,10 +225,10 @@ impl Table {
 }
 
 /// Opens what was just pinned.
-fn hold(device: u32, name: String, how: Attach, own: &Path) -> std::io::Result<Held> {
+fn hold(device: u32, found: sys::Device, how: Attach, own: &Path) -> std::io::Result<Held> {
     let path = if how == Attach::Tcx { pins::link } else { pins::filter };
     let [ingress, egress] = BOTH.map(|(name, _)| Pinned::open(path(own, name, device)));
-    Ok(Held { name, how, pins: [ingress?, egress?] })
+    Ok(Held { is_port: found.bridge.is_some(), name: found.name, how, pins: [ingress?, egress?] })
 }
 
 /// Whether an earlier daemon's programs are not at an interface at which they were.

@@ -41,7 +41,11 @@ impl Packet {
         // Their links lead nowhere any more, even where another interface has the number by now.
         for device in gone {
             for program in [INGRESS, EGRESS] {
-                let _ = std::fs::remove_file(pins::link(&self.pins, program, *device));
+                for pin in
+                    [pins::link(&self.pins, program, *device), pins::filter(&self.pins, program, *device)]
+                {
+                    let _ = std::fs::remove_file(pin);
+                }
             }
         }
     }
