@@ -6,7 +6,7 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_INGRESS;
-use aya_ebpf::helpers::{bpf_clone_redirect, bpf_get_prandom_u32, bpf_redirect};
+use aya_ebpf::helpers::{bpf_clone_redirect, bpf_get_prandom_u32, bpf_redirect, bpf_skb_vlan_push};
 use aya_ebpf::macros::{classifier, map};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::TcContext;
@@ -75,6 +75,18 @@ fn impair(ctx: TcContext) -> i32 {
             return to_the_end(device);
         }
     }
+    PASS
+}
+
+/// Gives what goes out a tag without a VLAN, which says how urgent it is (IEEE 802.1p).
+#[classifier]
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
+fn tag(ctx: TcContext) -> i32 {
+    /// `ETH_P_8021Q`, as the helper wants it, and the tag of a frame that is urgent.
+    const VLAN: u16 = 0x8100_u16.to_be();
+    const URGENT: u16 = 5 << 13;
+    // SAFETY: the context is the one that the kernel called this program with.
+    unsafe { bpf_skb_vlan_push(ctx.skb.skb, VLAN, URGENT) };
     PASS
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::maps::PerCpuArray;
-use aya::programs::tc::TcAttachOptions;
+use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::{Ebpf, EbpfLoader};
 
@@ -51,6 +51,23 @@ impl Impaired {
     /// # Errors
     /// When the program is not built, or the kernel refuses it.
     pub fn at(namespace: &Namespace, interface: &str, badness: Badness) -> Result<Self> {
+        Self::attach("impair", TcAttachType::Ingress, (namespace, interface), badness)
+    }
+
+    /// Gives what goes out by `interface` a tag that says how urgent it is, and no VLAN.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn tagged(namespace: &Namespace, interface: &str) -> Result<Self> {
+        Self::attach("tag", TcAttachType::Egress, (namespace, interface), Badness::default())
+    }
+
+    fn attach(
+        name: &str,
+        side: TcAttachType,
+        (namespace, interface): (&Namespace, &str),
+        badness: Badness,
+    ) -> Result<Self> {
         let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/impair.o");
         let bytes = std::fs::read(&object)
             .with_context(|| format!("no {}: run `cargo xtask build`", object.display()))?;
@@ -62,12 +79,16 @@ impl Impaired {
         }
         let mut ebpf = loader.load(&bytes)?;
         let program: &mut SchedClassifier =
-            ebpf.program_mut("impair").context("the object has no program")?.try_into()?;
+            ebpf.program_mut(name).context("the object has no such program")?.try_into()?;
         program.load()?;
         // Before the programs of a daemon that has attached its own already: they see what the network has left.
         let first = TcAttachOptions::TcxOrder(LinkOrder::first());
         namespace.enter(|| {
-            let attached = program.attach_with_options(interface, TcAttachType::Ingress, first);
+            let attached = program.attach_with_options(interface, side, first).or_else(|_| {
+                // Before Linux 6.6. A `clsact` may be there already.
+                drop(qdisc_add_clsact(interface));
+                program.attach_with_options(interface, side, TcAttachOptions::Netlink(NlOptions::default()))
+            });
             attached.map(drop).map_err(|error| anyhow!("{error}"))
         })?;
         Ok(Self(ebpf))

@@ -9,30 +9,26 @@ use aya_ebpf::helpers::{bpf_skb_change_head, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
 
 use crate::frame::{IPV4, IPV4_SIZE, IPV6, IPV6_SIZE, NETWORK, load, skb, store};
-use crate::others::{PROTOCOL_V4, PROTOCOL_V6, TARGET, TCP, is_no_flow_s, peek};
+use crate::others::{IPV4_START, PROTOCOL_V4, PROTOCOL_V6, TARGET, TCP, is_no_flow_s, peek};
 use crate::{DROP, PASS};
 
 /// Where an Ethernet header has the protocol.
 const PROTOCOL: usize = 12;
 
-/// What an IPv4 header without options begins with. As the first byte of an Ethernet address it is that of a group, and packets of ours are
-/// sent to no group.
-const IPV4_START: u8 = 0x45;
-
 /// No verdict: the packet has its header, and may be ours.
 pub(crate) const GO_ON: i32 = -2;
 
-/// Whether the packet begins with its Ethernet header. (A bare one of IPv6 has part of its source where the header has the protocol: one of
-/// 65,536 networks has the same number there.)
+/// Whether the packet begins with its Ethernet header. What an IPv4 header without options begins with is, as the first byte of an Ethernet
+/// address, that of a group, and packets of ours are sent to no group. (Other bare ones have part of their source where the header has the
+/// protocol: one of 65,536 networks has the same number there.)
 #[inline(always)]
 pub(crate) fn has_ethernet(ctx: &TcContext) -> bool {
     // SAFETY: the context is the one that the kernel called this program with.
     let protocol = unsafe { (*skb(ctx)).protocol };
-    if protocol == IPV4 {
-        peek::<u16>(ctx, 0).is_some_and(|start| start.to_ne_bytes()[0] != IPV4_START)
-    } else {
-        peek::<u16>(ctx, PROTOCOL).is_some_and(|found| u32::from(found) == protocol)
+    if protocol == IPV4 && peek::<u16>(ctx, 0).is_none_or(|start| start.to_ne_bytes()[0] == IPV4_START) {
+        return false;
     }
+    peek::<u16>(ctx, PROTOCOL).is_some_and(|found| u32::from(found) == protocol)
 }
 
 /// Gives a packet of ours its header back. The verdict, or [`GO_ON`].
@@ -52,7 +48,8 @@ pub(crate) fn enter(ctx: &TcContext) -> i32 {
     if !load(ctx, 0, &mut first) || first >> 4 != version || !load(ctx, place as u32, &mut kind) {
         return PASS;
     }
-    if kind == TCP && load(ctx, transport + TARGET as u32, &mut port) && is_no_flow_s(port) {
+    let is_usual = version == 6 || first == IPV4_START;
+    if is_usual && kind == TCP && load(ctx, transport + TARGET as u32, &mut port) && is_no_flow_s(port) {
         return PASS;
     }
     // Of a connection of ours its sender sends it again; the host would answer it with a reset.

@@ -3,7 +3,7 @@
 //! Bytes are read and written by the kernel's helpers, wherever in the kernel's buffers they are.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop};
 use aya_ebpf::programs::TcContext;
 use proxy_common::abi::packet::{Address, Key, MAPPED};
 use proxy_common::packet::header::Header;
@@ -68,15 +68,27 @@ pub(crate) struct Frame {
     pub(crate) payload: u32,
     /// IPv4 only.
     pub(crate) ipv4: Ipv4,
+    /// Bytes of the IP header, with its options or the extension header behind it.
+    pub(crate) network: u32,
     pub(crate) hops: u8,
     pub(crate) is_ipv4: bool,
+    /// The first fragment of a packet.
+    pub(crate) is_fragment: bool,
+    /// Longer than IPv6 has room to say: the kernel has put an extension header in that does.
+    pub(crate) is_jumbo: bool,
 }
 
 impl Frame {
     /// Where the TCP header begins.
     #[inline(always)]
     pub(crate) fn transport(&self) -> u32 {
-        NETWORK + if self.is_ipv4 { IPV4_SIZE } else { IPV6_SIZE }
+        NETWORK + self.network
+    }
+
+    /// Bytes of an IP header that has nothing but what it must have.
+    #[inline(always)]
+    pub(crate) fn least_network(&self) -> u32 {
+        if self.is_ipv4 { IPV4_SIZE } else { IPV6_SIZE }
     }
 }
 
@@ -110,20 +122,18 @@ pub(crate) fn store<T>(ctx: &TcContext, offset: u32, from: &T, flags: u64) -> bo
     result == 0
 }
 
-/// Reads a TCP segment that may be one of ours. False: anything else, and also fragments and IP options, which no end that speaks
-/// today's TCP sends. (Of an `Option` the compiler leaves undefined what is not there, and may move that about, which the verifier
+/// Reads a TCP segment that may be one of ours. False: anything else, and also later fragments. (Of an `Option` the compiler leaves undefined what is not there, and may move that about, which the verifier
 /// does not allow.)
 #[inline(never)]
 pub(crate) fn read(ctx: &TcContext, frame: &mut Frame) -> bool {
-    // SAFETY: the context is the one that the kernel called this program with.
-    let (protocol, tagged, length) = unsafe {
-        let skb = skb(ctx);
-        ((*skb).protocol, (*skb).vlan_present, (*skb).len)
-    };
-    if tagged != 0 {
-        // The interface of the VLAN, where the tag is off, is the one that our sockets know.
+    if is_of_vlan(ctx) {
         return false;
     }
+    // SAFETY: the context is the one that the kernel called this program with.
+    let (protocol, length) = unsafe {
+        let skb = skb(ctx);
+        ((*skb).protocol, (*skb).len)
+    };
     if protocol == IPV4 {
         read_ipv4(ctx, length, frame)
     } else if protocol == IPV6 {
@@ -133,14 +143,42 @@ pub(crate) fn read(ctx: &TcContext, frame: &mut Frame) -> bool {
     }
 }
 
+/// Whether the frame is one of a VLAN: the interface of the VLAN, where the tag is off, is the one that our sockets know. A tag with the
+/// number 0 says no more than how urgent the frame is (IEEE 802.1p), and the kernel takes it off behind this program.
+#[inline(always)]
+pub(crate) fn is_of_vlan(ctx: &TcContext) -> bool {
+    // SAFETY: the context is the one that the kernel called this program with.
+    let (tagged, tag) = unsafe {
+        let skb = skb(ctx);
+        ((*skb).vlan_present, (*skb).vlan_tci)
+    };
+    tagged != 0 && tag & 0xfff != 0
+}
+
+/// Takes off a tag that says no more than how urgent the frame is: it is for the way to this host.
+#[inline(always)]
+pub(crate) fn untag(ctx: &TcContext) -> bool {
+    // SAFETY: the context is the one that the kernel called this program with.
+    unsafe { (*skb(ctx)).vlan_present == 0 || bpf_skb_vlan_pop(skb(ctx)) == 0 }
+}
+
+/// "More fragments", and the place of this one.
+const MORE: u16 = 0x2000;
+const PLACE: u16 = 0x1fff;
+
 #[inline(always)]
 fn read_ipv4(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
     let mut packet = Packet::<Ipv4>::default();
     if !load(ctx, NETWORK, &mut packet) {
         return false;
     }
-    let Packet { network: ipv4, transport: header } = packet;
-    if ipv4.version_size != 0x45 || ipv4.protocol != TCP || u16::from_be(ipv4.fragment) & 0x3fff != 0 {
+    let Packet { network: ipv4, transport: mut header } = packet;
+    let network = u32::from(ipv4.version_size & 15) << 2;
+    let fragment = u16::from_be(ipv4.fragment);
+    if ipv4.version_size >> 4 != 4 || network < IPV4_SIZE || ipv4.protocol != TCP || fragment & PLACE != 0 {
+        return false;
+    }
+    if network != IPV4_SIZE && !load(ctx, NETWORK + network, &mut header) {
         return false;
     }
     let [a, b, c] = MAPPED;
@@ -152,10 +190,40 @@ fn read_ipv4(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
         0 => length.wrapping_sub(NETWORK),
         total => total,
     };
-    let headers = IPV4_SIZE + header.size();
-    *frame =
-        Frame { key, header, payload: total.wrapping_sub(headers), ipv4, hops: ipv4.hops, is_ipv4: true };
+    let headers = network + header.size();
+    *frame = Frame {
+        key,
+        header,
+        payload: total.wrapping_sub(headers),
+        ipv4,
+        network,
+        hops: ipv4.hops,
+        is_ipv4: true,
+        is_fragment: fragment & MORE != 0,
+        is_jumbo: false,
+    };
     header.size() >= TCP_SIZE && total >= headers && total <= length.wrapping_sub(NETWORK)
+}
+
+/// Extension headers of IPv6 that may stand before TCP: options for each hop, a fragment, options for the end.
+const EACH_HOP: u8 = 0;
+const FRAGMENT: u8 = 44;
+const AT_THE_END: u8 = 60;
+
+/// An option that says how long the packet is.
+const JUMBO: u8 = 0xc2;
+
+/// What an extension header begins with.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Extension {
+    next: u8,
+    /// In steps of 8 bytes, this one not counted.
+    length: u8,
+    /// Of a fragment: where it belongs, and whether more follow. Else the first option.
+    kind: u8,
+    size: u8,
+    rest: u32,
 }
 
 #[inline(always)]
@@ -164,10 +232,34 @@ fn read_ipv6(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
     if !load(ctx, NETWORK, &mut packet) {
         return false;
     }
-    let Packet { network: ipv6, transport: header } = packet;
+    let Packet { network: ipv6, transport: mut header } = packet;
     // An address that stands for one of IPv4 is in no packet of IPv6, and would be taken for that.
-    if ipv6.protocol != TCP || is_mapped(&ipv6.source) || is_mapped(&ipv6.target) {
+    if is_mapped(&ipv6.source) || is_mapped(&ipv6.target) {
         return false;
+    }
+    let (mut network, mut is_fragment, mut is_jumbo) = (IPV6_SIZE, false, false);
+    if ipv6.protocol != TCP {
+        if !matches!(ipv6.protocol, EACH_HOP | FRAGMENT | AT_THE_END) {
+            return false;
+        }
+        let mut extension = Extension::default();
+        if !load(ctx, NETWORK + IPV6_SIZE, &mut extension) || extension.next != TCP {
+            return false;
+        }
+        if ipv6.protocol == FRAGMENT {
+            let place = u16::from_be_bytes([extension.kind, extension.size]);
+            if place & !7 != 0 {
+                return false;
+            }
+            is_fragment = place & 1 != 0;
+            network += 8;
+        } else {
+            is_jumbo = ipv6.protocol == EACH_HOP && extension.kind == JUMBO;
+            network += (u32::from(extension.length) + 1) << 3;
+        }
+        if !load(ctx, NETWORK + network, &mut header) {
+            return false;
+        }
     }
     let [source_port, target_port] = header.ports;
     let key = Key { source: ipv6.source, target: ipv6.target, source_port, target_port, padding: 0 };
@@ -175,14 +267,17 @@ fn read_ipv6(ctx: &TcContext, length: u32, frame: &mut Frame) -> bool {
         0 => length.wrapping_sub(NETWORK),
         total => total + IPV6_SIZE,
     };
-    let headers = IPV6_SIZE + header.size();
+    let headers = network + header.size();
     *frame = Frame {
         key,
         header,
         payload: total.wrapping_sub(headers),
         ipv4: Ipv4::default(),
+        network,
         hops: ipv6.hops,
         is_ipv4: false,
+        is_fragment,
+        is_jumbo,
     };
     header.size() >= TCP_SIZE && total >= headers && total <= length.wrapping_sub(NETWORK)
 }

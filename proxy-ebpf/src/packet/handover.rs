@@ -13,7 +13,7 @@ use proxy_common::packet::seq::before;
 use proxy_common::packet::sum::{Difference, Sum};
 
 use crate::forward::{FITS, TRUSTED, load_options, onward, sum_words};
-use crate::frame::{Frame, NETWORK, TCP_SIZE, mend_sum, skb, store};
+use crate::frame::{Frame, IPV6_SIZE, NETWORK, TCP_SIZE, mend_sum, skb, store};
 use crate::{COPY_MARK, DROP, FLOWS, HANDOVERS, PASS, WALKS, count};
 
 /// Where a socket stands.
@@ -119,6 +119,9 @@ fn cut(ctx: &TcContext, frame: &Frame, edge: &Edge) -> Option<()> {
     store(ctx, transport, &header, u64::from(BPF_F_RECOMPUTE_CSUM)).then_some(())
 }
 
+/// In the place of an option of IPv6 that says how long the packet is (`PadN`).
+const PADDING: [u8; 6] = [1, 4, 0, 0, 0, 0];
+
 /// Writes that there is no payload. Gives the sum of the pseudo header.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a header has 60 bytes at most")]
@@ -130,7 +133,11 @@ fn write_length(ctx: &TcContext, frame: &Frame, size: u32) -> Option<Sum> {
         ipv4.sum = Difference::NONE.half(frame.ipv4.length, ipv4.length).apply(ipv4.sum);
         store(ctx, NETWORK, &ipv4, 0)
     } else {
-        store(ctx, NETWORK + 4, &(size as u16).to_be(), 0)
+        let length = (size + frame.network - frame.least_network()) as u16;
+        // Where a card has given the sum of the whole packet, that is to stay right.
+        let recompute = u64::from(BPF_F_RECOMPUTE_CSUM);
+        store(ctx, NETWORK + 4, &length.to_be(), recompute)
+            && (!frame.is_jumbo || store(ctx, NETWORK + IPV6_SIZE + 2, &PADDING, recompute))
     };
     let sum = Sum::default().word(u32::from(tcp)).word(u32::from((size as u16).to_be()));
     let ([a, b, c, d], [e, f, g, h]) = (key.source, key.target);

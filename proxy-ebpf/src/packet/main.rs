@@ -16,6 +16,7 @@ mod order;
 mod others;
 mod quoted;
 mod syn;
+mod unusual;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_spin_lock};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
@@ -105,6 +106,13 @@ fn ingress(ctx: TcContext) -> i32 {
     // writes what": no word is seen in halves, and what is read twice may differ, which no decision here takes amiss.
     let entry = unsafe { &mut *entry };
     let state = entry.state;
+    if unusual::is(&ctx, frame) && (state == state::FORWARD || state == state::HELD || state == state::ARMED)
+    {
+        let verdict = unusual::mend(&ctx, frame);
+        if verdict != unusual::MENDED {
+            return verdict;
+        }
+    }
     if state == state::FORWARD || (state == state::HELD && !forward::holds(frame, entry)) {
         if narrow::is_large(&ctx, frame) {
             let verdict = narrow::turn_back(&ctx, frame, entry);

@@ -16,6 +16,7 @@ use proxy_common::packet::sum::Sum;
 use crate::frame::{
     Frame, IPV4_SIZE, IPV6_SIZE, Ipv4, Ipv6, NETWORK, TCP_SIZE, load, size_of_32, skb, store,
 };
+use crate::others::TCP;
 use crate::quoted::{ICMP, ICMP_V6, Icmp};
 use crate::{DROP, FLOWS, count};
 
@@ -56,7 +57,7 @@ const FRONT6: u32 = IPV6_SIZE + size_of_32::<Icmp>();
 fn size(ctx: &TcContext, frame: &Frame) -> u32 {
     // SAFETY: the context is the one that the kernel called this program with.
     let (length, segment) = unsafe { ((*skb(ctx)).len, (*skb(ctx)).gso_size) };
-    if segment == 0 { length - NETWORK } else { frame.transport() - NETWORK + frame.header.size() + segment }
+    if segment == 0 { length - NETWORK } else { frame.least_network() + frame.header.size() + segment }
 }
 
 /// Whether it may be too large for some interface.
@@ -150,6 +151,10 @@ fn write6(ctx: &TcContext, frame: &Frame, most: u32) -> bool {
     let mut inner = Ipv6::default();
     if !load(ctx, NETWORK, &mut inner) {
         return false;
+    }
+    if frame.is_jumbo {
+        // As the network has seen it: many packets, without that header.
+        (inner.protocol, inner.length) = (TCP, (most as u16).to_be());
     }
     let length = ((size_of_32::<TooBig6>() - IPV6_SIZE) as u16).to_be();
     let icmp = Icmp { kind: 2, code: 0, sum: 0, rest: most.to_be() };

@@ -17,14 +17,20 @@ const SOURCE: usize = 0;
 pub(crate) const TARGET: usize = 2;
 const FLAGS: usize = 13;
 
+/// What an IPv4 header without options begins with.
+pub(crate) const IPV4_START: u8 = 0x45;
+
+/// What an IPv6 header says of an extension header with options for each hop. (IPv4 has no such protocol.)
+const JUMBO: u8 = 0;
+
 /// Whether this is no IP at all, or a segment to a port that no flow of ours has. False: it may be ours, or has to be looked at more closely.
 #[inline(always)]
 pub(crate) fn is_of_others(ctx: &TcContext) -> bool {
     // SAFETY: the context is the one that the kernel called this program with.
     let protocol = unsafe { (*skb(ctx)).protocol };
     if protocol == IPV4 {
-        // With options it is not ours either, and never was.
-        is_to_others(ctx, PROTOCOL_V4, IPV4_SIZE)
+        // With options the port is elsewhere.
+        peek::<u8>(ctx, NETWORK as usize) == Some(IPV4_START) && is_to_others(ctx, PROTOCOL_V4, IPV4_SIZE)
     } else if protocol == IPV6 {
         is_to_others(ctx, PROTOCOL_V6, IPV6_SIZE)
     } else {
@@ -73,6 +79,10 @@ fn is_sent_by_others(ctx: &TcContext, protocol: usize, network: u32) -> bool {
             *((start + transport + FLAGS) as *const u8),
         )
     };
+    if protocol == JUMBO {
+        // Longer than IPv6 has room to say: an extension header stands before TCP.
+        return false;
+    }
     protocol != TCP || (flags & tcp::SYN == 0 && is_no_flow_s(port))
 }
 

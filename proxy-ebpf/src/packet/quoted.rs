@@ -7,7 +7,7 @@ use core::ptr::null_mut;
 use proxy_common::abi::packet::{Address, Counter, Entry, Key, MAPPED, state};
 use proxy_common::packet::sum::Difference;
 
-use crate::frame::{IPV4, IPV6, Ipv4, Ipv6, NETWORK, load, skb, store, words};
+use crate::frame::{IPV4, IPV6, Ipv4, Ipv6, NETWORK, is_of_vlan, load, skb, store, untag, words};
 use crate::{DROP, FLOWS, PASS, count};
 
 pub(crate) const ICMP: u8 = 1;
@@ -53,11 +53,11 @@ struct Error6 {
 /// Whatever is no TCP segment.
 #[inline(never)]
 pub(crate) fn translate(ctx: &TcContext) -> i32 {
-    // SAFETY: the context is the one that the kernel called this program with.
-    let (protocol, tagged) = unsafe { ((*skb(ctx)).protocol, (*skb(ctx)).vlan_present) };
-    if tagged != 0 {
+    if is_of_vlan(ctx) {
         return PASS;
     }
+    // SAFETY: the context is the one that the kernel called this program with.
+    let protocol = unsafe { (*skb(ctx)).protocol };
     if protocol == IPV4 {
         translate4(ctx)
     } else if protocol == IPV6 {
@@ -87,9 +87,12 @@ fn requote(start: &mut Start, entry: &Entry) -> Difference {
 }
 
 #[inline(always)]
-fn send(entry: &Entry) -> i32 {
+fn send(ctx: &TcContext, entry: &Entry) -> i32 {
     if entry.device == 0 {
         count(Counter::NoRoute, 1);
+        return DROP;
+    }
+    if !untag(ctx) {
         return DROP;
     }
     count(Counter::Errors, 1);
@@ -128,7 +131,7 @@ fn translate4(ctx: &TcContext) -> i32 {
     if !store(ctx, NETWORK, &error, 0) {
         return DROP;
     }
-    send(entry)
+    send(ctx, entry)
 }
 
 #[inline(always)]
@@ -154,5 +157,5 @@ fn translate6(ctx: &TcContext) -> i32 {
     if !store(ctx, NETWORK, &error, 0) {
         return DROP;
     }
-    send(entry)
+    send(ctx, entry)
 }

@@ -1,6 +1,8 @@
 //! Network namespaces: private networks for one test.
 
+mod cards;
 mod conntrack;
+mod ethtool;
 mod firewall;
 mod name_files;
 mod nft;
@@ -25,6 +27,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::deadline::PATIENCE;
 use crate::workdir;
+pub use cards::Card;
+pub use ethtool::Rings;
 pub use firewall::{Firewall, PUBLISHED_PORT};
 pub(crate) use pinned::pin;
 pub use pinned::{BpfClassifier, BpfLink};

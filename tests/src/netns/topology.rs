@@ -63,6 +63,15 @@ impl Topology {
     /// # Errors
     /// When `ip` fails, above all without root.
     pub fn create() -> Result<Self> {
+        let topology = Self::bare()?;
+        join(&topology.edge, "client", &topology.client, "edge")?;
+        join(&topology.edge, "backend", &topology.backend, "edge")?;
+        topology.set_up()?;
+        Ok(topology)
+    }
+
+    /// The namespaces without links.
+    pub(super) fn bare() -> Result<Self> {
         static SWEEP: Once = Once::new();
         let mut swept = Ok(());
         SWEEP.call_once(|| swept = sweep());
@@ -82,11 +91,6 @@ impl Topology {
             }
             Ok(())
         })?;
-        join(&topology.edge, "client", &topology.client, "edge")?;
-        join(&topology.edge, "backend", &topology.backend, "edge")?;
-        topology.client.ip_batch(CLIENT_SETUP)?;
-        topology.edge.ip_batch(EDGE_SETUP)?;
-        topology.backend.ip_batch(BACKEND_SETUP)?;
         Ok(topology)
     }
 
@@ -96,6 +100,13 @@ impl Topology {
     /// When `ip` fails.
     pub fn more(&self, role: &str) -> Result<Namespace> {
         Namespace::create(&unique_name(), role)
+    }
+
+    /// Gives the links their addresses and routes.
+    pub(super) fn set_up(&self) -> Result<()> {
+        self.client.ip_batch(CLIENT_SETUP)?;
+        self.edge.ip_batch(EDGE_SETUP)?;
+        self.backend.ip_batch(BACKEND_SETUP)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::netns::Namespace;
 pub use crafted::{CraftedHost, CraftedPeer};
 pub use forge::Forged;
 pub use guard::{Guard, GuardInterface, Listed};
+pub(crate) use sys::ethtool;
 pub use sys::{
     FrameSocket, Program, Run, detach_links_of, interface_number, refuse_bpf, send_ip_options, vanish,
 };

@@ -329,6 +329,31 @@ pub fn tunnel(name: &str) -> io::Result<File> {
     Ok(file)
 }
 
+/// Asks an interface of this thread's network namespace, or orders it, by a command of ethtool. `words` begins with the command, and
+/// must have room for all that the kernel answers.
+///
+/// # Errors
+/// What ioctl(2) reports.
+pub(crate) fn ethtool(name: &str, words: &mut [u32]) -> io::Result<()> {
+    /// The head of `struct ifreq`.
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        data: *mut u32,
+        rest: [u8; 16],
+    }
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::]:0"))?;
+    let mut request = Request { name: [0; libc::IFNAMSIZ], data: words.as_mut_ptr(), rest: [0; 16] };
+    for (place, byte) in request.name.iter_mut().zip(name.bytes()) {
+        *place = byte;
+    }
+    /// SIOCETHTOOL
+    const ETHTOOL: libc::c_ulong = 0x8946;
+    // SAFETY: the request is a live value of the size of `struct ifreq`, and points to words that live, with room for the answer by the
+    // promise of all callers, which are in `netns/ethtool.rs`.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), ETHTOOL, &raw mut request) }).map(drop)
+}
+
 /// The number of an interface of this thread's network namespace.
 ///
 /// # Errors

@@ -33,6 +33,7 @@ mod sizes;
 mod sources;
 mod taken;
 mod unsent;
+mod unusual;
 
 use std::fs;
 

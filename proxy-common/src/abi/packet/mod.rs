@@ -67,7 +67,7 @@ pub const MAX_HANDOVERS: usize = 1 << 14;
 pub const EVENTS_BYTES: u32 = 1 << 18;
 
 /// Names of the constants that hold offsets of fields of the kernel's structures, and of the structures and fields.
-pub const OFFSETS: [(&str, &str, &str); 11] = [
+pub const OFFSETS: [(&str, &str, &str); 14] = [
     ("STATE_OFFSET", "sock_common", "skc_state"),
     ("RCV_NXT_OFFSET", "tcp_sock", "rcv_nxt"),
     ("COPIED_SEQ_OFFSET", "tcp_sock", "copied_seq"),
@@ -79,6 +79,9 @@ pub const OFFSETS: [(&str, &str, &str); 11] = [
     ("OUT_OF_ORDER_OFFSET", "tcp_sock", "out_of_order_queue"),
     ("RX_OPT_OFFSET", "tcp_sock", "rx_opt"),
     ("TS_RECENT_OFFSET", "tcp_options_received", "ts_recent"),
+    ("SKB_HEAD_OFFSET", "sk_buff", "head"),
+    ("SKB_END_OFFSET", "sk_buff", "end"),
+    ("GSO_TYPE_OFFSET", "skb_shared_info", "gso_type"),
 ];
 
 /// Bits of what is withheld.
