@@ -51,25 +51,42 @@ pub(crate) struct Kernel {
     pub(crate) files: PathBuf,
 }
 
+/// The suite whose QEMU has all network cards that are tested.
+const CARDS: &str = "trixie";
+
 /// Finds, or downloads, all that it takes to start the newest kernel of a suite.
 ///
 /// # Errors
 /// If there are no such packages, or they cannot be downloaded.
 pub(crate) fn ensure(suite: &str) -> Result<Guest> {
+    let host = archive::host_release()?;
+    with_machine(suite, "machine", &host)
+}
+
+/// The same with a QEMU that has more network cards.
+///
+/// # Errors
+/// As above.
+pub(crate) fn ensure_with_cards(suite: &str) -> Result<Guest> {
+    with_machine(suite, "machine-cards", CARDS)
+}
+
+fn with_machine(suite: &str, folder: &str, of: &str) -> Result<Guest> {
     ensure!(cfg!(target_arch = "x86_64"), "this is for x86_64 only");
-    let machine = Machine::ensure()?;
+    let machine = Machine::ensure(folder, of)?;
     let kernel = Kernel::ensure(suite, &machine)?;
     Ok(Guest { machine, kernel })
 }
 
 impl Machine {
-    fn ensure() -> Result<Self> {
-        let root = own_target().join("tools/machine");
+    /// Unpacks QEMU of `suite` into a folder of this name, if it is not there.
+    fn ensure(folder: &str, suite: &str) -> Result<Self> {
+        let root = own_target().join("tools").join(folder);
         if let Ok(machine) = Self::at(&root) {
             return Ok(machine);
         }
         let fresh = root.with_extension("new");
-        let suite = Suite::open(&archive::host_release()?)?;
+        let suite = Suite::open(suite)?;
         suite.unpack_with_needs("QEMU", &MACHINE_PACKAGES, &fresh)?;
         Self::at(&fresh)?;
         replace(&fresh, &root)?;

@@ -57,6 +57,11 @@ pub(crate) fn for_guest(suite: &str) -> Result<Guest> {
     guest::ensure(suite)
 }
 
+/// What the tests with network cards need besides that.
+pub(crate) fn for_cards(suite: &str) -> Result<Guest> {
+    guest::ensure_with_cards(suite)
+}
+
 /// What `fuzz` needs besides a build.
 pub(crate) fn for_fuzz() -> Result<()> {
     tools::ensure_cxx()

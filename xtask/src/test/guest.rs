@@ -36,11 +36,13 @@ pub(super) struct Part {
     pub(super) program: String,
     pub(super) tests: Vec<String>,
     pub(super) datapath: Datapath,
+    /// That run at a time.
+    pub(super) threads: &'static str,
 }
 
-/// The virtual machine that plays `parts` and ends. Standard output is that of the tests, and what cargo would say comes by
-/// standard error.
-pub(super) fn play(guest: &Guest, parts: &[Part]) -> Result<Command> {
+/// The virtual machine that plays `parts`, after the commands `before`, and ends. Standard output is that of the tests, and what cargo
+/// would say comes by standard error.
+pub(super) fn play(guest: &Guest, before: &str, parts: &[Part]) -> Result<Command> {
     let dir = workspace::own_target().join("xtask/guest");
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -54,7 +56,7 @@ pub(super) fn play(guest: &Guest, parts: &[Part]) -> Result<Command> {
         );
     }
     write(&dir.join("init.sh"), INIT)?;
-    write(&dir.join("job.sh"), &job(parts)?)?;
+    write(&dir.join("job.sh"), &job(before, parts)?)?;
     link(&guest.kernel.files.join("lib/modules"), &dir.join("modules"))?;
     let memory = first_files(guest, &dir)?;
     let mut machine = guest.machine.command();
@@ -76,8 +78,8 @@ pub(super) fn play(guest: &Guest, parts: &[Part]) -> Result<Command> {
 }
 
 /// The commands of the guest. All programs are announced first, so that those are missed that it does not come to.
-fn job(parts: &[Part]) -> Result<String> {
-    let mut text = String::new();
+fn job(before: &str, parts: &[Part]) -> Result<String> {
+    let mut text = before.to_owned();
     for part in parts {
         text.push_str(&format!("echo '     Running {} ({})' >&2\n", part.program, part.datapath.name()));
     }
@@ -91,10 +93,11 @@ fn job(parts: &[Part]) -> Result<String> {
     for part in parts {
         let program = executable(&part.program)?;
         text.push_str(&format!(
-            "SNISPLICE_TEST_DATAPATH={} {} {} --test-threads {THREADS} --show-output --color never\n",
+            "SNISPLICE_TEST_DATAPATH={} {} {} --test-threads {} --show-output --color never\n",
             part.datapath.name(),
             quoted(&program),
             part.tests.join(" "),
+            part.threads,
         ));
     }
     Ok(text)

@@ -1,5 +1,7 @@
 //! `test`: everything that says whether this tree is good, in stages. The kernel must not complain during any of them.
 
+mod cards;
+mod cards_table;
 mod complaint;
 mod guest;
 mod kernel_log;
@@ -44,6 +46,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KERNEL", num_args = 0.., value_parser = PossibleValuesParser::new(setup::KERNELS))]
     #[arg(conflicts_with_all = ["datapath", "soak", "soak_idle"])]
     guest: Option<Vec<String>>,
+    /// Only offloaded connections over network cards, in a virtual machine: these combinations, or all; writes docs/cards.md. With
+    /// `--guest`: on those kernels [default: trixie, Linux 6.12]
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["only", "datapath", "soak", "soak_idle"])]
+    cards: Option<Vec<String>>,
     /// Nothing but the contract's scripts, with fresh seeds, also on a bad network, for so long; stops at the first failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
     soak: Option<f64>,
@@ -82,6 +88,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if stages.last().is_some_and(|build| !build.failed.is_empty()) {
         let skipped = vec!["lint, unit and end-to-end tests, since there is no build to test".to_owned()];
         stages.push(Stage { name: "the rest".to_owned(), skipped, ..Stage::default() });
+    } else if let Some(names) = &options.cards {
+        let (kernels, default) = (options.guest.as_deref().unwrap_or_default(), [cards::KERNEL.to_owned()]);
+        for kernel in if kernels.is_empty() { &default } else { kernels } {
+            stages.push(kernel_log::around(|| cards::stage(kernel, names, options)));
+        }
     } else if let Some(kernels) = &options.guest {
         let default = [setup::KERNEL.to_owned()];
         for kernel in if kernels.is_empty() { &default } else { kernels.as_slice() } {
@@ -198,7 +209,7 @@ fn guest_stage(kernel: &str, options: &Options) -> Stage {
     let began = Instant::now();
     let prepared = setup::for_guest(kernel).and_then(|found| {
         let name = format!("guest (Linux {})", found.kernel.release);
-        Ok((name, guest::play(&found, &guest_parts(options)?)?))
+        Ok((name, guest::play(&found, "", &guest_parts(options)?)?))
     });
     match prepared {
         Ok((name, command)) => {
@@ -217,6 +228,7 @@ fn guest_parts(options: &Options) -> Result<Vec<guest::Part>> {
         program: program.to_owned(),
         tests: tests.iter().map(|&name| name.to_owned()).collect(),
         datapath,
+        threads: THREADS,
     };
     let Some(only) = &options.only else {
         let mut parts = vec![
@@ -254,7 +266,7 @@ fn unit(options: &Options) -> Vec<Command> {
     vec![crates, harness]
 }
 
-/// The names of all end-to-end test programs but [`PACKET`].
+/// The names of all end-to-end test programs but [`PACKET`] and [`cards::PROGRAM`].
 fn programs() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(workspace::root().join("tests/tests"))? {
@@ -263,7 +275,7 @@ fn programs() -> Result<Vec<String>> {
             names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
         }
     }
-    names.retain(|name| name != PACKET);
+    names.retain(|name| name != PACKET && name != cards::PROGRAM);
     names.sort();
     ensure!(!names.is_empty(), "tests/tests has no program");
     Ok(names)
@@ -305,6 +317,11 @@ struct Outcome {
 
 /// Runs `commands` as one stage, and shows what the failing tests said.
 fn tests(name: &str, commands: Vec<Command>, options: &Options) -> Stage {
+    tests_with_log(name, commands, options).0
+}
+
+/// The same, and all that they said.
+fn tests_with_log(name: &str, commands: Vec<Command>, options: &Options) -> (Stage, String) {
     let began = Instant::now();
     let mut step = Step::begin(name);
     let mut outcome = Outcome::default();
@@ -325,7 +342,7 @@ fn tests(name: &str, commands: Vec<Command>, options: &Options) -> Stage {
     if !stage.failed.is_empty() {
         outcome.show(name);
     }
-    stage
+    (stage, outcome.log)
 }
 
 impl Outcome {
