@@ -10,7 +10,7 @@ use harness::netns::{Firewall, Namespace, PUBLISHED_PORT, Topology};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::pins::Pins;
 
-use crate::churn::{Case, churn};
+use crate::churn::{Case, Pace, churn};
 use crate::refusals::stays;
 use crate::{counted, wait_for_packets};
 
@@ -109,7 +109,7 @@ fn so_it_is_with_a_firewall_that_drops_before_routing_what_is_invalid() -> Resul
 /// pass on to a draining socket a second time at the bridge.
 #[test]
 fn hand_overs_succeed_where_packets_come_by_the_programs_twice() -> Result<()> {
-    churn(Case::default(), |net| {
+    churn(Case { pace: Pace::Slow, ..Case::default() }, |net| {
         for (interface, address) in [("client", "10.1.0.1"), ("backend", "10.2.0.1")] {
             net.edge.ip_batch(&format!(
                 "address flush dev {interface}\nlink add b-{interface} type bridge\nlink set {interface} master b-{interface}\n\
