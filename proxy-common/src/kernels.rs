@@ -1,8 +1,9 @@
-//! Which kernels are known to splice connections without a fault.
+//! Which kernels are known to carry connections without a fault, and which are too old. All that is known stands in this file.
 //!
 //! Kernels outside [`GOOD`] may duplicate or lose bytes when a socket takes a part of a write
 //! (`sk_psock_backlog` in `net/core/skmsg.c`), or crash in rare cases. The self-test at start cannot provoke every such
-//! fault. So `auto` splices on these kernels only.
+//! fault. So `auto` splices on these kernels only. The packet datapath has no part in these faults, and bounds of its own:
+//! [`OFFLOADS`].
 
 use core::fmt;
 
@@ -19,6 +20,46 @@ pub struct Version {
 
 /// The first good version of each series. Later versions of the same series are good too.
 pub const GOOD: [Version; 3] = [version(6, 1, 191), version(6, 12, 92), version(6, 18, 44)];
+
+/// The packet datapath is known to work from the first of these series to the last. It was tested on both and on series between them
+/// (the table in docs/kernel.md).
+pub const OFFLOADS: [Version; 2] = [version(6, 1, 0), version(7, 3, 0)];
+
+/// What a kernel is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Splicing by sockmap.
+    Sockmap,
+    /// The same past the loopback connection of a server on this host.
+    Local,
+    /// Offloading.
+    Packet,
+    /// The guard.
+    Guard,
+}
+
+impl Part {
+    /// The first mainline version that has all that its BPF programs use.
+    #[must_use]
+    pub const fn oldest(self) -> Version {
+        match self {
+            Self::Sockmap | Self::Local => version(5, 13, 0),
+            Self::Packet => version(5, 17, 0),
+            Self::Guard => version(5, 18, 0),
+        }
+    }
+
+    /// What came with that version, and in words what needs it.
+    #[must_use]
+    pub const fn need(self) -> &'static str {
+        match self {
+            Self::Sockmap => "splicing needs sockets in a map without a parser",
+            Self::Local => "datapath \"local\" needs sockets in a map without a parser",
+            Self::Packet => "offloading needs loops in BPF programs (bpf_loop)",
+            Self::Guard => "the guard needs XDP programs for packets in several pieces",
+        }
+    }
+}
 
 const fn version(major: u16, minor: u16, patch: u16) -> Version {
     Version { major, minor, patch }
@@ -49,6 +90,13 @@ impl Kernel<'_> {
         let told = [ubuntu, debian].into_iter().flatten().filter_map(Version::parse);
         let told = told.filter(|told| told.series() == release.series()).max();
         Some(told.map_or(release, |told| told.max(release)))
+    }
+
+    /// Whether this kernel is known to offload without a fault.
+    #[must_use]
+    pub fn offloads(&self) -> bool {
+        let [first, last] = OFFLOADS;
+        self.version().is_some_and(|version| (first.series()..=last.series()).contains(&version.series()))
     }
 
     /// Whether this kernel is known to splice without a fault.
@@ -88,6 +136,13 @@ pub fn good_kernels() -> String {
     let [before @ .., last] = &GOOD;
     let before = before.each_ref().map(ToString::to_string).join(", ");
     format!("{before} or {last}, or later versions of these series")
+}
+
+/// The series that the packet datapath is known to work on, in words: `6.1 to 7.3`.
+#[must_use]
+pub fn offloading_kernels() -> String {
+    let [first, last] = OFFLOADS;
+    format!("{}.{} to {}.{}", first.major, first.minor, last.major, last.minor)
 }
 
 #[cfg(test)]
@@ -139,6 +194,16 @@ mod tests {
         }
         assert!(kernel("6.1.0-53-amd64", "Debian 6.1.192-1", None).is_good());
         assert!(!kernel("6.8.0-45-generic", "", Some("Ubuntu 6.8.0-45.45-generic 6.8.12")).is_good());
+    }
+
+    #[test]
+    fn the_packet_datapath_has_bounds_of_its_own() {
+        let releases = ["6.1.10", "6.8.12", "6.12.1", "6.18.44", "7.3.4"];
+        assert!(releases.iter().all(|release| kernel(release, "", None).offloads()));
+        let others = ["5.10.262", "5.15.200", "6.0.9", "7.4.1", "8.0.0", ""];
+        assert!(!others.iter().any(|release| kernel(release, "", None).offloads()));
+        let ubuntu = kernel("6.8.0-45-generic", "", Some("Ubuntu 6.8.0-45.45-generic 6.8.12"));
+        assert!(ubuntu.offloads() && !ubuntu.is_good());
     }
 
     #[test]

@@ -4,27 +4,32 @@
 //! server sent before is still on its way through the loopback connection, and if the client takes what it is given. Else
 //! they go the ordinary way, with its ordinary backpressure.
 //!
-//! `reach` captures. It is attached to nothing: the daemon runs it.
+//! `reach` finds the socket of a server and captures it. Kernels from 7.3 on do not let a program of its type change a map of sockets: there
+//! `mark` finds and marks it, and `seize`, an iterator, captures the marked ones. They are attached to nothing: the daemon runs them.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod verdict;
 
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::sk_action::SK_PASS;
-use aya_ebpf::bindings::{BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_sock};
-use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem,
-    bpf_sk_lookup_tcp, bpf_sk_release, bpf_skc_to_tcp_sock,
+use aya_ebpf::bindings::{
+    BPF_F_CURRENT_NETNS, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock,
 };
-use aya_ebpf::macros::{classifier, map, sk_msg, stream_verdict};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::{
+    bpf_ktime_get_coarse_ns, bpf_map_lookup_elem, bpf_map_update_elem, bpf_sk_lookup_tcp, bpf_sk_release,
+    bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_tcp_sock,
+};
+use aya_ebpf::macros::{btf_map, classifier, map, sk_msg, stream_verdict};
 use aya_ebpf::maps::{HashMap, SockHash};
 use aya_ebpf::programs::{SkBuffContext, SkMsgContext, TcContext};
 use proxy_common::abi::credit::{Pace, low};
 use proxy_common::abi::local::{
-    Answer, CEILING, REQUEST_BYTES, Request, TUPLE_BYTES, TUPLE_BYTES_IPV4, Task,
+    Answer, CEILING, Mark, REQUEST_BYTES, Request, TUPLE_BYTES, TUPLE_BYTES_IPV4, Task,
 };
 use proxy_common::abi::sockmap::{Direction, MAX_SOCKETS};
 use verdict::{COPIED_SEQ_OFFSET, DIRECTIONS, SOCKETS, look_at, others, read};
@@ -37,6 +42,9 @@ static BYPASSES: HashMap<u64, Bypass> = HashMap::with_max_entries(MAX_SOCKETS, B
 
 #[map]
 static CAPTURED: HashMap<u64, u64> = HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+
+#[btf_map]
+static MARKS: SkStorage<Mark> = SkStorage::new();
 
 #[unsafe(no_mangle)]
 static RCV_NXT_OFFSET: Global<u32> = Global::new(0);
@@ -144,17 +152,25 @@ fn sent(tcp: *const u8) -> Option<u32> {
 #[classifier]
 #[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
 fn reach(ctx: TcContext) -> i32 {
+    answer(&ctx, |socket, mark| capture(socket.cast(), &mark))
+}
+
+#[classifier]
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
+fn mark(ctx: TcContext) -> i32 {
+    answer(&ctx, put)
+}
+
+/// Finds the socket that a request is about. `capture` is called if it is to be captured.
+#[inline(always)]
+fn answer(ctx: &TcContext, capture: impl Fn(*mut bpf_sock, Mark) -> Answer) -> i32 {
     let mut request = MaybeUninit::<Request>::uninit();
-    let Some(request) = load(&ctx, &mut request) else { return Answer::Malformed as i32 };
-    if request.task == Task::Release as u64 {
-        release(request.upstream);
-        return Answer::Yes as i32;
-    }
-    let socket = find(&ctx, request);
+    let Some(request) = load(ctx, &mut request) else { return Answer::Malformed as i32 };
+    let socket = find(ctx, request);
     if socket.is_null() {
         return Answer::NotFound as i32;
     }
-    let answer = examine(socket, request);
+    let answer = examine(socket, request, capture);
     // SAFETY: `socket` was looked up above, and is not used below.
     unsafe { bpf_sk_release(socket.cast()) };
     answer as i32
@@ -199,9 +215,16 @@ const fn size(bytes: usize) -> u32 {
 }
 
 #[inline(always)]
-fn examine(socket: *mut bpf_sock, request: &Request) -> Answer {
+fn examine(
+    socket: *mut bpf_sock,
+    request: &Request,
+    capture: impl Fn(*mut bpf_sock, Mark) -> Answer,
+) -> Answer {
     // SAFETY: `socket` is a socket that we hold.
     let state = unsafe { (*socket).state };
+    if request.task == Task::Settle as u64 {
+        return settle(socket);
+    }
     if state != ESTABLISHED {
         return Answer::NotEstablished;
     }
@@ -221,32 +244,90 @@ fn examine(socket: *mut bpf_sock, request: &Request) -> Answer {
         return Answer::Unread;
     }
     let Some(client) = client(request.client) else { return Answer::NoClient };
-    capture(socket, tcp as u64, client, request)
+    let Request { upstream, slot, before, .. } = *request;
+    capture(socket, Mark { upstream, slot, before, server: tcp as u64, client, answer: 0 })
+}
+
+fn marks() -> *mut c_void {
+    (&raw const MARKS).cast_mut().cast()
+}
+
+/// Marks a socket for `seize`.
+#[inline(always)]
+fn put(socket: *mut bpf_sock, mut mark: Mark) -> Answer {
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    // SAFETY: MARKS is a map of marks, and `socket` is a socket that we hold. One that was left by a run that was not settled goes.
+    let found = unsafe {
+        bpf_sk_storage_delete(marks(), socket.cast());
+        bpf_sk_storage_get(marks(), socket.cast(), (&raw mut mark).cast(), flags)
+    };
+    if found.is_null() { Answer::Refused } else { Answer::Yes }
+}
+
+/// Removes the mark of a socket, and says what `seize` has made of it.
+#[inline(always)]
+fn settle(socket: *mut bpf_sock) -> Answer {
+    // SAFETY: MARKS is a map of marks, and `socket` is a socket that we hold.
+    let found =
+        unsafe { bpf_sk_storage_get(marks(), socket.cast(), core::ptr::null_mut(), 0).cast::<Mark>() };
+    if found.is_null() {
+        return Answer::NotFound;
+    }
+    // SAFETY: an element of a map. The daemon runs one of these programs at a time.
+    let answer = unsafe { (*found).answer };
+    // SAFETY: as above; `found` is not used below.
+    unsafe { bpf_sk_storage_delete(marks(), socket.cast()) };
+    if answer == Answer::Yes as u64 { Answer::Yes } else { Answer::Refused }
+}
+
+/// What the kernel calls an iterator over a map of this type with (`struct bpf_iter__bpf_sk_storage_map`).
+#[repr(C)]
+struct Visit {
+    meta: *mut c_void,
+    map: *mut c_void,
+    /// Null at the end.
+    socket: *mut c_void,
+    mark: *mut Mark,
+}
+
+/// Captures a marked socket. The kernel calls it for each in turn.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_sk_storage_map")]
+extern "C" fn seize(visit: *mut Visit) -> i32 {
+    // SAFETY: the kernel calls with such a structure.
+    let (socket, mark) = unsafe { ((*visit).socket, (*visit).mark) };
+    if socket.is_null() || mark.is_null() {
+        return 0;
+    }
+    // SAFETY: the mark of `socket`. The daemon runs one of these programs at a time.
+    unsafe {
+        if (*mark).answer == 0 {
+            let answer = capture(socket, &*mark);
+            (*mark).answer = answer as u64;
+        }
+    }
+    0
 }
 
 #[inline(always)]
-fn capture(socket: *mut bpf_sock, address: u64, client: u64, request: &Request) -> Answer {
-    let Request { slot, upstream, before, .. } = *request;
+fn capture(socket: *mut c_void, mark: &Mark) -> Answer {
+    let Mark { slot, upstream, before, server, client, .. } = *mark;
     let bypass = Bypass { slot, upstream, client, before, pace: Pace::default() };
-    let mut key = request.upstream;
-    if BYPASSES.insert(address, bypass, 0).is_err() || CAPTURED.insert(key, address, 0).is_err() {
-        release(key);
+    let mut key = upstream;
+    if BYPASSES.insert(server, bypass, 0).is_err() || CAPTURED.insert(key, server, 0).is_err() {
         return Answer::Refused;
     }
-    // SAFETY: BACKENDS is a map whose keys are u64, and `socket` is a socket that we hold.
+    // SAFETY: BACKENDS is a map whose keys are u64, and `socket` is a socket that the kernel holds.
     let result = unsafe {
         bpf_map_update_elem(
             (&raw const BACKENDS).cast_mut().cast(),
             (&raw mut key).cast(),
-            socket.cast(),
+            socket,
             u64::from(BPF_NOEXIST),
         )
     };
-    if result != 0 {
-        release(request.upstream);
-        return Answer::Refused;
-    }
-    Answer::Yes
+    // The daemon removes what was inserted above.
+    if result == 0 { Answer::Yes } else { Answer::Refused }
 }
 
 /// The address of the `tcp_sock` of a spliced socket.
@@ -264,19 +345,6 @@ fn client(cookie: u64) -> Option<u64> {
     // SAFETY: `socket` was looked up above, and is not used below.
     unsafe { bpf_sk_release(socket) };
     (address != 0).then_some(address)
-}
-
-#[inline(always)]
-fn release(upstream: u64) {
-    let mut key = upstream;
-    // SAFETY: BACKENDS is a map, and its keys are u64.
-    unsafe { bpf_map_delete_elem((&raw const BACKENDS).cast_mut().cast(), (&raw mut key).cast()) };
-    // SAFETY: the value is one aligned word.
-    if let Some(address) = unsafe { CAPTURED.get(key) }.copied() {
-        // A later flow may have the address by now: it then goes the ordinary way.
-        let _ = BYPASSES.remove(address);
-        let _ = CAPTURED.remove(key);
-    }
 }
 
 #[cfg(target_arch = "bpf")]

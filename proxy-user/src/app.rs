@@ -25,7 +25,10 @@ const CLOSING: Duration = Duration::from_secs(3);
 const LEFT: Duration = Duration::from_secs(10);
 
 /// Runs until a signal ends it. `release`: no flow is to outlive the daemon.
-pub(crate) fn run(snapshot: Snapshot, release: bool) -> Result<(), Failure> {
+pub(crate) fn run(mut snapshot: Snapshot, release: bool) -> Result<(), Failure> {
+    if let Some(reason) = kernel::packet_caution().filter(|_| snapshot.forbid_auto_to_offload()) {
+        tracing::warn!(%reason, "connections of upstreams with datapath = \"auto\" are not offloaded");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -155,7 +158,7 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
     match &mut probed.sockmap {
         Ok(sockmap) => {
             tracing::info!(took_ms = millis(probed.took), "sockmap datapath passed its self-test");
-            if let Some(reason) = probed.caution.as_ref().filter(|_| has_auto(&hub.snapshot)) {
+            if let Some(reason) = probed.caution.as_ref().filter(|_| hub.snapshot.has_auto()) {
                 tracing::warn!(%reason, "connections of upstreams with datapath = \"auto\" are not spliced");
             }
             if let Some(ring) = sockmap.take_events() {
@@ -187,7 +190,9 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
     }
     let packet = road.map(packet_of);
     let left = OnceLock::new();
-    Kernel { sockmap: probed.sockmap, caution: probed.caution, local: probed.local, packet, left }
+    let kernel::Probed { sockmap, caution, local, .. } = probed;
+    let packet_caution = kernel::packet_caution().filter(|_| hub.snapshot.packet.is_forbidden_to_auto);
+    Kernel { sockmap, caution, local, packet, packet_caution, left }
 }
 
 fn packet_of(road: &Result<Arc<Road>, Unavailable>) -> Result<Arc<Packet>, Unavailable> {
@@ -272,10 +277,6 @@ fn leave(hub: &Hub, road: &Road, release: bool) {
             "flows without sockets go on, and wait for the next daemon; `run --release` ends them"
         );
     }
-}
-
-fn has_auto(snapshot: &Snapshot) -> bool {
-    snapshot.upstreams.iter().any(|upstream| upstream.datapath == Choice::Auto)
 }
 
 /// Whether a server may be on this host, and its upstream may be carried as such.

@@ -41,14 +41,22 @@ fn without_bpf_the_daemon_copies_and_says_why() -> Result<()> {
 const ON_AN_UNKNOWN_KERNEL: [&str; 2] = ["setarch", "--uname-2.6"];
 
 #[test]
-fn auto_does_not_splice_on_a_kernel_that_is_not_known_to_be_good() -> Result<()> {
+fn auto_neither_splices_nor_offloads_on_a_kernel_that_is_not_known_to_be_good() -> Result<()> {
     let launch = Launch::new()?.under(&ON_AN_UNKNOWN_KERNEL);
-    let site = RawSite::launch(&config().datapath(Datapath::Auto), &launch)?;
-    let line = site.daemon.wait_for_log("are not spliced")?;
-    assert!(line.contains("WARN") && line.contains("Linux 2.6") && line.contains("datapath = "), "{line}");
-    let sockmap = site.daemon.status()?.datapaths.sockmap;
-    assert!(sockmap.available, "{sockmap:?}");
-    assert!(sockmap.reason.is_some_and(|reason| reason.contains("not used by \"auto\"")));
+    let pins = Pins::create()?;
+    let site = RawSite::launch(&config().datapath(Datapath::Auto).packet(&pins, "1s"), &launch)?;
+    for (what, datapath) in [("are not spliced", "sockmap"), ("are not offloaded", "packet")] {
+        let line = site.daemon.wait_for_log(what)?;
+        assert!(line.contains("WARN") && line.contains("Linux 2.6"), "{line}");
+        assert!(line.contains("datapath = ") && line.contains(datapath), "{line}");
+        let told = site.daemon.log().iter().filter(|line| line.contains(what)).count();
+        assert_eq!(told, 1, "{what}: one warning");
+    }
+    let datapaths = site.daemon.status()?.datapaths;
+    assert!(datapaths.sockmap.available, "{datapaths:?}");
+    for reason in [datapaths.sockmap.reason, datapaths.packet.reason] {
+        assert!(reason.as_ref().is_some_and(|text| text.contains("not used by \"auto\"")), "{reason:?}");
+    }
     let (mut client, mut server) = site.flow()?;
     // Auto would splice a connection of that age.
     let old = site.daemon.wait_for_flow("a connection that is 3 s old", |flow| flow.age_seconds >= 3.0)?;
@@ -98,17 +106,20 @@ fn the_word_of_an_operator_splices_on_any_kernel_that_passes_the_self_test() -> 
 
 #[test]
 fn doctor_warns_of_a_kernel_that_is_not_known_to_be_good() -> Result<()> {
-    let net = Topology::create()?;
+    let (net, pins) = (Topology::create()?, Pins::create()?);
     let [program, argument] = ON_AN_UNKNOWN_KERNEL;
     let mut command = net.edge.command(program);
-    let json = run(command.arg(argument).arg(snisplice()?).args(["doctor", "--json"]), b"")?.success()?;
+    command.arg(argument).arg(snisplice()?).args(["doctor", "--json", "--pins"]).arg(pins.path());
+    let json = run(&mut command, b"")?.success()?;
     let report: serde_json::Value = serde_json::from_str(&json)?;
     assert_eq!(report["datapath"].as_str(), Some("copy"), "{report}");
     let findings = report["findings"].as_array().context("no findings")?;
-    let sockmap = findings.iter().find(|finding| finding["check"] == "datapath sockmap");
-    let sockmap = sockmap.context("nothing about sockmap")?;
-    assert_eq!(sockmap["level"], "warning", "{report}");
-    assert!(sockmap["remedy"].as_str().is_some_and(|remedy| remedy.contains("6.1.191")), "{report}");
+    for (check, kernels) in [("datapath sockmap", "6.1.191"), ("datapath packet", "6.1 to ")] {
+        let finding = findings.iter().find(|finding| finding["check"] == check).context(check)?;
+        assert_eq!(finding["level"], "warning", "{report}");
+        assert!(finding["found"].as_str().is_some_and(|found| found.contains("\"auto\"")), "{report}");
+        assert!(finding["remedy"].as_str().is_some_and(|remedy| remedy.contains(kernels)), "{report}");
+    }
     Ok(())
 }
 
@@ -171,7 +182,7 @@ fn doctor_says_whether_connections_can_be_offloaded_and_pins_nothing() -> Result
     };
     let (pins, work) = (Pins::create()?, WorkDir::create()?);
     let text = doctor(&pins.path())?;
-    assert!(text.contains("ok    datapath packet   available, off by default"), "{text}");
+    assert!(text.contains("ok    datapath packet   available by "), "{text}");
     assert!(pins.is_empty()?);
     let text = doctor(&work.file("pins"))?;
     assert!(text.contains("warn  datapath packet ") && text.contains("mount -t bpf"), "{text}");

@@ -1,7 +1,11 @@
 //! What the local datapath has beyond the sockmap one: the upstream server is on this host, and what it sends during a
 //! long download goes straight into the client's socket.
 //!
-//! The daemon asks for that, and ends it, by running a program with a [`Request`]: nothing is attached to the host.
+//! The daemon asks for that by running a program with a [`Request`], and ends it itself: nothing is attached to the host.
+//!
+//! Kernels before 7.3 let a classifier put a socket into a map of sockets: [`REACH`] finds the server's socket and captures it. Later ones
+//! let only iterators do so, and few other types, none of which can look up a connection. There [`MARK`] finds the socket and marks it,
+//! and [`SEIZE`], an iterator over the marked sockets, puts it into the map.
 
 /// Name of the map that holds the servers' sockets: cookie of our socket to the server -> the server's own socket
 /// (`BPF_MAP_TYPE_SOCKHASH`). What is sent on a socket in it passes the program [`BYPASS`].
@@ -14,6 +18,14 @@ pub const CAPTURED: &str = "CAPTURED";
 pub const BYPASS: &str = "bypass";
 /// Name of the program that the daemon runs with a [`Request`].
 pub const REACH: &str = "reach";
+/// Name of the same for kernels whose classifiers may not change maps of sockets.
+pub const MARK: &str = "mark";
+/// Name of the map of [`Mark`]s, one for each marked socket (`BPF_MAP_TYPE_SK_STORAGE`).
+pub const MARKS: &str = "MARKS";
+/// Name of the iterator over [`MARKS`].
+pub const SEIZE: &str = "seize";
+/// What it iterates over, as the kernel names it.
+pub const SEIZE_KIND: &str = "bpf_sk_storage_map";
 
 /// Names of the further constants that hold offsets of fields, and of the structures and fields.
 pub const OFFSETS: [(&str, &str, &str); 2] =
@@ -29,10 +41,28 @@ pub const CEILING: u64 = 8 << 20;
 pub enum Task {
     /// Is there a socket of this host at the other end?
     Look = 0,
-    /// From now on what is sent on it is to go past the loopback connection.
+    /// What is sent on it is to go past the loopback connection: from now on, or from the next run of [`SEIZE`] on.
     Capture = 1,
-    /// No longer.
-    Release = 2,
+    /// What has become of that? The mark is removed.
+    Settle = 2,
+}
+
+/// What [`SEIZE`] has to know of a marked socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Mark {
+    /// Cookie of our socket to the server.
+    pub upstream: u64,
+    /// Where the direction from the server to the client is, in [`super::sockmap::DIRECTIONS`].
+    pub slot: u64,
+    /// Bytes that the server sent before the direction began.
+    pub before: u64,
+    /// Address of the server's socket in the kernel.
+    pub server: u64,
+    /// Address of the client's.
+    pub client: u64,
+    /// [`Answer`], once there is one; else 0.
+    pub answer: u64,
 }
 
 /// One request: the input of [`REACH`].

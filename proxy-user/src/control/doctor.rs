@@ -85,7 +85,7 @@ fn datapaths() -> (Finding, Finding) {
                 Finding::new("datapath sockmap", found, Some(caution.remedy))
             }
         },
-        Err(reason) => Finding::new("datapath sockmap", reason.what, Some(reason.remedy)),
+        Err(reason) => Finding::unavailable("datapath sockmap", reason),
     };
     let local = match probed.local {
         Some(Ok(kernel::Local { noticed: None })) => Finding::new(
@@ -97,7 +97,7 @@ fn datapaths() -> (Finding, Finding) {
         Some(Ok(kernel::Local { noticed: Some(noticed) })) => {
             Finding::new("datapath local", format!("available, off by default: {noticed}"), None)
         }
-        Some(Err(reason)) => Finding::new("datapath local", reason.what, Some(reason.remedy)),
+        Some(Err(reason)) => Finding::unavailable("datapath local", reason),
         None => Finding::new("datapath local", "not tried", None),
     };
     (sockmap, local)
@@ -106,9 +106,16 @@ fn datapaths() -> (Finding, Finding) {
 /// Whether connections could be offloaded. That is only done where the configuration has a [packet] section.
 fn packet(pins: &Path) -> Finding {
     const CHECK: &str = "datapath packet";
-    match kernel::packet::try_load(pins, &PORTS) {
-        Ok(()) => Finding::new(CHECK, "available, off by default: add a [packet] section", None),
-        Err(reason) => Finding::new(CHECK, reason.what, Some(reason.remedy)),
+    let hook = if sys::has_tcx() { "tcx" } else { "clsact filters (the kernel has no tcx)" };
+    match (kernel::packet::try_load(pins, &PORTS), kernel::packet_caution()) {
+        (Ok(()), None) => {
+            Finding::new(CHECK, format!("available by {hook}, off by default: add a [packet] section"), None)
+        }
+        (Ok(()), Some(caution)) => {
+            let found = format!("available by {hook}, but \"auto\" does not offload: {}", caution.what);
+            Finding::new(CHECK, found, Some(caution.remedy))
+        }
+        (Err(reason), _) => Finding::unavailable(CHECK, reason),
     }
 }
 
@@ -123,7 +130,7 @@ fn guard() -> Finding {
             );
             Finding::new("guard", found, None)
         }
-        Err(reason) => Finding::new("guard", reason.what, Some(reason.remedy)),
+        Err(reason) => Finding::unavailable("guard", reason),
     }
 }
 

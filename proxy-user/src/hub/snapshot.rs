@@ -45,6 +45,18 @@ impl Snapshot {
         self.guard.as_ref().is_some_and(|guard| number.is_none_or(|number| guard.protects(number)))
     }
 
+    /// Whether an upstream leaves the choice to the daemon.
+    pub(crate) fn has_auto(&self) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.datapath == Choice::Auto)
+    }
+
+    /// Flows of these upstreams do not leave their sockets, whatever the configuration says. Says whether they would have.
+    pub(crate) fn forbid_auto_to_offload(&mut self) -> bool {
+        let would = std::mem::take(&mut self.packet.for_auto) && self.has_auto();
+        self.packet.is_forbidden_to_auto = would;
+        would
+    }
+
     /// Whether flows of any upstream may leave their sockets.
     pub(crate) fn wants_packet(&self) -> bool {
         self.upstreams.iter().any(|upstream| self.may_leave(upstream.datapath))
@@ -193,6 +205,8 @@ pub(crate) struct Packet {
     pub(crate) attach: Attach,
     /// Flows of upstreams that leave the choice to the daemon may leave their sockets, too: the section is there.
     pub(crate) for_auto: bool,
+    /// They would, but the kernel is not known to be good for that.
+    pub(crate) is_forbidden_to_auto: bool,
 }
 
 impl Default for Packet {
@@ -205,6 +219,7 @@ impl Default for Packet {
             journal: PathBuf::from("/run/snisplice/packet.journal"),
             attach: Attach::Auto,
             for_auto: false,
+            is_forbidden_to_auto: false,
         }
     }
 }

@@ -5,22 +5,25 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::Ebpf;
-use aya::maps::{MapData, SockHash};
-use aya::programs::{ProgramError, SchedClassifier, SkMsg};
-use proxy_common::abi::local::{Answer, BACKENDS, BYPASS, REACH, Request, TUPLE_BYTES, Task};
+use aya::maps::{HashMap, Map, MapData, MapError, SockHash};
+use aya::programs::{Iter, ProgramError, SchedClassifier, SkMsg};
+use aya::{Btf, Ebpf};
+use proxy_common::abi::local::{
+    Answer, BACKENDS, BYPASS, BYPASSES, CAPTURED, MARK, MARKS, REACH, Request, SEIZE, SEIZE_KIND,
+    TUPLE_BYTES, Task,
+};
 use proxy_common::abi::sockmap::Place;
 
 use super::Unavailable;
-use super::sockmap::{missing, take};
+use super::sockmap::{into_io, missing, take};
 use crate::sys;
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_LOCAL"));
 
 /// Finds and captures the sockets of servers.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Reach {
     program: Arc<OwnedFd>,
     /// The kernel empties a map of sockets whose last descriptor is closed.
@@ -28,6 +31,80 @@ pub(crate) struct Reach {
     bypass: Arc<OwnedFd>,
     /// Id of that program.
     bypass_id: u32,
+    /// One capture or release at a time, of all workers: one takes some 20 us.
+    captures: Arc<Mutex<Captures>>,
+}
+
+/// What captures sockets and lets them go.
+struct Captures {
+    /// The iterator over marked sockets. None: the other program captures by itself.
+    seize: Option<OwnedFd>,
+    sockets: SockHash<MapData, u64>,
+    /// Address of a captured socket -> where its bytes go.
+    bypasses: MapData,
+    /// Cookie of our socket to the server -> address of the server's socket.
+    addresses: HashMap<MapData, u64, u64>,
+}
+
+impl Captures {
+    fn load(
+        ebpf: &mut Ebpf,
+        sockets: SockHash<MapData, u64>,
+        seize: Option<OwnedFd>,
+    ) -> Result<Self, Unavailable> {
+        let Some(Map::HashMap(bypasses)) = ebpf.take_map(BYPASSES) else { return Err(missing(BYPASSES)) };
+        Ok(Self { seize, sockets, bypasses, addresses: take(ebpf, CAPTURED)? })
+    }
+
+    /// Forgets a captured socket.
+    fn release(&mut self, upstream: u64) -> io::Result<()> {
+        // It leaves the map by itself when it is closed.
+        let removed = or_gone(self.sockets.remove(&upstream));
+        if let Ok(address) = self.addresses.get(&upstream, 0) {
+            // A later flow may have the address by now: it then goes the ordinary way.
+            sys::delete_entry(&self.bypasses.fd().as_fd(), address)?;
+            or_gone(self.addresses.remove(&upstream))?;
+        }
+        removed
+    }
+}
+
+/// The program that finds sockets, and the iterator that captures them if the first may not.
+fn load_finder(ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<(OwnedFd, Option<OwnedFd>), Unavailable> {
+    // Linux 7.3 and later refuse the first.
+    if let Ok(reach) = classifier(ebpf, REACH) {
+        return Ok((reach, None));
+    }
+    Ok((classifier(ebpf, MARK)?, Some(iterator(ebpf, btf)?)))
+}
+
+fn classifier(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, Unavailable> {
+    let loaded: &mut SchedClassifier = program(ebpf, name)?;
+    loaded.load().map_err(refused)?;
+    let held = loaded.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+    held.map_err(|error| Unavailable::explain("a descriptor cannot be duplicated", &error))
+}
+
+fn iterator(ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<OwnedFd, Unavailable> {
+    let Some(Map::SkStorage(marks)) = ebpf.take_map(MARKS) else { return Err(missing(MARKS)) };
+    let absent = || io::Error::from_raw_os_error(libc::ENOENT);
+    let btf = btf.ok_or_else(|| Unavailable::explain("the kernel does not describe its types", &absent()))?;
+    let seize: &mut Iter = program(ebpf, SEIZE)?;
+    seize.load(SEIZE_KIND, btf).map_err(refused)?;
+    sys::link_iterator(&seize.fd().map_err(refused)?.as_fd(), &marks.fd().as_fd())
+        .map_err(|error| Unavailable::explain("a BPF iterator cannot be attached", &error))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn refused(error: ProgramError) -> Unavailable {
+    Unavailable::explain("the kernel refuses a BPF program", &error)
+}
+
+fn or_gone(removed: Result<(), MapError>) -> io::Result<()> {
+    match removed.map_err(into_io) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The two ends of our connection to a server.
@@ -80,26 +157,24 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 impl Reach {
     /// Loads the programs, and attaches what is to be attached to the map of captured sockets.
-    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
+    pub(super) fn load(ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<Self, Unavailable> {
         let backends: SockHash<MapData, u64> = take(ebpf, BACKENDS)?;
-        let refused = |error: ProgramError| Unavailable::explain("the kernel refuses a BPF program", &error);
         let bypass: &mut SkMsg = program(ebpf, BYPASS)?;
         bypass.load().map_err(refused)?;
         bypass.attach(backends.fd()).map_err(refused)?;
         let bypass_id = bypass.info().map_err(refused)?.id();
         let bypass = bypass.fd().map_err(refused)?.as_fd().try_clone_to_owned();
-        let reach: &mut SchedClassifier = program(ebpf, REACH)?;
-        reach.load().map_err(refused)?;
-        let program = reach.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+        let (program, seize) = load_finder(ebpf, btf)?;
         let held = backends.fd().as_fd().try_clone_to_owned();
-        let held = program.and_then(|program| Ok((program, held?, bypass?)));
-        let (program, backends, bypass) =
+        let held = held.and_then(|held| Ok((held, bypass?)));
+        let (held_backends, bypass) =
             held.map_err(|error| Unavailable::explain("a descriptor cannot be duplicated", &error))?;
         Ok(Self {
             program: Arc::new(program),
-            backends: Arc::new(backends),
+            backends: Arc::new(held_backends),
             bypass: Arc::new(bypass),
             bypass_id,
+            captures: Arc::new(Mutex::new(Captures::load(ebpf, backends, seize)?)),
         })
     }
 
@@ -120,12 +195,28 @@ impl Reach {
     /// when that began.
     pub(crate) fn capture(&self, ends: &Ends, place: Place, client: u64, before: u64) -> io::Result<Answer> {
         let (upstream, slot) = (place.cookie, u64::from(place.slot));
-        self.run(&Request { upstream, client, slot, before, ..ends.request(Task::Capture) })
+        let mut captures = self.captures();
+        let request = Request { upstream, client, slot, before, ..ends.request(Task::Capture) };
+        let mut answer = self.run(&request);
+        if let (Ok(Answer::Yes), Some(seize)) = (&answer, &captures.seize) {
+            let seized = sys::run_iterator(seize);
+            let settled = self.run(&ends.request(Task::Settle));
+            answer = seized.and(settled);
+        }
+        if matches!(answer, Ok(Answer::Refused) | Err(_)) {
+            captures.release(upstream)?;
+        }
+        answer
     }
 
     /// Lets it go. What a call under way has taken already still goes where it was to go.
     pub(crate) fn release(&self, place: Place) -> io::Result<()> {
-        self.run(&Request { upstream: place.cookie, ..empty(Task::Release) }).map(drop)
+        self.captures().release(place.cookie)
+    }
+
+    /// A panic while the lock was held cannot have left a map half changed: each change is one system call.
+    fn captures(&self) -> std::sync::MutexGuard<'_, Captures> {
+        self.captures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self, request: &Request) -> io::Result<Answer> {

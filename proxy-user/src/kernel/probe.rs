@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use proxy_common::kernels::good_kernels;
+use proxy_common::kernels::{Part, good_kernels, offloading_kernels};
 
 use super::{Sockmap, Unavailable, localtest, selftest};
 use crate::sys;
@@ -38,18 +38,20 @@ fn try_all(debug: bool, local: bool) -> Both {
     if let Some(denied) = Unavailable::missing_capabilities() {
         return (Err(denied), local.then(without_sockmap));
     }
+    let load = |local| Sockmap::load(debug, local).map_err(|error| error.of(Part::Sockmap));
     if !local {
-        return (Sockmap::load(debug, false).and_then(tested), None);
+        return (load(false).and_then(tested), None);
     }
-    let mut sockmap = match Sockmap::load(debug, true) {
+    let mut sockmap = match load(true) {
         Ok(sockmap) => match tested(sockmap) {
             Ok(sockmap) => sockmap,
             Err(error) => return (Err(error), Some(without_sockmap())),
         },
         // Without what local needs, the rest may still do.
-        Err(error) => return (Sockmap::load(debug, false).and_then(tested), Some(Err(error))),
+        Err(error) => return (load(false).and_then(tested), Some(Err(error.of(Part::Local)))),
     };
     let found = localtest::run(&sockmap).map_err(|error| Unavailable {
+        log: None,
         what: format!("the self-test of local failed: {error:#}"),
         remedy: "flows are spliced by sockmap instead; a newer kernel may pass".to_owned(),
     });
@@ -59,6 +61,7 @@ fn try_all(debug: bool, local: bool) -> Both {
 
 fn tested(mut sockmap: Sockmap) -> Result<Sockmap, Unavailable> {
     selftest::run(&sockmap).map_err(|error| Unavailable {
+        log: None,
         what: format!("the sockmap self-test failed: {error:#}"),
         remedy: format!("connections are copied instead; Linux {} may pass", good_kernels()),
     })?;
@@ -70,6 +73,7 @@ fn tested(mut sockmap: Sockmap) -> Result<Sockmap, Unavailable> {
 fn caution() -> Option<Unavailable> {
     let kernel = sys::kernel();
     (!kernel.is_good).then(|| Unavailable {
+        log: None,
         what: format!("Linux {} is not known to splice without losing bytes", kernel.name),
         remedy: format!(
             "run Linux {}, or set datapath = \"sockmap\" in [[upstream]] to splice all the same",
@@ -78,8 +82,22 @@ fn caution() -> Option<Unavailable> {
     })
 }
 
+/// Why `auto` does not offload on this kernel. None: the kernel is known to be good for that.
+pub(crate) fn packet_caution() -> Option<Unavailable> {
+    let kernel = sys::kernel();
+    (!kernel.offloads).then(|| Unavailable {
+        log: None,
+        what: format!("Linux {} is not known to offload connections without a fault", kernel.name),
+        remedy: format!(
+            "run Linux {}, or set datapath = \"packet\" in [[upstream]] to offload all the same",
+            offloading_kernels()
+        ),
+    })
+}
+
 fn without_sockmap() -> Result<Local, Unavailable> {
     Err(Unavailable {
+        log: None,
         what: "local builds on sockmap, which is not available".to_owned(),
         remedy: "see to sockmap first".to_owned(),
     })

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash};
 use aya::programs::SkSkb;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use log::Log;
 use proxy_common::abi::local as abi;
@@ -88,7 +88,9 @@ impl Sockmap {
         let object = if local { local::OBJECT } else { OBJECT };
         let further = if local { abi::OFFSETS.as_slice() } else { &[] };
         let (offsets, capacity) = (offsets(OFFSETS.iter().chain(further))?, capacity());
+        let btf = Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
+        loader.btf(btf.as_ref());
         loader.override_global(aya_log::LEVEL, &level, false);
         for (constant, offset) in &offsets {
             loader.override_global(constant, offset, true);
@@ -106,7 +108,7 @@ impl Sockmap {
             sockets: Mutex::new(sockets),
             index: Mutex::new(take(&mut ebpf, SLOTS)?),
             slots: map_slots(&directions, capacity)?,
-            reach: local.then(|| Reach::load(&mut ebpf)).transpose()?,
+            reach: local.then(|| Reach::load(&mut ebpf, btf.as_ref())).transpose()?,
             program,
         };
         let counters = take(&mut ebpf, COUNTERS)?;
@@ -312,6 +314,7 @@ pub(super) fn offsets<'a>(
         .map_err(|error| Unavailable::explain(&format!("cannot read {SOURCE}"), &error))?;
     let offset = |&(constant, structure, field): &(&'static str, &'static str, &'static str)| {
         let offset = field_offset(&btf, structure, field).ok_or_else(|| Unavailable {
+            log: None,
             what: format!("{SOURCE} does not say where {structure}.{field} is"),
             remedy: "use a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
         })?;
@@ -341,6 +344,7 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &st
 
 pub(super) fn missing(name: &str) -> Unavailable {
     Unavailable {
+        log: None,
         what: format!("the BPF object has no {name}"),
         remedy: "build again with `cargo xtask build`".to_owned(),
     }

@@ -10,6 +10,7 @@ mod file;
 mod filters;
 mod grace;
 mod interfaces;
+mod iterator;
 mod leg;
 mod listener;
 mod memory;
@@ -38,6 +39,7 @@ pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
 pub(crate) use filters::{filter_program, filters_before};
 pub(crate) use grace::wait_for_packets;
 pub(crate) use interfaces::{Changes, Interfaces, interface_number, interfaces};
+pub(crate) use iterator::{delete_entry, link_iterator, run_iterator};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
@@ -63,6 +65,6 @@ pub(crate) use tcp::{
     tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
-    attach_xdp, count_entries, link_at, link_interface, object_id, pin, pinned, update_link,
+    attach_xdp, count_entries, has_tcx, link_at, link_interface, object_id, pin, pinned, update_link,
     wait_for_programs,
 };

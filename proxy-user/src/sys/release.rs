@@ -10,8 +10,12 @@ use rustix::system::uname;
 pub(crate) struct Kernel {
     /// Its release, and the mainline version that it is built from if that is another one.
     pub(crate) name: String,
+    /// None: it does not say.
+    pub(crate) version: Option<kernels::Version>,
     /// Whether it is known to splice without a fault.
     pub(crate) is_good: bool,
+    /// Whether it is known to offload without a fault.
+    pub(crate) offloads: bool,
 }
 
 /// Asks the kernel.
@@ -24,5 +28,6 @@ pub(crate) fn kernel() -> Kernel {
         Some(version) if !release.starts_with(&version) => format!("{release} (built from {version})"),
         _ => release.clone().into_owned(),
     };
-    Kernel { name, is_good: kernel.is_good() }
+    let (version, is_good, offloads) = (kernel.version(), kernel.is_good(), kernel.offloads());
+    Kernel { name, version, is_good, offloads }
 }

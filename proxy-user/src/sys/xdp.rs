@@ -11,12 +11,14 @@ use std::path::Path;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
 
-/// `BPF_XDP` of `enum bpf_attach_type`.
+/// `BPF_XDP` and `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
 const XDP: u32 = 37;
+const TCX_INGRESS: u32 = 46;
 /// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` (`include/uapi/linux/if_link.h`).
 const GENERIC: u32 = 1 << 1;
 const NATIVE: u32 = 1 << 2;
@@ -53,6 +55,15 @@ fn halves<T>(pointer: *const T) -> [u32; 2] {
 pub(crate) fn attach_xdp(program: &impl AsFd, interface: u32, native: bool) -> io::Result<OwnedFd> {
     let mode = if native { NATIVE } else { GENERIC };
     bpf(LINK_CREATE, &mut [number(program)?, interface, XDP, mode]).map(owned)
+}
+
+/// Whether the kernel attaches programs to interfaces by tcx (Linux 6.6): it answers what is attached so to the loopback, or that
+/// nothing is.
+pub(crate) fn has_tcx() -> bool {
+    const LOOPBACK: u32 = 1;
+    // The interface, the type, and room for what the kernel writes, up to the revision.
+    let asked = bpf(PROG_QUERY, &mut [LOOPBACK, TCX_INGRESS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    asked.map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |_| true)
 }
 
 /// Puts another program in the place of the one that is attached, without a packet in between.

@@ -13,8 +13,11 @@ use crate::{privilege, process};
 /// Debian's suites whose newest kernel can be started.
 pub(crate) const KERNELS: [&str; 5] = ["bullseye", "bookworm", "trixie", "trixie-backports", "sid"];
 
-/// The one that is started if nothing else is asked for.
-pub(crate) const KERNEL: &str = "bookworm";
+/// The one that has the newest.
+pub(crate) const NEWEST: &str = "trixie-backports";
+
+/// Those that are started if nothing else is asked for: an old one and a new one.
+pub(crate) const OF_GATE: [&str; 2] = ["bookworm", NEWEST];
 
 /// Stands for the newest kernel of a suite, and how the names of the packages begin that it is made of.
 const KERNEL_PACKAGE: (&str, &str) = ("linux-image-amd64", "linux-");

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub(crate) use self::bpf::Bpf;
-pub(crate) use self::guest::{Guest, KERNEL, KERNELS};
+pub(crate) use self::guest::{Guest, KERNELS, NEWEST, OF_GATE};
 pub(crate) use self::toolchain::TARGET;
 use crate::console::{Tone, paint};
 

@@ -126,6 +126,7 @@ pub(super) fn stage(suite: &str, names: &[String], options: &Options) -> Stage {
             tests: names.to_vec(),
             datapath: Datapath::Packet,
             threads: "1",
+            column: super::matrix::Column::Packet,
         };
         let mut machine = guest::play(&found, &before(), &[part])?;
         add_cards(&mut machine);

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::matrix::Column;
 use super::{Datapath, THREADS, cargo_test};
 use crate::process::answer;
 use crate::setup::Guest;
@@ -31,6 +32,9 @@ const SLOWNESS: u32 = 15;
 /// What `snisplice doctor` says of the guest's kernel comes with this before each line.
 pub(super) const DOCTOR: &str = "guest doctor: ";
 
+/// The same in JSON, which has all that the kernel has logged of programs that it refuses.
+pub(super) const REPORT: &str = "guest report: ";
+
 /// Tests to play: a program, the beginnings of their names (all, if none), and by which datapath.
 pub(super) struct Part {
     pub(super) program: String,
@@ -38,6 +42,8 @@ pub(super) struct Part {
     pub(super) datapath: Datapath,
     /// That run at a time.
     pub(super) threads: &'static str,
+    /// What the table of kernels calls what they are about.
+    pub(super) column: Column,
 }
 
 /// The virtual machine that plays `parts`, after the commands `before`, and ends. Standard output is that of the tests, and what cargo
@@ -90,6 +96,7 @@ fn job(before: &str, parts: &[Part]) -> Result<String> {
         quoted(&workspace::daemon())
     ));
     text.push_str(&format!("{{ uname -r; \"$SNISPLICE_BIN\" doctor; }} 2>&1 | sed 's/^/{DOCTOR}/' >&2\n"));
+    text.push_str(&format!("\"$SNISPLICE_BIN\" doctor --json 2>&1 | sed 's/^/{REPORT}/' >&2\n"));
     for part in parts {
         let program = executable(&part.program)?;
         text.push_str(&format!(

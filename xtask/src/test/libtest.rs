@@ -19,6 +19,17 @@ pub(crate) struct Tally {
     /// Test programs that cargo has started, and those that came to their last line.
     started: usize,
     finished: usize,
+    /// What they came to, in the order in which they have ended.
+    pub(crate) programs: Vec<Ended>,
+    skipped_before: usize,
+}
+
+/// What one test program came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// A test that says it skipped something is not among them.
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
 }
 
 /// The part of the output that a line belongs to. Captured output comes after the tests, one block for each.
@@ -121,6 +132,11 @@ impl Tally {
         self.finished += 1;
         self.passed += count("passed");
         self.failed += count("failed");
+        // What its tests have skipped was said before this line.
+        let skipped = self.skipped().len();
+        let passed = count("passed").saturating_sub(skipped - self.skipped_before);
+        self.skipped_before = skipped;
+        self.programs.push(Ended { passed, failed: count("failed") });
         self.ignored += count("ignored");
         self.part = Part::Running;
     }
@@ -187,6 +203,7 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!((tally.passed(), tally.failed, tally.ignored()), (3, 1, 1));
         assert_eq!(tally.skipped(), ["a: this kernel has no sockmap; and no tun"]);
         assert_eq!(tally.progress(), "6 tests");
+        assert_eq!(tally.programs, [Ended { passed: 2, failed: 1 }, Ended { passed: 1, failed: 0 }]);
     }
 
     #[test]

@@ -5,7 +5,10 @@ mod cards_table;
 mod complaint;
 mod guest;
 mod kernel_log;
+mod kernels;
 mod libtest;
+mod matrix;
+mod plan;
 mod soak;
 mod summary;
 
@@ -26,8 +29,14 @@ use crate::{build, console, fuzz, privilege, setup, workspace};
 /// Tests of one end-to-end program that run at a time: each has its own network, and waits more than it works.
 const THREADS: &str = "3";
 
+/// Names all kernels.
+const ALL_KERNELS: &str = "all";
+
 /// The program whose tests are about one datapath: a stage of its own plays them.
 const PACKET: &str = "packet";
+
+/// The program for kernels that are too old, which are played in guests only.
+const OLD_KERNEL: &str = "old_kernel";
 
 /// Time for each target of the fuzzing: enough for what a change has broken, while `cargo xtask fuzz` takes its time.
 const FUZZ_SECONDS: u64 = 5;
@@ -42,14 +51,19 @@ pub(crate) struct Options {
     /// copy, those of the contract over local, packet and auto too, and what packet alone has]
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
-    /// Only on other kernels, in a virtual machine: the newest of these suites of Debian [default: bookworm, Linux 6.1]
-    #[arg(long, value_name = "KERNEL", num_args = 0.., value_parser = PossibleValuesParser::new(setup::KERNELS))]
+    /// Only on other kernels, in a virtual machine: the newest of these suites of Debian, closely, with a row each for the table in
+    /// docs/kernel.md; "all" names them all [default: those of the gate, and not closely]
+    #[arg(long, value_name = "KERNEL", num_args = 0..)]
+    #[arg(value_parser = PossibleValuesParser::new(setup::KERNELS.into_iter().chain([ALL_KERNELS])))]
     #[arg(conflicts_with_all = ["datapath", "soak", "soak_idle"])]
     guest: Option<Vec<String>>,
     /// Only offloaded connections over network cards, in a virtual machine: these combinations, or all; writes docs/cards.md. With
     /// `--guest`: on those kernels [default: trixie, Linux 6.12]
     #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["only", "datapath", "soak", "soak_idle"])]
     cards: Option<Vec<String>>,
+    /// MiB that are sent each way by each datapath on kernels that are named (a GiB is sent on this machine)
+    #[arg(long, value_name = "MIB", requires = "guest", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    bulk: u32,
     /// Nothing but the contract's scripts, with fresh seeds, also on a bad network, for so long; stops at the first failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
     soak: Option<f64>,
@@ -89,15 +103,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let skipped = vec!["lint, unit and end-to-end tests, since there is no build to test".to_owned()];
         stages.push(Stage { name: "the rest".to_owned(), skipped, ..Stage::default() });
     } else if let Some(names) = &options.cards {
-        let (kernels, default) = (options.guest.as_deref().unwrap_or_default(), [cards::KERNEL.to_owned()]);
-        for kernel in if kernels.is_empty() { &default } else { kernels } {
+        let named = kernels::named(options.guest.as_deref().unwrap_or_default());
+        for kernel in if named.is_empty() { vec![cards::KERNEL] } else { named } {
             stages.push(kernel_log::around(|| cards::stage(kernel, names, options)));
         }
-    } else if let Some(kernels) = &options.guest {
-        let default = [setup::KERNEL.to_owned()];
-        for kernel in if kernels.is_empty() { &default } else { kernels.as_slice() } {
-            stages.push(kernel_log::around(|| guest_stage(kernel, options)));
-        }
+    } else if let Some(named) = &options.guest {
+        stages.extend(kernels::stages(named, options));
     } else {
         stages.push(lint_stage(options));
         stages.extend(options.only.is_none().then(|| kernel_log::around(fuzz_stage)));
@@ -146,7 +157,7 @@ fn test_stages(options: &Options) -> Vec<Stage> {
         }
     }
     if options.datapath.is_empty() && options.only.is_none() {
-        stages.push(kernel_log::around(|| guest_stage(setup::KERNEL, options)));
+        stages.extend(kernels::stages(&[], options));
     }
     // With `--only` a stage may be empty, but not all of them.
     if options.only.is_some() && stages.iter().all(|stage| stage.ran() == 0) {
@@ -204,57 +215,6 @@ fn fuzz_stage() -> Stage {
     Stage { name: "fuzz".to_owned(), passed, failed, took: began.elapsed(), ..Stage::default() }
 }
 
-/// What can differ on another kernel: how it takes the programs, and interfaces that this one may not have.
-fn guest_stage(kernel: &str, options: &Options) -> Stage {
-    let began = Instant::now();
-    let prepared = setup::for_guest(kernel).and_then(|found| {
-        let name = format!("guest (Linux {})", found.kernel.release);
-        Ok((name, guest::play(&found, "", &guest_parts(options)?)?))
-    });
-    match prepared {
-        Ok((name, command)) => {
-            let stage = tests(&name, vec![command], options);
-            Stage { took: began.elapsed(), ..stage }
-        }
-        Err(error) => {
-            let skipped = vec![format!("no virtual machine with another kernel: {error:#}")];
-            Stage { name: format!("guest ({kernel})"), skipped, took: began.elapsed(), ..Stage::default() }
-        }
-    }
-}
-
-fn guest_parts(options: &Options) -> Result<Vec<guest::Part>> {
-    let part = |program: &str, tests: &[&str], datapath| guest::Part {
-        program: program.to_owned(),
-        tests: tests.iter().map(|&name| name.to_owned()).collect(),
-        datapath,
-        threads: THREADS,
-    };
-    let Some(only) = &options.only else {
-        let mut parts = vec![
-            part(PACKET, &["links::", "filters::", "conntrack::"], Datapath::Packet),
-            part("guard", &["attach::"], Datapath::Sockmap),
-            part("contract", &["ends::law_3"], Datapath::Sockmap),
-            part("kernel", &["by_sockmap", "the_daemon_counts"], Datapath::Sockmap),
-        ];
-        // Kernels that were named are looked at closely.
-        if options.guest.as_ref().is_some_and(|kernels| !kernels.is_empty()) {
-            // Others depend on timers of some seconds, in which a guest does nothing.
-            let basics =
-                ["basics::a_flow_leaves", "basics::flows_by_ipv6", "basics::both", "basics::a_reset"];
-            let moves = ["back::a_flow_gets", "back::so_does_one_by_ipv6", "outlive::a_killed"];
-            parts.push(part(PACKET, &[basics.as_slice(), moves.as_slice()].concat(), Datapath::Packet));
-            parts.push(part("guard", &["verdicts::"], Datapath::Sockmap));
-            for datapath in [Datapath::Sockmap, Datapath::Copy, Datapath::Local, Datapath::Packet] {
-                parts.push(part("contract", &["bytes::", "stop::law_7_a_killed"], datapath));
-            }
-        }
-        return Ok(parts);
-    };
-    let others = programs()?.into_iter().map(|program| part(&program, &[only], Datapath::Sockmap));
-    Ok(others.chain([part(PACKET, &[only], Datapath::Packet)]).collect())
-}
-
 /// Unit and property tests of the host's crates, and those of the harness itself.
 fn unit(options: &Options) -> Vec<Command> {
     let mut crates = cargo_test(&["--workspace"]);
@@ -266,7 +226,7 @@ fn unit(options: &Options) -> Vec<Command> {
     vec![crates, harness]
 }
 
-/// The names of all end-to-end test programs but [`PACKET`] and [`cards::PROGRAM`].
+/// The names of all end-to-end test programs but [`PACKET`], [`OLD_KERNEL`] and [`cards::PROGRAM`].
 fn programs() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(workspace::root().join("tests/tests"))? {
@@ -275,7 +235,7 @@ fn programs() -> Result<Vec<String>> {
             names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
         }
     }
-    names.retain(|name| name != PACKET && name != cards::PROGRAM);
+    names.retain(|name| ![PACKET, OLD_KERNEL, cards::PROGRAM].contains(&name.as_str()));
     names.sort();
     ensure!(!names.is_empty(), "tests/tests has no program");
     Ok(names)
@@ -336,8 +296,15 @@ fn tests_with_log(name: &str, commands: Vec<Command>, options: &Options) -> (Sta
     }
     stage.took = began.elapsed();
     step.end(if stage.failed.is_empty() { Tone::Good } else { Tone::Bad }, &outcome.tally.progress());
-    for line in outcome.log.lines().filter_map(|line| line.strip_prefix(guest::DOCTOR)) {
+    for line in &stage.doctor {
         println!("         {line}");
+    }
+    let report: Vec<&str> = outcome.log.lines().filter_map(|line| line.strip_prefix(guest::REPORT)).collect();
+    if !report.is_empty() {
+        match keep_log(&format!("{name} doctor"), &report.join("\n")) {
+            Ok(file) => println!("         with all that the kernel has logged of programs: {file}"),
+            Err(error) => console::say(&format!("{error:#}")),
+        }
     }
     if !stage.failed.is_empty() {
         outcome.show(name);
@@ -378,7 +345,10 @@ impl Outcome {
         let guest = kernel_log::of_guest(&self.log);
         failed.extend(guest.failures);
         let (passed, warnings) = (tally.passed(), guest.warnings);
-        Stage { name: name.to_owned(), passed, failed, skipped, warnings, ..Stage::default() }
+        let doctor = self.log.lines().filter_map(|line| line.strip_prefix(guest::DOCTOR));
+        let (doctor, programs) = (doctor.map(str::to_owned).collect(), tally.programs.clone());
+        let name = name.to_owned();
+        Stage { name, passed, failed, skipped, warnings, doctor, programs, ..Stage::default() }
     }
 
     fn show(&self, name: &str) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::libtest::Ended;
 use crate::console::{Tone, paint};
 
 /// One stage, as the table at the end shows it.
@@ -16,6 +17,9 @@ pub(crate) struct Stage {
     /// What somebody should look at, though nothing says that it is about this tree, one line each.
     pub(crate) warnings: Vec<String>,
     pub(crate) took: Duration,
+    /// What its test programs came to, and what doctor says where they were played, if that is another kernel.
+    pub(crate) programs: Vec<Ended>,
+    pub(crate) doctor: Vec<String>,
 }
 
 impl Stage {

@@ -26,6 +26,8 @@ pub(crate) struct Kernel {
     pub(crate) local: Option<Result<Local, Unavailable>>,
     /// None: no upstream of the configuration names it.
     pub(crate) packet: Option<Result<Arc<Packet>, Unavailable>>,
+    /// Why `auto` does not offload, though the configuration asks for it. None: it does, or is not asked to.
+    pub(crate) packet_caution: Option<Unavailable>,
     /// For connections that an earlier daemon has left, found later.
     pub(crate) left: OnceLock<Result<Arc<Packet>, Unavailable>>,
 }
@@ -59,13 +61,15 @@ impl Kernel {
     /// Why flows do not leave their sockets. None: they do.
     pub(super) fn packet_unavailable(&self) -> Option<String> {
         match self.found() {
-            Some(Ok(packet)) if !packet.takes_new => Some(format!(
+            Some(Ok(packet)) if !packet.takes_new && self.packet_caution.is_none() => Some(format!(
                 "not configured; connections that an earlier snisplice has offloaded are looked after (pins: {})",
                 packet.pins().display()
             )),
-            Some(Ok(packet)) => packet.hindrance(),
+            Some(Ok(packet)) if packet.takes_new => packet.hindrance(),
             Some(Err(reason)) => Some(reason.to_string()),
-            None => Some("not configured (add a [packet] section)".to_owned()),
+            Some(Ok(_)) | None => Some(
+                self.packet_by_name().unwrap_or_else(|| "not configured (add a [packet] section)".to_owned()),
+            ),
         }
     }
 
@@ -95,7 +99,13 @@ impl Kernel {
         let reason = self.packet_unavailable();
         let available = reason.is_none();
         // That something is wrong with pins matters to the next daemon only.
+        let reason = reason.or_else(|| self.packet_by_name());
         Availability { available, reason: reason.or_else(|| self.packet()?.pins_trouble()) }
+    }
+
+    /// Why only upstreams that name it are offloaded.
+    fn packet_by_name(&self) -> Option<String> {
+        self.packet_caution.as_ref().map(|caution| format!("not used by \"auto\": {caution}"))
     }
 
     fn sockmap_status(&self, hub: &Hub) -> Availability {

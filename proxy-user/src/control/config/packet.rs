@@ -48,6 +48,7 @@ pub(super) fn check(entry: Option<&Raw>, report: &mut Report<'_>) -> Packet {
         journal: text(&entry.journal, value::absolute, report).unwrap_or(default.journal),
         attach: text(&entry.attach, attach, report).unwrap_or(default.attach),
         for_auto: true,
+        is_forbidden_to_auto: false,
     }
 }
 

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use textwrap::Options;
 
+use crate::kernel::Unavailable;
+
 /// Columns of a terminal that every screen has.
 const COLUMNS: usize = 80;
 
@@ -30,18 +32,27 @@ pub(super) struct Finding {
     pub(super) found: String,
     /// What to change, if something is to be changed.
     pub(super) remedy: Option<String>,
+    /// What the kernel has logged of a program that it refuses, all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) kernel_log: Option<String>,
 }
 
 impl Finding {
     /// A finding with a remedy is a warning.
     pub(super) fn new(check: &'static str, found: impl Into<String>, remedy: Option<String>) -> Self {
         let level = if remedy.is_some() { Level::Warning } else { Level::Ok };
-        Self { check, level, found: found.into(), remedy }
+        Self { check, level, found: found.into(), remedy, kernel_log: None }
+    }
+
+    /// What the kernel does not do, or not for us.
+    pub(super) fn unavailable(check: &'static str, Unavailable { what, remedy, log }: Unavailable) -> Self {
+        Self { kernel_log: log, ..Self::new(check, what, Some(remedy)) }
     }
 
     /// The daemon does not start before this is changed.
     pub(super) fn error(check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check, level: Level::Error, found: found.into(), remedy: Some(remedy.into()) }
+        let (level, found, remedy) = (Level::Error, found.into(), Some(remedy.into()));
+        Self { check, level, found, remedy, kernel_log: None }
     }
 }
 
@@ -75,7 +86,7 @@ impl Report {
     pub(crate) fn text(&self, colour: bool) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "snisplice {} on Linux {}", self.version, self.kernel);
-        for Finding { check, level, found, remedy } in &self.findings {
+        for Finding { check, level, found, remedy, .. } in &self.findings {
             let (mark, paint) = match level {
                 Level::Ok => ("ok  ", "\x1b[32m"),
                 Level::Warning => ("warn", "\x1b[33m"),

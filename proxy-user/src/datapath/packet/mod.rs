@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use proxy_common::abi::packet::{Key, address_of, offer};
 use proxy_common::flow::End;
+use proxy_common::kernels::Part;
 use proxy_common::packet::eligible::{self, Obstacle, Policy};
 use proxy_common::plan::{Datapath, Fallback};
 use socket2::Socket;
@@ -109,10 +110,13 @@ impl Road {
         config: &snapshot::Packet,
         homes: Arc<Homes>,
     ) -> Result<Arc<Self>, Unavailable> {
-        kernel::packet::trial(&config.ports)?;
-        let ports = Ports::new(config.ports.clone(), &config.sources)?;
-        let claim = Claim::make(&config.pins, &config.ports, &config.journal, config.attach)?;
-        Self::begin(hub, config, ports, claim, homes)
+        let opened = || {
+            kernel::packet::trial(&config.ports)?;
+            let ports = Ports::new(config.ports.clone(), &config.sources)?;
+            let claim = Claim::make(&config.pins, &config.ports, &config.journal, config.attach)?;
+            Self::begin(hub, config, ports, claim, homes)
+        };
+        opened().map_err(|error: Unavailable| error.of(Part::Packet))
     }
 
     fn begin(

@@ -42,6 +42,7 @@ impl Ports {
             let (first, last) = (range.start(), range.end());
             let comma = if reserved.trim().is_empty() { "" } else { "," };
             return Err(Unavailable {
+                log: None,
                 what: format!("the kernel may give ports {first}-{last} to other connections"),
                 remedy: format!(
                     "sysctl -w net.ipv4.ip_local_reserved_ports={}{comma}{first}-{last}, or name other ports in [packet]",
@@ -51,6 +52,7 @@ impl Ports {
         }
         if let Some(strange) = sources.iter().find(|source| !is_here(**source)) {
             return Err(Unavailable {
+                log: None,
                 what: format!("{strange} is no address of this host"),
                 remedy: format!(
                     "ip address add {strange} dev INTERFACE, or take it out of sources in [packet]"

@@ -107,6 +107,7 @@ fn explain(name: &str, mode: Mode, error: &io::Error) -> Unavailable {
         _ => format!("see what `ip -details link show {name}` says of it"),
     };
     Unavailable {
+        log: None,
         what: format!("the guard cannot be attached to {name} in mode {}: {error}", mode.name()),
         remedy,
     }

@@ -14,6 +14,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::Xdp;
 use proxy_common::abi::guard as abi;
 use proxy_common::guard::{Endpoint, Endpoints, Rate, Reason, Source, Table, TooManyEndpoints};
+use proxy_common::kernels::Part;
 
 use super::Unavailable;
 use super::failure::os_error;
@@ -54,6 +55,10 @@ pub(crate) type Counts = [(Reason, u64); Reason::ALL.len()];
 
 impl Guard {
     pub(crate) fn load(setup: &Setup) -> Result<Self, Unavailable> {
+        Self::load_programs(setup).map_err(|error| error.of(Part::Guard))
+    }
+
+    fn load_programs(setup: &Setup) -> Result<Self, Unavailable> {
         if let Some(denied) = Unavailable::missing_capabilities() {
             return Err(denied);
         }

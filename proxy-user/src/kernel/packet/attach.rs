@@ -152,7 +152,7 @@ impl Devices {
         }
         if let Some(missing) = table.missing.get(&device) {
             let remedy = "connections through it keep their sockets until then".to_owned();
-            return Some(Err(Unavailable { what: missing.reason.clone(), remedy }));
+            return Some(Err(Unavailable { log: None, what: missing.reason.clone(), remedy }));
         }
         let (since, refused) = table.refused.get(&device)?;
         (since.elapsed() < TRY_AGAIN).then(|| Err(refused.clone()))
@@ -194,6 +194,7 @@ impl Devices {
         let found = sys::device(device).map_err(|error| cannot(&error))?;
         if !found.is_ethernet {
             return Err(Unavailable {
+                log: None,
                 what: format!("{} is no Ethernet interface", found.name),
                 remedy: "connections through it keep their sockets".to_owned(),
             });

@@ -47,6 +47,7 @@ pub(super) fn in_bpf_file_system(root: &Path) -> Result<(), Unavailable> {
 
 fn cannot_pin(root: &Path, error: &io::Error) -> Unavailable {
     Unavailable {
+        log: None,
         what: format!("cannot pin to {}: {error}", root.display()),
         remedy: "mount -t bpf bpf /sys/fs/bpf (docker or podman run: -v /sys/fs/bpf:/sys/fs/bpf), or name another BPF file system \
                  with pins in [packet]"
@@ -90,6 +91,7 @@ impl Claim {
 
     fn lock(path: PathBuf) -> Result<Self, Unavailable> {
         let failed = |error: io::Error| Unavailable {
+            log: None,
             what: format!("another snisplice uses {}: {error}", path.display()),
             remedy: "give each its own pins and ports in [packet]".to_owned(),
         };
@@ -113,6 +115,7 @@ impl Claim {
         for other in others(&self.path)? {
             if other.is_locked && other.takes_filters() {
                 return Err(Unavailable {
+                    log: None,
                     what: format!(
                         "another snisplice in this network namespace ({}) has filters at its interfaces, which can have those of one only",
                         other.path.display()
@@ -129,6 +132,7 @@ impl Claim {
                     |theirs| format!("takes ports {}-{}", theirs.start(), theirs.end()),
                 );
                 return Err(Unavailable {
+                    log: None,
                     what: format!(
                         "ports {}-{} are not free: another snisplice in this network namespace ({}) {theirs}",
                         range.start(),
@@ -158,6 +162,7 @@ fn keys_of(other: &Folder) -> Result<Vec<Key>, Unavailable> {
             Ok(Vec::new())
         }
         keys => keys.map_err(|error| Unavailable {
+            log: None,
             what: format!(
                 "cannot tell which ports the connections of another snisplice ({path}) have: {error}"
             ),
@@ -269,6 +274,7 @@ fn take_over(path: &Path, other: Folder) -> Result<(), Unavailable> {
         root_of(&former).display()
     );
     let failed = |error: io::Error| Unavailable {
+        log: None,
         what: format!(
             "cannot take over {number} offloaded connections that are pinned in {}: {error}",
             former.display()

@@ -31,6 +31,7 @@ use proxy_common::abi::packet::{
     STATE_LAYOUT, WATCH, WITHHELD,
 };
 
+use proxy_common::kernels::Part;
 use proxy_common::packet::attach::Attach;
 use proxy_common::packet::life;
 
@@ -119,6 +120,10 @@ impl Packet {
     /// Loads the programs, with the maps that are pinned in the folder if there are any, and puts them in the place of those
     /// that are attached.
     pub(crate) fn open(claim: Claim, how: Attach) -> Result<Self, Unavailable> {
+        Self::load(claim, how).map_err(|error| error.of(Part::Packet))
+    }
+
+    fn load(claim: Claim, how: Attach) -> Result<Self, Unavailable> {
         let Claim { path: pins, lock: only, takes_new, .. } = claim;
         pins::drop_other_layouts(&pins)?;
         let offsets = offsets(OFFSETS.iter())?;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use aya::EbpfLoader;
 use proxy_common::abi::packet::OFFSETS;
+use proxy_common::kernels::Part;
 use proxy_common::packet::back::Start;
 use socket2::{Domain, Socket, Type};
 
@@ -48,6 +49,10 @@ pub(crate) fn trial(ports: &RangeInclusive<u16>) -> Result<(), Unavailable> {
 
 /// Whether this host can offload connections, for `doctor`: nothing is attached, and nothing is pinned below `pins`.
 pub(crate) fn try_load(pins: &Path, ports: &RangeInclusive<u16>) -> Result<(), Unavailable> {
+    load(pins, ports).map_err(|error| error.of(Part::Packet))
+}
+
+fn load(pins: &Path, ports: &RangeInclusive<u16>) -> Result<(), Unavailable> {
     if let Some(denied) = Unavailable::missing_capabilities() {
         return Err(denied);
     }
@@ -126,7 +131,7 @@ fn is_absent(error: &io::Error) -> bool {
 fn unsent(error: &io::Error) -> Unavailable {
     let what = "probes and resets cannot be sent to the peers of offloaded connections";
     if sys::capabilities().is_none_or(sys::Capabilities::net_raw) {
-        return Unavailable {
+        return Unavailable { log: None,
             what: format!("{what}: {error}"),
             remedy: "let the firewall of this host (OUTPUT) and its security modules allow raw TCP sockets, also on the loopback interface"
                 .to_owned(),
@@ -137,6 +142,7 @@ fn unsent(error: &io::Error) -> Unavailable {
 
 fn denied(what: &str, capability: &str, error: &io::Error) -> Unavailable {
     Unavailable {
+        log: None,
         what: format!("{what}: {error}; this takes {capability}"),
         remedy:
             "run as root, or give the process CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_NET_RAW (systemd: \

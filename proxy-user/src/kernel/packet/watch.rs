@@ -178,6 +178,7 @@ impl Devices {
     pub(super) fn confirm(&self, device: u32, held: &Held) -> Result<(), Unavailable> {
         match self.standing(device, held) {
             Standing::Taken(_) => Err(Unavailable {
+                log: None,
                 what: format!("the BPF programs are not there after they were attached to {}", held.name),
                 remedy: format!("see what `tc qdisc show dev {}` has in the place of clsact", held.name),
             }),
