@@ -118,7 +118,7 @@ fn packet(noise: &mut Unstructured<'_>, entry: &Entry, other: &Entry) -> Result<
 }
 
 /// Of a packet whose numbers no peer may have by now nothing is learnt, and what it acknowledges only if the number stands among those that
-/// are known to have been sent, or next to them.
+/// are known to have been sent, or next to them, and the packet reaches as far as what was acknowledged of its sender.
 fn stranger(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     let ahead = i64::from(segment.seq.wrapping_sub(other.acked.wrapping_sub(entry.seq)).cast_signed());
     let known = i64::from(segment.ack.wrapping_sub(entry.acked).cast_signed());
@@ -129,7 +129,8 @@ fn stranger(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     let says_nothing = segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK);
     assert!(!(is_strange || says_nothing) || trusted == Trust::Nothing, "{trusted:?}: {ahead} {known}");
     if matches!(trusted, Trust::All | Trust::Less | Trust::Heard) {
-        assert!(ahead >= -1 && known >= 0, "{trusted:?}: {ahead} {known}");
+        let reaches = ahead + i64::from(segment.end.wrapping_sub(segment.seq));
+        assert!(reaches >= -1 && known >= 0, "{trusted:?}: {ahead} {reaches} {known}");
     }
 }
 
