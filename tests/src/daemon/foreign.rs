@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Daemon;
 use crate::netns::{BpfMap, BpfVerdict, duplicate_of};
@@ -12,6 +12,8 @@ use crate::netns::{BpfMap, BpfVerdict, duplicate_of};
 const HASH: u32 = 1;
 /// `BPF_MAP_TYPE_SOCKMAP` and `BPF_MAP_TYPE_SOCKHASH`
 const SOCKET_MAPS: [u32; 2] = [15, 18];
+/// The name of the map of spliced sockets, in all programs that have one.
+const SPLICED: &str = "SOCKETS";
 /// `BPF_PROG_TYPE_SK_SKB`
 const SK_SKB: u32 = 14;
 /// `BPF_PROG_TYPE_SK_MSG`
@@ -23,11 +25,19 @@ impl Daemon {
     /// # Errors
     /// When it has none.
     pub fn socket_map(&self) -> Result<BpfMap> {
-        let infos = self.descriptor_infos()?;
-        let map = infos.iter().find(|info| SOCKET_MAPS.iter().any(|kind| info.is("map_type", *kind)));
-        let map = map.context("the daemon has no map of sockets")?;
-        let (id, key_size) = map.number("map_id").zip(map.number("key_size")).context("no id, no size")?;
-        Ok(BpfMap::open(id, usize::try_from(key_size)?)?)
+        for info in self.descriptor_infos()? {
+            let is_one = SOCKET_MAPS.iter().any(|kind| info.is("map_type", *kind));
+            let Some((id, key_size)) = info.number("map_id").zip(info.number("key_size")).filter(|_| is_one)
+            else {
+                continue;
+            };
+            let map = BpfMap::open(id, usize::try_from(key_size)?)?;
+            // There is another one, of the sockets of servers on this host.
+            if map.name()? == SPLICED {
+                return Ok(map);
+            }
+        }
+        bail!("the daemon has no map of spliced sockets")
     }
 
     /// The daemon's hash map for so many elements of so many bytes.

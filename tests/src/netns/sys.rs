@@ -216,6 +216,33 @@ impl BpfMap {
         Ok(Self { fd: bpf_object(0, &mut [2, 4, 8, 1, 0])?, key_size: 4 })
     }
 
+    /// Its name, as its maker has said.
+    ///
+    /// # Errors
+    /// What bpf(2) reports.
+    pub fn name(&self) -> io::Result<String> {
+        /// `struct bpf_map_info`, as far as its name.
+        #[derive(Default)]
+        #[repr(C)]
+        struct Info {
+            numbers: [u32; 6],
+            name: [u8; 16],
+        }
+        /// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD uses.
+        #[repr(C)]
+        struct Question {
+            fd: u32,
+            size: u32,
+            info: u64,
+        }
+        let mut info = Info::default();
+        let size = u32::try_from(size_of::<Info>()).map_err(io::Error::other)?;
+        let mut question = Question { fd: number(&self.fd)?, size, info: (&raw mut info) as u64 };
+        bpf(15, &mut question)?;
+        let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(name).into_owned())
+    }
+
     /// The keys that are in it now.
     ///
     /// # Errors
