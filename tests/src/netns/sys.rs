@@ -221,13 +221,6 @@ impl BpfMap {
     /// # Errors
     /// What bpf(2) reports.
     pub fn name(&self) -> io::Result<String> {
-        /// `struct bpf_map_info`, as far as its name.
-        #[derive(Default)]
-        #[repr(C)]
-        struct Info {
-            numbers: [u32; 6],
-            name: [u8; 16],
-        }
         /// The part of `union bpf_attr` that BPF_OBJ_GET_INFO_BY_FD uses.
         #[repr(C)]
         struct Question {
@@ -235,11 +228,11 @@ impl BpfMap {
             size: u32,
             info: u64,
         }
-        let mut info = Info::default();
-        let size = u32::try_from(size_of::<Info>()).map_err(io::Error::other)?;
-        let mut question = Question { fd: number(&self.fd)?, size, info: (&raw mut info) as u64 };
-        bpf(15, &mut question)?;
-        let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        // `struct bpf_map_info`: six words, then the name.
+        let mut info = [0; 40];
+        let (fd, size) = (number(&self.fd)?, u32::try_from(info.len()).map_err(io::Error::other)?);
+        bpf(15, &mut Question { fd, size, info: address_of_room(&mut info) })?;
+        let name = info.get(24..).and_then(|name| name.split(|byte| *byte == 0).next()).unwrap_or_default();
         Ok(String::from_utf8_lossy(name).into_owned())
     }
 
