@@ -21,8 +21,8 @@ pub struct Version {
 /// The first good version of each series. Later versions of the same series are good too.
 pub const GOOD: [Version; 3] = [version(6, 1, 191), version(6, 12, 92), version(6, 18, 44)];
 
-/// The packet datapath is known to work from the first of these series to the last. It was tested on both and on series between them
-/// (the table in docs/kernel.md).
+/// The packet datapath is known to work from the first of these series to the last. Both and series between them were tried
+/// (docs/kernel.md).
 pub const OFFLOADS: [Version; 2] = [version(6, 1, 0), version(7, 3, 0)];
 
 /// What a kernel is needed for.

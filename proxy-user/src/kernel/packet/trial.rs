@@ -131,7 +131,8 @@ fn is_absent(error: &io::Error) -> bool {
 fn unsent(error: &io::Error) -> Unavailable {
     let what = "probes and resets cannot be sent to the peers of offloaded connections";
     if sys::capabilities().is_none_or(sys::Capabilities::net_raw) {
-        return Unavailable { log: None,
+        return Unavailable {
+            log: None,
             what: format!("{what}: {error}"),
             remedy: "let the firewall of this host (OUTPUT) and its security modules allow raw TCP sockets, also on the loopback interface"
                 .to_owned(),
