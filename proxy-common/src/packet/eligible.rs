@@ -52,6 +52,8 @@ pub enum Obstacle {
     TooLarge,
     /// An interface on the way is no Ethernet, or does not take the programs.
     Device,
+    /// An interface on the way joins packets that come in (large receive offload): they cannot be divided again.
+    LargeReceive,
     /// No byte has been carried yet: the server may still wait for the last segment of its handshake, which only our socket repeats.
     Silent,
     /// The flow's packets do not come by with the addresses of its sockets.
@@ -70,13 +72,14 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// Every one.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::HalfClosed,
         Self::SameHost,
         Self::Families,
         Self::Options,
         Self::TooLarge,
         Self::Device,
+        Self::LargeReceive,
         Self::Silent,
         Self::Unseen,
         Self::Port,
@@ -96,6 +99,7 @@ impl Obstacle {
             Self::Options => "tcp_options",
             Self::TooLarge => "segment_size",
             Self::Device => "device",
+            Self::LargeReceive => "large_receive",
             Self::Silent => "silent",
             Self::Unseen => "unseen",
             Self::Port => "no_port",
@@ -123,6 +127,9 @@ impl Obstacle {
                 "one side may send larger packets than the way to the other takes; the next connections of its listener are made with smaller ones"
             }
             Self::Device => "an interface on the way is no Ethernet, or does not take tc programs",
+            Self::LargeReceive => {
+                "an interface on the way joins packets in hardware (LRO); `ethtool -K INTERFACE lro off`, tried again later"
+            }
             Self::Silent => "no byte has been carried yet; it leaves its sockets soon after the first one",
             Self::Unseen => {
                 "no packet of the connection came by with the addresses of its sockets: NAT on this host, or a tc or XDP program that takes the packets first; tried again later"
@@ -142,7 +149,13 @@ impl Obstacle {
     pub const fn may_pass(self) -> bool {
         matches!(
             self,
-            Self::Silent | Self::Backlog | Self::Window | Self::Unseen | Self::MapFull | Self::TooLarge
+            Self::LargeReceive
+                | Self::Silent
+                | Self::Backlog
+                | Self::Window
+                | Self::Unseen
+                | Self::MapFull
+                | Self::TooLarge
         )
     }
 }

@@ -11,6 +11,7 @@ mod control;
 mod forward;
 mod frame;
 mod handover;
+mod missed;
 mod narrow;
 mod order;
 mod others;
@@ -141,15 +142,22 @@ fn egress(ctx: TcContext) -> i32 {
     // Nearly always there is nothing to do.
     let handovers = STATE.get_ptr(STATE_HANDOVERS);
     // SAFETY: an element of a map, and a whole word.
-    if handovers.is_some_and(|count| unsafe { count.read_volatile() } != 0)
+    let is_busy = handovers.is_some_and(|count| unsafe { count.read_volatile() } != 0);
+    if (is_busy || others::may_be_reset(&ctx))
         && !others::is_by_others(&ctx)
         && let Some(frame) = FRAMES.get_ptr_mut(0)
     {
         // SAFETY: as above.
         let frame = unsafe { &mut *frame };
         if frame::read(&ctx, frame) {
-            syn::leaving(&ctx, frame);
-            handover::leaving(&ctx, frame);
+            if missed::is_answer(&ctx, frame) {
+                count(Counter::Missed, 1);
+                return DROP;
+            }
+            if is_busy {
+                syn::leaving(&ctx, frame);
+                handover::leaving(&ctx, frame);
+            }
         }
     }
     PASS

@@ -52,6 +52,14 @@ pub(crate) fn is_by_others(ctx: &TcContext) -> bool {
     }
 }
 
+/// Whether this may reset a connection: one byte is looked at, which of a packet that is not TCP may be anything.
+#[inline(always)]
+pub(crate) fn may_be_reset(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    let network = if unsafe { (*skb(ctx)).protocol } == IPV4 { IPV4_SIZE } else { IPV6_SIZE };
+    peek::<u8>(ctx, (NETWORK + network) as usize + FLAGS).is_some_and(|flags| flags & tcp::RST != 0)
+}
+
 #[inline(always)]
 fn is_to_others(ctx: &TcContext, protocol: usize, network: u32) -> bool {
     let transport = (NETWORK + network) as usize;

@@ -34,6 +34,7 @@ pub(crate) fn examine(pins: &Path) -> Report {
     let mut findings = capabilities();
     findings.extend([
         packet(pins),
+        cards(),
         sockmap,
         local,
         guard(),
@@ -117,6 +118,25 @@ fn packet(pins: &Path) -> Finding {
         }
         (Err(reason), _) => Finding::unavailable(CHECK, reason),
     }
+}
+
+/// Whether an interface does what keeps its connections from being offloaded.
+fn cards() -> Finding {
+    const CHECK: &str = "network cards";
+    let links = match sys::interfaces() {
+        Ok(found) => found.links,
+        Err(error) => return Finding::new(CHECK, format!("the kernel does not tell: {error}"), None),
+    };
+    let joining: Vec<&str> =
+        links.keys().map(String::as_str).filter(|name| sys::joins_packets(name).unwrap_or(false)).collect();
+    let [first, ..] = joining.as_slice() else {
+        return Finding::new(CHECK, "none joins packets in hardware (LRO)", None);
+    };
+    let found = format!(
+        "connections by {} are not offloaded: packets are joined in hardware (large receive offload)",
+        joining.join(", ")
+    );
+    Finding::new(CHECK, found, Some(format!("if [packet] is in use: `ethtool -K {first} lro off`")))
 }
 
 /// Whether the guard could be used, and where it is. Nothing is attached for that.

@@ -49,9 +49,9 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const HEADER: usize = 16;
 
-/// The ids of the programs of filters that the kernel asks before those of this priority about what comes in by an interface. A filter
-/// without a program counts as 0.
-pub(crate) fn filters_before(device: u32, priority: u16) -> io::Result<Vec<u32>> {
+/// The ids of the programs of filters that the kernel asks about what comes in by an interface, in their order, up to that of this
+/// program. A filter without a program counts as 0.
+pub(crate) fn filters_before(device: u32, program: u32) -> io::Result<Vec<u32>> {
     let mut body = vec![0; 4];
     body.extend(device.to_ne_bytes());
     body.extend([0; 4]);
@@ -70,9 +70,13 @@ pub(crate) fn filters_before(device: u32, priority: u16) -> io::Result<Vec<u32>>
         while let Some((length, kind)) = head(rest) {
             let message = rest.get(HEADER..length).unwrap_or_default();
             match kind {
-                FILTER_NEW => found.extend(before(message, priority)),
+                FILTER_NEW => found.extend(program_of(message)),
                 // No such interface, or no `clsact`.
-                ERROR | DONE => return Ok(found),
+                ERROR | DONE => {
+                    let ours = found.iter().position(|id| *id == program);
+                    found.truncate(ours.unwrap_or(found.len()));
+                    return Ok(found);
+                }
                 _ => {}
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -87,14 +91,13 @@ fn head(messages: &[u8]) -> Option<(usize, u16)> {
     usize::try_from(length).ok().filter(|length| *length >= HEADER).map(|length| (length, kind))
 }
 
-/// The id of the program of a filter of a lower priority than this one.
-fn before(message: &[u8], priority: u16) -> Option<u32> {
-    let info = message.get(16..)?.first_chunk().copied().map(u32::from_ne_bytes)?;
+/// The id of the program of a filter.
+fn program_of(message: &[u8]) -> Option<u32> {
     // The first message of each priority has no handle, and is no filter.
     let handle = message.get(8..)?.first_chunk().copied().map(u32::from_ne_bytes)?;
     let id = find(find(message, HEAD, OPTIONS).unwrap_or_default(), 0, PROGRAM);
     let id = id.and_then(|id| id.first_chunk().copied()).map_or(0, u32::from_ne_bytes);
-    (handle != 0 && info >> 16 < u32::from(priority)).then_some(id)
+    (handle != 0).then_some(id)
 }
 
 #[cfg(test)]
@@ -113,6 +116,6 @@ mod tests {
         assert_eq!(head(&[16, 0, 0, 0, 44]), None);
         // Shorter than its own head: nobody comes to an end with that.
         assert_eq!(head(&[0; 16]), None);
-        assert_eq!(before(&[0; 19], 9), None);
+        assert_eq!(program_of(&[0; 11]), None);
     }
 }

@@ -6,6 +6,7 @@ mod clock;
 mod connect;
 mod conntrack;
 mod epoll;
+mod ethtool;
 mod file;
 mod filters;
 mod grace;
@@ -35,6 +36,7 @@ pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
 pub(crate) use conntrack::{relax, track, untrack};
 pub(crate) use epoll::Poller;
+pub(crate) use ethtool::joins_packets;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
 pub(crate) use filters::{filter_program, filters_before};
 pub(crate) use grace::wait_for_packets;
@@ -65,6 +67,6 @@ pub(crate) use tcp::{
     tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
 };
 pub(crate) use xdp::{
-    attach_xdp, count_entries, has_tcx, link_at, link_interface, object_id, pin, pinned, update_link,
-    wait_for_programs,
+    attach_xdp, count_entries, detach_link, has_tcx, link_at, link_interface, object_id, pin, pinned,
+    update_link, wait_for_programs,
 };

@@ -25,6 +25,9 @@ const DEVICE: u16 = 4;
 const NAME: u16 = 3;
 /// `IFLA_MASTER`, `IFLA_LINKINFO` and `IFLA_INFO_SLAVE_KIND`.
 const MASTER: u16 = 10;
+/// `IFLA_LINK`, and `IFLA_LINK_NETNSID`, which is there if that is in another network namespace.
+const BELOW: u16 = 5;
+const ELSEWHERE: u16 = 37;
 const INFO: u16 = 18;
 const PORT_OF: u16 = 4;
 /// `RTN_LOCAL`: an address of this host.
@@ -51,6 +54,8 @@ pub(crate) struct Device {
     pub(crate) is_ethernet: bool,
     /// The bridge that it is a port of.
     pub(crate) bridge: Option<u32>,
+    /// The interface of this network namespace that it is on, as one of a VLAN is.
+    pub(crate) below: Option<u32>,
 }
 
 thread_local! {
@@ -96,11 +101,15 @@ impl Router {
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         let port_of = find(&answer, LINK_BYTES, INFO).and_then(|info| find(info, 0, PORT_OF));
         let is_port = port_of.is_some_and(|kind| kind.starts_with(b"bridge"));
-        let master = find(&answer, LINK_BYTES, MASTER).and_then(|value| value.first_chunk().copied());
+        let number = |kind| {
+            let value = find(&answer, LINK_BYTES, kind).and_then(|value| value.first_chunk().copied());
+            value.map(u32::from_ne_bytes)
+        };
         Ok(Device {
             name: String::from_utf8_lossy(name).into_owned(),
             is_ethernet: kind == Some(ETHERNET),
-            bridge: master.map(u32::from_ne_bytes).filter(|_| is_port),
+            bridge: number(MASTER).filter(|_| is_port),
+            below: number(BELOW).filter(|_| find(&answer, LINK_BYTES, ELSEWHERE).is_none()),
         })
     }
 }
@@ -197,7 +206,7 @@ mod tests {
             assert!(route.is_here, "{route:?}");
             assert_eq!(
                 device(route.device).unwrap(),
-                Device { name: "lo".to_owned(), is_ethernet: false, bridge: None }
+                Device { name: "lo".to_owned(), is_ethernet: false, bridge: None, below: None }
             );
         }
         assert_eq!(device(u32::MAX >> 1).unwrap_err().raw_os_error(), Some(libc::ENODEV));

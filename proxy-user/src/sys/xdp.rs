@@ -15,6 +15,7 @@ const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const LINK_CREATE: libc::c_long = 28;
 const LINK_UPDATE: libc::c_long = 29;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `BPF_XDP` and `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
 const XDP: u32 = 37;
@@ -91,6 +92,11 @@ fn link_info(link: &impl AsFd) -> io::Result<[u32; 8]> {
     let length = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     bpf(OBJ_GET_INFO, &mut [number(link)?, length, low, high])?;
     Ok(info)
+}
+
+/// Takes the program of a link away from its interface, whoever has the link open.
+pub(crate) fn detach_link(link: &impl AsFd) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut [number(link)?]).map(drop)
 }
 
 /// The id of a program, map or link.

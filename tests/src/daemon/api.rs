@@ -33,6 +33,7 @@ pub struct Packet {
     pub moved: u64,
     pub aged: u64,
     pub too_big: u64,
+    pub missed: u64,
     pub untracked: u64,
     pub held: u64,
 }

@@ -137,6 +137,35 @@ pub(crate) fn carried(scene: Scene, meanwhile: impl FnOnce(&Scene) -> Result<()>
     Ok(Outcome { result: format!("good; {polls} polls"), bytes: 4 * BULK, mean: bytes / packets.max(1) })
 }
 
+/// A connection that keeps its sockets for this reason, and is carried; and one that is offloaded once that is mended.
+pub(crate) fn refused(
+    net: Topology,
+    reason: &str,
+    mend: impl FnOnce(&Topology) -> Result<()>,
+) -> Result<Outcome> {
+    let scene = Scene::start(net, Plan::default())?;
+    let (client, server) = scene.connect()?;
+    let labels = [("from", "packet"), ("reason", reason)];
+    scene.daemon.wait_for_metric("snisplice_datapath_fallbacks_total", &labels, 1.0)?;
+    let copied = (client, server);
+    both_ways(&copied, 2)?;
+    drop(copied);
+    mend(&scene.net)?;
+    let before = scene.counted()?;
+    let offloaded = scene.connect()?;
+    scene.wait_for_packets(1)?;
+    both_ways(&offloaded, 4)?;
+    let after = scene.counted()?;
+    let (bytes, packets) =
+        (after.forwarded_bytes - before.forwarded_bytes, after.forwarded - before.forwarded);
+    ensure!(bytes >= BULK, "only {bytes} bytes were forwarded: {before:?} {after:?}");
+    let (client, server) = offloaded;
+    end(&scene, client, server)?;
+    scene.daemon.stop()?;
+    let result = format!("copied (`{reason}`); offloaded once it is off");
+    Ok(Outcome { result, bytes: 4 * BULK, mean: bytes / packets.max(1) })
+}
+
 fn both_ways((client, server): &(TcpStream, TcpStream), stream: u64) -> Result<()> {
     thread::scope(|scope| {
         let up = scope.spawn(|| transfer(&mut client.try_clone()?, &mut server.try_clone()?, stream, BULK));

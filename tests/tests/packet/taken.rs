@@ -1,7 +1,7 @@
 //! Somebody else takes the programs away from an interface, or removes what is pinned.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -67,8 +67,49 @@ fn suspend(daemon: &Daemon) -> Result<()> {
     })
 }
 
-/// Takes the programs away by `take`, once while all is idle, and once while the daemon sleeps and a connection is in use.
-fn taken_and_attached_again(pins: &Pins, attach: &str, take: impl Fn(&RawSite) -> Result<()>) -> Result<()> {
+/// What is taken away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// The program for what comes in.
+    Arriving,
+    Both,
+}
+
+/// Sends a byte while programs are away. Without both of them the kernel resets the connection; else the byte comes again.
+fn use_it(what: What, (client, server): &mut (TcpStream, TcpStream)) -> Result<()> {
+    client.write_all(b"x")?;
+    if what == What::Both {
+        return expect_ending(client, Ending::Reset);
+    }
+    server.set_nonblocking(true)?;
+    dawdle(Duration::from_millis(100));
+    let early = server.read(&mut [0]).map_err(|error| error.kind());
+    ensure!(early == Err(ErrorKind::WouldBlock), "{early:?}");
+    Ok(server.set_nonblocking(false)?)
+}
+
+/// After [`use_it`], once a daemon has attached the programs again.
+fn see_what_became_of_it(site: &RawSite, what: What, mut flow: (TcpStream, TcpStream)) -> Result<()> {
+    let (client, server) = &mut flow;
+    if what == What::Both {
+        expect_ending(server, Ending::Reset)?;
+        let access = site.daemon.wait_for_access(client.local_addr()?)?;
+        assert_eq!((access.reason.as_str(), access.side.as_deref()), ("datapath_lost", None), "{access:?}");
+        return Ok(());
+    }
+    let mut byte = [0];
+    server.read_exact(&mut byte)?;
+    assert_eq!(byte, *b"x");
+    live_on(&mut flow)
+}
+
+/// Takes programs away by `take`, once while all is idle, and once while the daemon sleeps and a connection is in use.
+fn taken_and_attached_again(
+    pins: &Pins,
+    attach: &str,
+    what: What,
+    take: impl Fn(&RawSite) -> Result<()>,
+) -> Result<()> {
     let (site, mut flows) = begin(&config_with(pins, attach), 1 + LATER)?;
     dawdle(ACKNOWLEDGED);
     let begun = Instant::now();
@@ -80,17 +121,13 @@ fn taken_and_attached_again(pins: &Pins, attach: &str, take: impl Fn(&RawSite) -
     ensure!(site.daemon.status()?.datapaths.packet.available, "it is not available");
     flows.iter_mut().try_for_each(live_on)?;
 
-    // The kernel answers what comes in the gap: the connection is lost, and the record says for what.
     dawdle(ACKNOWLEDGED);
     suspend(&site.daemon)?;
     take(&site)?;
-    let (mut client, mut server) = flows.remove(0);
-    client.write_all(b"x")?;
-    expect_ending(&mut client, Ending::Reset)?;
+    let mut used = flows.remove(0);
+    use_it(what, &mut used)?;
     site.daemon.signal(libc::SIGCONT)?;
-    expect_ending(&mut server, Ending::Reset)?;
-    let access = site.daemon.wait_for_access(client.local_addr()?)?;
-    assert_eq!((access.reason.as_str(), access.side.as_deref()), ("datapath_lost", None), "{access:?}");
+    see_what_became_of_it(&site, what, used)?;
     site.daemon.wait_for_metric(REATTACHED, &[], 2.0)?;
     flows.iter_mut().try_for_each(live_on)?;
     resets_are_the_clients_own_again(&site, flows)?;
@@ -138,13 +175,17 @@ fn a_link_that_somebody_has_detached_is_attached_again() -> Result<()> {
         return Ok(());
     }
     let pins = Pins::create()?;
-    taken_and_attached_again(&pins, "tcx", |site| Ok(client_link(site, &pins, "ingress")?.detach()?))
+    taken_and_attached_again(&pins, "tcx", What::Arriving, |site| {
+        Ok(client_link(site, &pins, "ingress")?.detach()?)
+    })
 }
 
 #[test]
 fn a_clsact_that_somebody_has_deleted_is_made_again() -> Result<()> {
     let pins = Pins::create()?;
-    taken_and_attached_again(&pins, "clsact", |site| tc(&site.net.edge, "qdisc del dev client clsact"))
+    taken_and_attached_again(&pins, "clsact", What::Both, |site| {
+        tc(&site.net.edge, "qdisc del dev client clsact")
+    })
 }
 
 #[test]
@@ -154,7 +195,9 @@ fn a_link_whose_program_somebody_has_replaced_gets_it_again() -> Result<()> {
     }
     let pins = Pins::create()?;
     let foreign = BpfClassifier::that_passes()?;
-    taken_and_attached_again(&pins, "tcx", |site| Ok(client_link(site, &pins, "ingress")?.replace(&foreign)?))
+    taken_and_attached_again(&pins, "tcx", What::Arriving, |site| {
+        Ok(client_link(site, &pins, "ingress")?.replace(&foreign)?)
+    })
 }
 
 #[test]
@@ -165,18 +208,18 @@ fn programs_that_were_taken_away_while_no_daemon_ran_are_attached_and_the_record
         let (mut site, mut flows) = begin(&config, 2)?;
         dawdle(ACKNOWLEDGED);
         kill(&mut site.daemon)?;
-        if attach == "clsact" || !has_links()? {
+        let what = if attach == "clsact" || !has_links()? {
             tc(&site.net.edge, "qdisc del dev client clsact")?;
+            What::Both
         } else {
             client_link(&site, &pins, "ingress")?.detach()?;
-        }
-        let (mut client, mut server) = flows.remove(0);
-        client.write_all(b"x")?;
-        expect_ending(&mut client, Ending::Reset)?;
+            What::Arriving
+        };
+        let mut used = flows.remove(0);
+        use_it(what, &mut used)?;
         site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
         site.daemon.wait_for_log("while no daemon ran")?;
-        expect_ending(&mut server, Ending::Reset)?;
-        assert_eq!(site.daemon.wait_for_access(client.local_addr()?)?.reason, "datapath_lost");
+        see_what_became_of_it(&site, what, used)?;
         flows.iter_mut().try_for_each(live_on)?;
         site.daemon.stop()?;
     }

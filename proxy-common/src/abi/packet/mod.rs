@@ -19,7 +19,7 @@ pub use key::{Address, KEY_BYTES, KEY_WORDS, Key, MAPPED, address_from, address_
 
 /// Number of the layout of [`Key`], [`Entry`], [`Handover`] and the other maps that are pinned. A daemon adopts the flows of its
 /// own layout only.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Name of the map of flows: [`Key`] -> [`Entry`].
 pub const FLOWS: &str = "FLOWS";
@@ -126,7 +126,9 @@ pub enum Counter {
     Aged = 13,
     /// Packets that were too large for the interface that they were to go out by, and whose senders were told.
     TooBig = 14,
+    /// Packets that came past the program, and whose answer by the stack, a reset, was dropped.
+    Missed = 15,
 }
 
-/// Number of [`Counter`]s.
-pub const COUNTER_COUNT: usize = 15;
+/// Number of [`Counter`]s, with room for those of later versions, which find this map pinned.
+pub const COUNTER_COUNT: usize = 32;

@@ -100,7 +100,7 @@ fn of_sockmap(counters: &KernelCounters) -> [Reading; 11] {
     ]
 }
 
-fn of_packet(counters: &PacketCounters) -> [Reading; 19] {
+fn of_packet(counters: &PacketCounters) -> [Reading; 20] {
     [
         ("packet_forwarded_packets", "Packets translated and sent on", counters.forwarded),
         ("packet_forwarded_bytes", "Payload of them", counters.forwarded_bytes),
@@ -121,6 +121,11 @@ fn of_packet(counters: &PacketCounters) -> [Reading; 19] {
         ("packet_route_changes", "Ways of entries that have changed", counters.moved),
         ("packet_aged_flows", "Flows forgotten while no daemon ran", counters.aged),
         ("packet_too_big_packets", "Packets too large, whose senders were told", counters.too_big),
+        (
+            "packet_missed_packets",
+            "Packets that came past the programs; the host's resets were dropped",
+            counters.missed,
+        ),
         ("packet_untracked_connections", "Entries of connection tracking removed", counters.untracked),
         ("packet_reattached", "Interfaces whose programs were attached again", counters.reattached),
         ("packet_repinned", "Pinned files that were made again", counters.repinned),

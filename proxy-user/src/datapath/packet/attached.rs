@@ -137,7 +137,8 @@ impl Road {
     pub(crate) async fn stay_attached(self: Arc<Self>) -> io::Result<()> {
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut complaints: HashMap<(String, bool), Complaint> = HashMap::new();
+        let mut complaints: HashMap<(String, _), Complaint> = HashMap::new();
+        let (mut missed, unexplained) = (self.packet.missed(), Complaint::default());
         for round in 0_u32.. {
             tick.tick().await;
             let road = Arc::clone(&self);
@@ -146,14 +147,22 @@ impl Road {
                 let repinned = (round % PINS_EVERY == 0).then(|| road.packet.look_at_pins());
                 (road.packet.look_at_attachments(|| road.lot.gaps.open(sys::now_ms())), repinned)
             };
+            let before = std::mem::replace(&mut missed, self.packet.missed());
             let (taken, repinned) = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?;
             // They are attached again, or the interface has gone.
             if self.packet.lost().is_none() && self.lot.gaps.is_open() {
                 self.lot.gaps.close(sys::now_ms());
             }
+            if missed != before && taken.is_empty() && unexplained.is_due() {
+                tracing::warn!(
+                    packets = missed - before,
+                    "packets of offloaded connections come past the BPF programs, and the resets that this host answers with are dropped: \
+                     they come in by an interface without the programs, or have headers that the programs do not read"
+                );
+            }
             for taken in &taken {
-                let is_late = matches!(taken.again, Again::Later(_));
-                let complaint = complaints.entry((taken.interface.clone(), is_late)).or_default();
+                let kind = std::mem::discriminant(&taken.again);
+                let complaint = complaints.entry((taken.interface.clone(), kind)).or_default();
                 // That they cannot be attached is told here only if the reason is news.
                 if matches!(taken.again, Again::Failed(_)) || complaint.is_due() {
                     report(taken);
@@ -179,7 +188,7 @@ impl Road {
         if self.packet.were_away() {
             tracing::error!(
                 "somebody else has detached the BPF programs of the packet datapath while no daemon ran; they are attached again. \
-                 Offloaded connections that were in use are reset by the kernel: their records say datapath_lost"
+                 If both were away, the kernel has reset offloaded connections that were in use: their records say datapath_lost"
             );
             self.lot.gaps.open(sys::now_ms());
             self.lot.gaps.close(sys::now_ms());
@@ -213,8 +222,8 @@ fn report(Taken { interface, what, again }: &Taken) {
     match again {
         Again::Done => tracing::error!(
             interface,
-            "somebody else has {what} the BPF program of the packet datapath; it is attached again. Offloaded connections that were in \
-             use meanwhile are reset by the kernel: their records say datapath_lost"
+            "somebody else has {what} the BPF program of the packet datapath; it is attached again. If both programs were away, the \
+             kernel has reset offloaded connections that were in use: their records say datapath_lost"
         ),
         Again::Later(wait) => tracing::error!(
             interface,
@@ -226,7 +235,13 @@ fn report(Taken { interface, what, again }: &Taken) {
             interface,
             program,
             "somebody else has put a tc program before that of the packet datapath. If it does not pass packets on (TC_ACT_UNSPEC), connections \
-             are not offloaded (unseen), and offloaded ones that are in use are reset by the kernel: their records say datapath_lost"
+             are not offloaded (unseen), and for offloaded ones that of the packet datapath will be put before it"
+        ),
+        Again::InFront(program) => tracing::warn!(
+            interface,
+            program,
+            "a tc program of somebody else has kept packets of offloaded connections from that of the packet datapath, which has been put \
+             before it; what it kept comes again"
         ),
         Again::Failed(reason) => tracing::error!(
             interface,

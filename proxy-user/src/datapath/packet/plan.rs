@@ -51,7 +51,7 @@ impl Plan {
         for device in [near, far] {
             road.attach(device).await.map_err(|reason| {
                 tracing::debug!(%reason, "an interface does not take the programs");
-                Obstacle::Device
+                if road.packet.is_joining(device) { Obstacle::LargeReceive } else { Obstacle::Device }
             })?;
         }
         let keys = [key(client.far, client.near), key(server.far, server.near)];

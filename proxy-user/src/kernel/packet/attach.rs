@@ -55,6 +55,12 @@ pub(super) struct Table {
     refused: HashMap<u32, (Instant, Unavailable)>,
     /// Programs of others that are asked before ours about what comes in.
     pub(super) before: HashMap<u32, Vec<u32>>,
+    /// Interfaces where ours is to come first, since others have kept packets from it.
+    pub(super) first: HashSet<u32>,
+    /// When it was last put there.
+    pub(super) put_first: HashMap<u32, Instant>,
+    /// Interfaces that did not get the programs since they join packets.
+    pub(super) joining: HashSet<u32>,
     /// Somebody else had taken an earlier daemon's programs away from an interface.
     pub(super) were_away: bool,
     /// Of all interfaces that ever had the programs, but for ports of bridges: containers have new names all the time.
@@ -164,7 +170,8 @@ impl Devices {
         if self.table().attached.contains_key(&device) {
             return Ok(());
         }
-        let attached = self.attach_with(&mut programs, device, own);
+        let is_to_be_first = self.table().first.contains(&device);
+        let attached = self.attach_with(&mut programs, device, own, is_to_be_first);
         let mut table = self.table();
         match attached {
             Ok(held) => {
@@ -174,6 +181,7 @@ impl Devices {
                 }
                 table.missing.remove(&device);
                 table.refused.remove(&device);
+                table.joining.remove(&device);
                 table.attached.insert(device, Arc::new(held));
                 Ok(())
             }
@@ -184,7 +192,13 @@ impl Devices {
         }
     }
 
-    fn attach_with(&self, programs: &mut Programs, device: u32, own: &Path) -> Result<Held, Unavailable> {
+    fn attach_with(
+        &self,
+        programs: &mut Programs,
+        device: u32,
+        own: &Path,
+        is_to_be_first: bool,
+    ) -> Result<Held, Unavailable> {
         let cannot = |error: &(dyn std::error::Error + 'static)| {
             Unavailable::explain("a BPF program cannot be attached to an interface", error)
         };
@@ -199,9 +213,24 @@ impl Devices {
                 remedy: "connections through it keep their sockets".to_owned(),
             });
         }
+        let is_new = BOTH.iter().all(|(name, _)| {
+            !pins::link(own, name, device).exists() && !pins::filter(own, name, device).exists()
+        });
+        // What has connections already goes on.
+        if is_new && let Some(joining) = joins_packets(&found) {
+            self.table().joining.insert(device);
+            return Err(Unavailable {
+                log: None,
+                what: format!(
+                    "{joining} joins packets in hardware (large receive offload), which cannot be divided again"
+                ),
+                remedy: format!("`ethtool -K {joining} lro off`"),
+            });
+        }
         for (name, kind) in BOTH {
             let program = program(&mut programs.ebpf, name)?;
-            let place = Place { interface: &found.name, kind, own, name, device };
+            let is_to_be_first = is_to_be_first && name == INGRESS;
+            let place = Place { interface: &found.name, kind, own, name, device, is_to_be_first };
             programs.how = attach(program, &place, programs.how).map_err(|error| cannot(&error))?;
         }
         let held = hold(device, found, programs.how, own).map_err(|error| cannot(&error))?;
@@ -222,7 +251,20 @@ impl Table {
         self.removals.remove(&device);
         self.refused.remove(&device);
         self.before.remove(&device);
+        self.first.remove(&device);
+        self.joining.remove(&device);
+        self.put_first.remove(&device);
     }
+}
+
+/// The interface that does, which may be one below.
+pub(crate) fn joins_packets(device: &sys::Device) -> Option<String> {
+    let joins = |device: &sys::Device| sys::joins_packets(&device.name).is_ok_and(|joins| joins);
+    if joins(device) {
+        return Some(device.name.clone());
+    }
+    let below = device.below.and_then(|below| sys::device(below).ok());
+    below.filter(joins).map(|below| below.name)
 }
 
 /// Opens what was just pinned.
@@ -272,6 +314,8 @@ pub(super) struct Place<'a> {
     pub(super) own: &'a Path,
     pub(super) name: &'a str,
     pub(super) device: u32,
+    /// Before all programs of others, also if it has another place now.
+    pub(super) is_to_be_first: bool,
 }
 
 /// Says how it was done. What was there in the other way goes afterwards: a packet that both see was translated and sent on by
@@ -302,13 +346,22 @@ fn is_unknown(error: &Failed) -> bool {
 
 fn attach_link(program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Failed> {
     let pin = pins::link(place.own, place.name, place.device);
-    if pin.exists() && replace(program, &pin).is_ok() {
+    if !place.is_to_be_first && pin.exists() && replace(program, &pin).is_ok() {
         return Ok(());
     }
-    // A link whose interface has gone, perhaps with an index that another one has now.
+    // A link whose interface has gone, perhaps with an index that another one has now; or one that is to be in another place, and may be
+    // open elsewhere.
+    if place.is_to_be_first
+        && let Ok(link) = sys::pinned(&pin)
+    {
+        sys::detach_link(&link)?;
+    }
     let _ = std::fs::remove_file(&pin);
-    let last = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program.attach_with_options(place.interface, place.kind, last)?;
+    // What goes out it keeps from nobody, and no other program is to keep that from it.
+    let is_first = place.is_to_be_first || place.name == EGRESS;
+    let order = if is_first { LinkOrder::first() } else { LinkOrder::last() };
+    let order = TcAttachOptions::TcxOrder(order);
+    let id = program.attach_with_options(place.interface, place.kind, order)?;
     drop(FdLink::try_from(program.take_link(id)?)?.pin(&pin)?);
     Ok(())
 }

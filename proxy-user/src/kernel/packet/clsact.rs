@@ -19,10 +19,51 @@ use super::attach::{BOTH, Failed, Place};
 use super::pins;
 use crate::sys;
 
-/// Filters of others may come before ours and behind. The numbers are ours for ever: a later version has to find them.
-const PRIORITY: u16 = 0x5b11;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
-const HANDLE_NUMBER: u32 = 1;
+/// A place in the order of filters. The numbers are ours for ever: a later version has to find them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Spot {
+    priority: u16,
+    handle: u16,
+}
+
+/// Filters of others may come before ours and behind.
+const USUAL: Spot = Spot { priority: 0x5b11, handle: 1 };
+/// Before all others, where one of them has kept packets of ours. Of filters of one priority the youngest comes first.
+const FRONT: Spot = Spot { priority: 1, handle: 0x5b11 };
+
+impl Spot {
+    /// The id of the program of our filter here. None: there is no such filter.
+    fn program(self, device: u32, kind: TcAttachType) -> io::Result<Option<u32>> {
+        let is_ingress = matches!(kind, TcAttachType::Ingress);
+        sys::filter_program(device, is_ingress, self.priority, self.handle.into())
+    }
+
+    fn filter(self, interface: &str, kind: TcAttachType) -> io::Result<SchedClassifierLink> {
+        SchedClassifierLink::attached(interface, kind, self.priority, TcHandle::new(0, self.handle), None)
+    }
+
+    fn options(self) -> TcAttachOptions {
+        let handle = TcHandle::new(0, self.handle);
+        TcAttachOptions::Netlink(NlOptions { priority: self.priority, handle, classid: None })
+    }
+
+    fn detach(self, interface: &str, kind: TcAttachType) -> Result<(), Failed> {
+        match aya::programs::links::Link::detach(self.filter(interface, kind)?) {
+            // The interface has another index's name now, or somebody has removed it.
+            Err(ProgramError::NetlinkError(error))
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) =>
+            {
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+}
+
+/// Where our filter is, or would be.
+fn spot(device: u32, kind: TcAttachType) -> io::Result<Spot> {
+    Ok(if FRONT.program(device, kind)?.is_some() { FRONT } else { USUAL })
+}
 
 /// Puts the program in the place of an earlier one, or where there is none.
 pub(super) fn attach(program: &mut SchedClassifier, place: &Place<'_>) -> Result<(), Failed> {
@@ -37,15 +78,23 @@ pub(super) fn attach(program: &mut SchedClassifier, place: &Place<'_>) -> Result
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => program.pin(&pin)?,
     }
-    let id = match program.attach_to_link(filter(place.interface, place.kind)?) {
-        Err(ProgramError::TcError(TcError::NetlinkError(error)))
-            if error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-            program.attach_with_options(place.interface, place.kind, TcAttachOptions::Netlink(options))
-        }
-        replaced => replaced,
-    }?;
+    let id = if place.is_to_be_first {
+        // One that is there stays in its place.
+        FRONT.detach(place.interface, place.kind)?;
+        let id = program.attach_with_options(place.interface, place.kind, FRONT.options())?;
+        USUAL.detach(place.interface, place.kind)?;
+        id
+    } else {
+        let spot = spot(place.device, place.kind)?;
+        match program.attach_to_link(spot.filter(place.interface, place.kind)?) {
+            Err(ProgramError::TcError(TcError::NetlinkError(error)))
+                if error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                program.attach_with_options(place.interface, place.kind, spot.options())
+            }
+            replaced => replaced,
+        }?
+    };
     // Dropping it would take the filter away.
     let _stays = ManuallyDrop::new(program.take_link(id)?);
     Ok(())
@@ -68,12 +117,12 @@ pub(super) fn kind_of(pin: &Path) -> Option<TcAttachType> {
 
 /// The id of the program of our filter at an interface of this network namespace. None: there is no such filter.
 pub(super) fn program_at(device: u32, kind: TcAttachType) -> io::Result<Option<u32>> {
-    sys::filter_program(device, matches!(kind, TcAttachType::Ingress), PRIORITY, HANDLE_NUMBER)
+    spot(device, kind)?.program(device, kind)
 }
 
-/// The ids of programs of filters that packets which come in meet before ours.
-pub(super) fn before_ours(device: u32) -> io::Result<Vec<u32>> {
-    sys::filters_before(device, PRIORITY)
+/// The ids of programs of filters that packets which come in meet before ours, which has this program.
+pub(super) fn before_ours(device: u32, own: u32) -> io::Result<Vec<u32>> {
+    sys::filters_before(device, own)
 }
 
 /// Takes away the filter that `pin` stands for. The interface may have the filter of somebody else in its place by now, or be another
@@ -85,7 +134,7 @@ pub(super) fn remove_pinned(pin: &Path) -> io::Result<()> {
         return Ok(());
     }
     match sys::device(device) {
-        Ok(found) => detach(&found.name, kind).map_err(io::Error::other),
+        Ok(found) => spot(device, kind)?.detach(&found.name, kind).map_err(io::Error::other),
         // It went with its interface.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
         Err(error) => Err(error),
@@ -102,20 +151,4 @@ fn is_of(program: u32, pin: &Path) -> bool {
     let mut programs = loaded_programs().filter_map(Result::ok);
     let maps = programs.find(|found| found.id() == program).and_then(|found| found.map_ids().ok().flatten());
     flows.is_ok_and(|flows| maps.is_some_and(|maps| maps.contains(&flows)))
-}
-
-fn filter(interface: &str, kind: TcAttachType) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(interface, kind, PRIORITY, HANDLE, None)
-}
-
-fn detach(interface: &str, kind: TcAttachType) -> Result<(), Failed> {
-    match aya::programs::links::Link::detach(filter(interface, kind)?) {
-        // The interface has another index's name now, or somebody has removed it.
-        Err(ProgramError::NetlinkError(error))
-            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) =>
-        {
-            Ok(())
-        }
-        result => Ok(result?),
-    }
 }

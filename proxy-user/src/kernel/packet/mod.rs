@@ -83,6 +83,8 @@ pub(crate) struct Packet {
     /// Interfaces at which the programs were attached again by this daemon, and files that were pinned again.
     pub(crate) reattached: AtomicU64,
     pub(crate) repinned: AtomicU64,
+    /// [`Counter::Missed`] when it was last looked at.
+    missed: AtomicU64,
 }
 
 /// How many hand-overs and connects are under way: packets that go out are looked at only while there are some.
@@ -110,6 +112,7 @@ pub(crate) struct PacketCounters {
     pub(crate) moved: u64,
     pub(crate) aged: u64,
     pub(crate) too_big: u64,
+    pub(crate) missed: u64,
     pub(crate) untracked: u64,
     pub(crate) unsent: u64,
     pub(crate) reattached: u64,
@@ -150,6 +153,7 @@ impl Packet {
         let maps = PINNED.into_iter().map(|map| Pinned::open(pins.join(map))).collect::<io::Result<Vec<_>>>();
         let maps = maps.map_err(|error| Unavailable::explain("what was pinned cannot be opened", &error))?;
         let devices = Devices::take_over(ebpf, &pins, how)?;
+        let missed = AtomicU64::new(sum(&counters, Counter::Missed));
         Ok(Self {
             flows: Mutex::new(flows),
             handovers: Mutex::new(handovers),
@@ -169,6 +173,7 @@ impl Packet {
             only: Mutex::new(only),
             lost: Mutex::new(None),
             reattached: AtomicU64::new(0),
+            missed,
             repinned: AtomicU64::new(0),
         })
     }
@@ -197,6 +202,11 @@ impl Packet {
     /// Whether it has them, or cannot have them now. None: the kernel has to be asked.
     pub(crate) fn known(&self, device: u32) -> Option<Result<(), Unavailable>> {
         self.devices.known(device)
+    }
+
+    /// Whether it did not get them since it joins packets.
+    pub(crate) fn is_joining(&self, device: u32) -> bool {
+        self.devices.table().joining.contains(&device)
     }
 
     /// The entry of packets with this key.
@@ -247,9 +257,7 @@ impl Packet {
 
     /// What the programs have counted, on all CPUs.
     pub(crate) fn counters(&self) -> PacketCounters {
-        let sum = |counter: Counter| {
-            self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().copied().sum())
-        };
+        let sum = |counter| sum(&self.counters, counter);
         PacketCounters {
             forwarded: sum(Counter::Forwarded),
             forwarded_bytes: sum(Counter::ForwardedBytes),
@@ -266,6 +274,7 @@ impl Packet {
             moved: sum(Counter::Moved),
             aged: sum(Counter::Aged),
             too_big: sum(Counter::TooBig),
+            missed: sum(Counter::Missed),
             untracked: self.untracked.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
             reattached: self.reattached.load(Ordering::Relaxed),
@@ -291,6 +300,11 @@ impl Packet {
         busy.count += 1;
         Ok(BusyGuard(self))
     }
+}
+
+/// On all CPUs.
+fn sum(counters: &PerCpuArray<MapData, u64>, counter: Counter) -> u64 {
+    counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().copied().sum())
 }
 
 struct BusyGuard<'a>(&'a Packet);

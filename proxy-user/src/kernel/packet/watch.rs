@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use proxy_common::abi::packet::Counter;
 use proxy_common::packet::attach::Attach;
 use proxy_common::packet::removals::Removals;
 
 use super::attach::{BOTH, Devices, Held, Missing, TRY_AGAIN, Table};
-use super::{Packet, clsact, lock};
+use super::{Packet, clsact, lock, sum};
 use crate::kernel::Unavailable;
 use crate::sys;
+
+/// Between two times that the program is put before others at an interface: whoever does the same does not keep us busy.
+const AGAIN_IN_FRONT: Duration = Duration::from_secs(2);
 
 /// Packets of flows without sockets are not translated at some interface, and go to the stack, which answers them with resets.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub(crate) enum Again {
     Failed(String),
     /// It is there, and the program with this id is asked before it from now on (0: a filter without a program).
     Behind(u32),
+    /// That one has kept packets of offloaded connections from it, and it has been put before it.
+    InFront(u32),
 }
 
 /// How it stands with the programs of an interface.
@@ -54,7 +60,8 @@ impl Packet {
     /// Looks whether the programs are where they were attached, and attaches them again where they are not. What could not be done
     /// before is told only if the reason is another one now. `before`: what is to be done once it is seen that they are not there.
     pub(crate) fn look_at_attachments(&self, before: impl Fn()) -> Vec<Taken> {
-        let taken = self.devices.look(&self.pins, before);
+        let has_missed = self.has_missed();
+        let taken = self.devices.look(&self.pins, has_missed, before);
         let reason = self.devices.table().reason();
         let again = taken.iter().filter(|taken| matches!(taken.again, Again::Done)).count();
         self.reattached.fetch_add(u64::try_from(again).unwrap_or(0), Ordering::Relaxed);
@@ -62,6 +69,17 @@ impl Packet {
         let since = lost.as_ref().map_or_else(Instant::now, |lost| lost.since);
         *lost = reason.map(|reason| Lost { since, reason });
         taken
+    }
+
+    /// Whether packets have come past the programs since this was last asked.
+    fn has_missed(&self) -> bool {
+        let missed = self.missed();
+        self.missed.swap(missed, Ordering::Relaxed) != missed
+    }
+
+    /// Packets that have come past the programs.
+    pub(crate) fn missed(&self) -> u64 {
+        sum(&self.counters, Counter::Missed)
     }
 
     /// Whether programs of an earlier daemon were away when this one began: the kernel may have reset its flows.
@@ -85,12 +103,16 @@ impl Packet {
 
 impl Devices {
     /// Asks the kernel about a copy of what is known: meanwhile nobody waits for an answer.
-    fn look(&self, own: &Path, before: impl Fn()) -> Vec<Taken> {
+    fn look(&self, own: &Path, has_missed: bool, before: impl Fn()) -> Vec<Taken> {
         let mut taken = Vec::new();
         for (device, held) in self.all_held() {
             let what = match self.standing(device, &held) {
                 Standing::Whole => {
-                    taken.extend(self.overtaken(device, &held, &before));
+                    let found = self.overtaken(device, &held, has_missed, &before);
+                    taken.extend(found.map(|again| match again {
+                        Again::InFront(_) => self.put_in_front(device, &held.name, again, own),
+                        _ => Taken { interface: held.name.clone(), what: "overtaken", again },
+                    }));
                     continue;
                 }
                 Standing::Gone => {
@@ -114,18 +136,44 @@ impl Devices {
         taken
     }
 
-    /// Somebody else has put a program before ours. It may keep packets from it.
-    fn overtaken(&self, device: u32, held: &Arc<Held>, before: impl Fn()) -> Option<Taken> {
+    /// Somebody else has put a program before ours. It may keep packets from it; if packets were missed ours is to be put before it.
+    fn overtaken(&self, device: u32, held: &Arc<Held>, has_missed: bool, before: impl Fn()) -> Option<Again> {
         let now = self.before_ours(device, held)?;
         let mut table = self.table();
         if !table.has(device, held) {
             return None;
         }
         let newcomer = |known: Vec<u32>| now.iter().find(|id| !known.contains(id)).copied();
-        let first = table.before.insert(device, now.clone()).and_then(newcomer)?;
+        let newcomer = table.before.insert(device, now.clone()).and_then(newcomer);
+        let is_recent = table.put_first.get(&device).is_some_and(|since| since.elapsed() < AGAIN_IN_FRONT);
+        let again = match now.first() {
+            Some(first) if has_missed && !is_recent => {
+                table.first.insert(device);
+                table.put_first.insert(device, Instant::now());
+                table.attached.remove(&device);
+                Again::InFront(*first)
+            }
+            _ => Again::Behind(newcomer?),
+        };
         drop(table);
         before();
-        Some(Taken { interface: held.name.clone(), what: "overtaken", again: Again::Behind(first) })
+        Some(again)
+    }
+
+    fn put_in_front(&self, device: u32, name: &str, in_front: Again, own: &Path) -> Taken {
+        let attached = self.attach(device, own).or_else(|_| {
+            // Somebody has the first place whom nobody can go before: the old one is better than none.
+            self.table().first.remove(&device);
+            self.attach(device, own)
+        });
+        let again = match attached {
+            Ok(()) => in_front,
+            Err(reason) => {
+                self.table().note_failure(device, name, &reason.to_string());
+                Again::Failed(reason.to_string())
+            }
+        };
+        Taken { interface: name.to_owned(), what: "overtaken", again }
     }
 
     /// None: the kernel does not tell.
@@ -138,7 +186,7 @@ impl Devices {
             Err(_) => return None,
         };
         if held.how == Attach::Clsact {
-            found.extend(clsact::before_ours(device).ok()?);
+            found.extend(clsact::before_ours(device, own).ok()?);
         } else {
             found.truncate(found.iter().position(|id| *id == own)?);
         }
