@@ -17,6 +17,7 @@ mod firewall;
 mod generic;
 mod hostile;
 mod interfaces;
+mod ipvs;
 mod kill;
 mod kills;
 mod late;

@@ -10,12 +10,13 @@ use crate::process::{self, answer};
 use crate::workspace::{cargo, cargo_home, which};
 
 /// Commands of the tests and the demo, each with Debian's package for it.
-const COMMANDS: [(&str, &str); 5] = [
+const COMMANDS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("curl", "curl"),
     ("setpriv", "util-linux"),
     ("dnsmasq", "dnsmasq-base"),
+    ("ipvsadm", "ipvsadm"),
 ];
 
 /// The cargo-deny to install where there is none.

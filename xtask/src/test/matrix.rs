@@ -104,7 +104,9 @@ impl Played<'_> {
     fn row(&self) -> [String; CELLS] {
         let hook = ["tcx", "clsact"].into_iter().find(|hook| {
             self.is_usable("datapath packet")
-                && self.found("datapath packet").is_some_and(|found| found.contains(hook))
+                && self.found("datapath packet").is_some_and(|found| {
+                    found.strip_prefix("available by ").is_some_and(|by| by.starts_with(hook))
+                })
         });
         let refused = REFUSABLE.iter().all(|(_, check)| !self.is_usable(check));
         let result = match (self.is_good, refused) {

@@ -38,7 +38,7 @@ pub(super) fn parts(suite: &str, look: Look, options: &Options) -> Result<Vec<gu
 /// What can differ on another kernel: how it takes the programs, and interfaces that this one may not have.
 fn usual() -> Vec<guest::Part> {
     vec![
-        part(PACKET, &["links::", "filters::", "conntrack::"], Datapath::Packet, Column::Packet),
+        part(PACKET, &["links::", "filters::", "conntrack::", "ipvs::"], Datapath::Packet, Column::Packet),
         part("guard", &["attach::"], Datapath::Sockmap, Column::Guard),
         part("contract", &["ends::law_3"], Datapath::Sockmap, Column::Sockmap),
         part("kernel", &["by_sockmap", "the_daemon_counts"], Datapath::Sockmap, Column::Sockmap),
@@ -77,6 +77,7 @@ fn close() -> Vec<guest::Part> {
                 "basics::both",
                 "basics::a_reset",
                 "generic::",
+                "classifiers::",
             ],
             Datapath::Packet,
             Column::Packet,
