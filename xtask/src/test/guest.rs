@@ -83,6 +83,16 @@ pub(super) fn play(guest: &Guest, before: &str, parts: &[Part]) -> Result<Comman
     Ok(machine)
 }
 
+/// Commands of the guest that say what doctor does. To load all programs twice takes a guest ten seconds.
+pub(super) fn doctor() -> String {
+    let daemon = workspace::daemon();
+    let daemon = daemon.display();
+    format!(
+        "{{ uname -r; '{daemon}' doctor; }} 2>&1 | sed 's/^/{DOCTOR}/' >&2\n\
+         '{daemon}' doctor --json 2>&1 | sed 's/^/{REPORT}/' >&2\n"
+    )
+}
+
 /// The commands of the guest. All programs are announced first, so that those are missed that it does not come to.
 fn job(before: &str, parts: &[Part]) -> Result<String> {
     let mut text = before.to_owned();
@@ -95,8 +105,6 @@ fn job(before: &str, parts: &[Part]) -> Result<String> {
         "export SNISPLICE_BIN={} RUST_BACKTRACE=1 SNISPLICE_TEST_SLOWNESS={SLOWNESS}\n",
         quoted(&workspace::daemon())
     ));
-    text.push_str(&format!("{{ uname -r; \"$SNISPLICE_BIN\" doctor; }} 2>&1 | sed 's/^/{DOCTOR}/' >&2\n"));
-    text.push_str(&format!("\"$SNISPLICE_BIN\" doctor --json 2>&1 | sed 's/^/{REPORT}/' >&2\n"));
     for part in parts {
         let program = executable(&part.program)?;
         text.push_str(&format!(

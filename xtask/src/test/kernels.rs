@@ -21,7 +21,11 @@ fn stage(suite: &str, look: Look, options: &Options) -> Stage {
     let began = Instant::now();
     let prepared = setup::for_guest(suite).and_then(|found| {
         let parts = plan::parts(suite, look, options)?;
-        let command = guest::play(&found, &format!("export SNISPLICE_TEST_BULK={}\n", options.bulk), &parts)?;
+        let before = match look {
+            Look::Short => String::new(),
+            Look::Close => format!("export SNISPLICE_TEST_BULK={}\n{}", options.bulk, guest::doctor()),
+        };
+        let command = guest::play(&found, &before, &parts)?;
         Ok((found.kernel.release, parts, command))
     });
     let (release, parts, command) = match prepared {
