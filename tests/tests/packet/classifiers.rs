@@ -1,10 +1,12 @@
 //! Programs of others at the same interfaces, before ours and behind them, as those of Cilium are.
 
 use std::net::TcpStream;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::command::run;
 use harness::daemon::{Config, Datapath};
+use harness::deadline::dawdle;
 use harness::netns::{BpfClassifier, BpfLink, Namespace};
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::pins::Pins;
@@ -17,6 +19,9 @@ use crate::{counted, wait_for_packets};
 const PASS_ON: i32 = -1;
 const PASS: i32 = 0;
 const DROP: i32 = 2;
+
+/// So long the daemon takes to look which programs there are.
+const UNTIL_LOOKED_AT: Duration = Duration::from_millis(600);
 
 /// Where a program of somebody else is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,8 +137,7 @@ fn a_program_that_comes_later_and_keeps_packets_from_ours_comes_behind_it() -> R
         let mut flow = site.flow()?;
         live_on(&mut flow)?;
         wait_for_packets(&site.daemon, 1)?;
-        // So long the daemon takes to look which programs there are.
-        harness::deadline::dawdle(std::time::Duration::from_millis(600));
+        dawdle(UNTIL_LOOKED_AT);
         let passes = put(&site, &pins, attach, Place::Before, PASS_ON)?;
         let line = site.daemon.wait_for_log("put a tc program before")?;
         ensure!(line.contains("WARN") && line.contains("\"client\""), "{line}");
@@ -161,7 +165,7 @@ fn a_program_that_comes_later_and_keeps_packets_from_ours_comes_behind_it() -> R
     Ok(())
 }
 
-/// Its client seems to be silent: the connection ends for that.
+/// Its client seems to be silent, since somebody has put a program before ours.
 #[test]
 fn one_that_drops_all_packets_of_a_client_ends_its_connections_by_keepalive() -> Result<()> {
     let attach = ways()?.remove(0);
@@ -170,10 +174,11 @@ fn one_that_drops_all_packets_of_a_client_ends_its_connections_by_keepalive() ->
     let mut flow = site.flow()?;
     live_on(&mut flow)?;
     wait_for_packets(&site.daemon, 1)?;
+    dawdle(UNTIL_LOOKED_AT);
     let _first = put(&site, &pins, attach, Place::Before, DROP)?;
     let (client, mut server) = flow;
     expect_ending(&mut server, Ending::Reset)?;
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
-    ensure!(access.reason == "client_timeout", "{access:?}");
+    ensure!(access.reason == "datapath_lost", "{access:?}");
     site.daemon.stop()
 }
