@@ -90,6 +90,31 @@ fn tag(ctx: TcContext) -> i32 {
     PASS
 }
 
+/// The latest time stamp that goes out: a clock that has stopped. One that ticks slowly stands for as long between two ticks.
+#[unsafe(no_mangle)]
+static STOPPED: Global<u32> = Global::new(u32::MAX);
+
+/// Lets time stamps of TCP segments by IPv4, with no other options, not go on.
+#[classifier]
+#[expect(clippy::needless_pass_by_value, reason = "the macro calls it with the context by value")]
+fn stop(ctx: TcContext) -> i32 {
+    const TRANSPORT: usize = 14 + 20;
+    const SUM: usize = TRANSPORT + 16;
+    const OPTIONS: usize = TRANSPORT + 20;
+    /// Two bytes of padding, and the head of a time stamp.
+    const STAMP: u32 = 0x0101_080a;
+    let (Ok(6), Ok(STAMP_BYTES)) = (ctx.load::<u8>(14 + 9), ctx.load::<u32>(OPTIONS)) else { return PASS };
+    let Ok(old) = ctx.load::<u32>(OPTIONS + 4) else { return PASS };
+    let new = STOPPED.load();
+    const STAMP_BYTES: u32 = STAMP.to_be();
+    if u32::from_be(old).wrapping_sub(new).cast_signed() > 0 {
+        let new = new.to_be();
+        let _ = ctx.l4_csum_replace(SUM, old.into(), new.into(), 4);
+        let _ = ctx.store(OPTIONS + 4, &new, 0);
+    }
+    PASS
+}
+
 /// Whether it is a TCP segment, by IPv4 without options, that begins its connection or resets it.
 #[inline(always)]
 fn is_spared(ctx: &TcContext) -> bool {

@@ -51,7 +51,16 @@ impl Impaired {
     /// # Errors
     /// When the program is not built, or the kernel refuses it.
     pub fn at(namespace: &Namespace, interface: &str, badness: Badness) -> Result<Self> {
-        Self::attach("impair", TcAttachType::Ingress, (namespace, interface), badness)
+        Self::attach("impair", TcAttachType::Ingress, (namespace, interface), badness, u32::MAX)
+    }
+
+    /// Stops the clock of the time stamps that go out by `interface`: the latest one is what the kernel's clock (with
+    /// `tcp_timestamps` = 2) says at this milliseconds.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn stopped(namespace: &Namespace, interface: &str, at_ms: u32) -> Result<Self> {
+        Self::attach("stop", TcAttachType::Egress, (namespace, interface), Badness::default(), at_ms)
     }
 
     /// Gives what goes out by `interface` a tag that says how urgent it is, and no VLAN.
@@ -59,7 +68,7 @@ impl Impaired {
     /// # Errors
     /// As above.
     pub fn tagged(namespace: &Namespace, interface: &str) -> Result<Self> {
-        Self::attach("tag", TcAttachType::Egress, (namespace, interface), Badness::default())
+        Self::attach("tag", TcAttachType::Egress, (namespace, interface), Badness::default(), u32::MAX)
     }
 
     fn attach(
@@ -67,6 +76,7 @@ impl Impaired {
         side: TcAttachType,
         (namespace, interface): (&Namespace, &str),
         badness: Badness,
+        stopped_ms: u32,
     ) -> Result<Self> {
         let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/impair.o");
         let bytes = std::fs::read(&object)
@@ -74,7 +84,8 @@ impl Impaired {
         let mut loader = EbpfLoader::new();
         let Badness { lost, doubled, late, unsparing } = badness;
         loader.override_global("SPARING", if unsparing { &0_u32 } else { &1 }, true);
-        for (name, value) in [("LOST", &lost), ("DOUBLED", &doubled), ("LATE", &late)] {
+        let globals = [("LOST", &lost), ("DOUBLED", &doubled), ("LATE", &late), ("STOPPED", &stopped_ms)];
+        for (name, value) in globals {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(&bytes)?;

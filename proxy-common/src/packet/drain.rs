@@ -159,6 +159,30 @@ pub const fn flip(handover: &mut Handover) -> Answer {
     Answer::Done
 }
 
+/// At the end: no time stamp that is forwarded from now on is earlier than those that sockets have sent while they drained, which its
+/// receiver would drop (RFC 7323, 5.3). They are if an end's clock has not gone on for so long, since it ticks slowly. `stamped`: the latest
+/// time stamps that have come in. `handover.sockets` were read just before.
+#[inline(always)]
+pub const fn catch_up(handover: &mut Handover, stamped: [u32; 2]) {
+    let [client, server] = handover.sockets;
+    let [from_client, from_server] = stamped;
+    let [up, down] = handover.stamp;
+    handover.stamp = [
+        not_before(up, later(from_client, client.ts_recent), server.clock),
+        not_before(down, later(from_server, server.ts_recent), client.clock),
+    ];
+}
+
+/// A shift by which the latest stamp becomes one that is not before that which was sent.
+#[inline(always)]
+const fn not_before(shift: u32, latest: u32, sent: u32) -> u32 {
+    if before(latest.wrapping_add(shift), sent) {
+        sent.wrapping_add(MARGIN_MS).wrapping_sub(latest)
+    } else {
+        shift
+    }
+}
+
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "a leg is 0 or 1")]
 const fn is_between(handover: &Handover, leg: usize) -> bool {

@@ -160,3 +160,43 @@ fn forwarded_time_stamps_are_later_than_those_of_our_sockets() {
     let handover = flipped(|_| ());
     assert_eq!(70_u32.wrapping_add(handover.stamp[0]), 5000 + MARGIN_MS);
 }
+
+#[test]
+fn at_the_end_no_time_stamp_is_earlier_than_those_of_the_sockets() {
+    let told = |handover: &Handover, [up, down]: [u32; 2]| {
+        let [shift_up, shift_down] = handover.stamp;
+        [up.wrapping_add(shift_up), down.wrapping_add(shift_down)]
+    };
+    for drained_ms in [0, 10, 200, 5_000, u32::MAX >> 2] {
+        for ticks in [0, 1, drained_ms / 128, drained_ms] {
+            let mut handover = flipped(|_| ());
+            let before = handover.stamp;
+            for socket in &mut handover.sockets {
+                socket.clock = socket.clock.wrapping_add(drained_ms);
+            }
+            let stamped = [70 + ticks; 2];
+            let told_before = told(&handover, stamped);
+            catch_up(&mut handover, stamped);
+            let sent = 5000_u32.wrapping_add(drained_ms);
+            for (now, earlier) in told(&handover, stamped).into_iter().zip(told_before) {
+                let ahead = now.wrapping_sub(sent);
+                assert!(
+                    !super::before(now, sent) && !super::before(now, earlier),
+                    "{drained_ms} {ticks}: {ahead}"
+                );
+            }
+            // One that has gone on for as long is left as it was.
+            assert!(ticks < drained_ms || handover.stamp == before, "{drained_ms} {ticks}");
+        }
+    }
+}
+
+/// What a socket has last seen may be later than what was last forwarded.
+#[test]
+fn the_latest_time_stamp_of_an_end_counts() {
+    let mut handover = flipped(|_| ());
+    handover.sockets[1].clock += 1000;
+    handover.sockets[0].ts_recent = 500;
+    catch_up(&mut handover, [70, 70]);
+    assert_eq!(500_u32.wrapping_add(handover.stamp[0]), 6000 + MARGIN_MS);
+}

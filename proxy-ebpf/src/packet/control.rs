@@ -10,7 +10,7 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::abi::packet::{
     Answer, Command, Counter, Entry, Handover, KEY_BYTES, Key, REQUEST_KEY, Socket, state,
 };
-use proxy_common::packet::drain::{flip, refresh};
+use proxy_common::packet::drain::{catch_up, flip, refresh};
 use proxy_common::packet::seq::{later, place};
 
 use crate::ageing;
@@ -188,6 +188,7 @@ fn settle(locked: *mut Locked) -> Answer {
     unsafe {
         let (client, server) = (&mut *client, &mut *server);
         bpf_spin_lock(&raw mut (*locked).lock);
+        catch_up(&mut (*locked).handover, [client.stamped, server.stamped]);
         complete(client, &(*locked).handover, [0, 1], now_ms);
         complete(server, &(*locked).handover, [1, 0], now_ms);
         // Whoever sees this sees the rest: the compiler keeps the order, and so does giving back the lock for all later packets.

@@ -1,6 +1,6 @@
 //! Flows of which a socket does not finish to drain, so that they stay between their sockets and none.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use harness::pins::Pins;
 use harness::site::{RawSite, config};
 use proxy_common::abi::packet::{ENTRY_WORDS, FLOWS, KEY_WORDS};
 
-use crate::counted;
+use crate::{counted, set, wait_for_packets};
 
 /// A flow whose server does not get what its socket still has to send.
 struct Draining {
@@ -29,9 +29,16 @@ struct Draining {
 
 impl Draining {
     fn begin() -> Result<Self> {
+        Self::begin_after(|_| Ok(()))
+    }
+
+    /// `before`: what is done once the connection is there.
+    fn begin_after(before: impl FnOnce(&RawSite) -> Result<()>) -> Result<Self> {
         const PART: u64 = 100;
         let pins = Pins::create()?;
         let site = RawSite::start(&config().datapath(Datapath::Packet).packet(&pins, "500ms"))?;
+        // Time stamps that say the milliseconds.
+        set(&site.net.client, "tcp_timestamps", "2")?;
         // A server that has no answer sends nothing new once it has sent something again.
         site.net.backend.ip_batch("route change 10.2.0.0/24 dev edge src 10.2.0.2 rto_min 60s\n")?;
         let (mut client, mut server) = site.flow()?;
@@ -41,6 +48,7 @@ impl Draining {
         transfer(&mut server, &mut client, 1, 1000)?;
         // With that the server's bytes are acknowledged.
         transfer(&mut client, &mut server, 2, 1000)?;
+        before(&site)?;
         let deaf = Badness { lost: 1_000_000, ..Badness::default() };
         let deaf = Impaired::at(&site.net.backend, "edge", deaf)?;
         client.write_all(&[7; 1000])?;
@@ -93,6 +101,30 @@ fn the_first_to_reset_is_named_though_only_the_other_one_is_believed() -> Result
         ("client_reset", Some("client")),
         "{access:?}"
     );
+    site.daemon.stop()?;
+    drop(pins);
+    Ok(())
+}
+
+/// The server has seen time stamps of our socket that are later than all that the client sends now (RFC 7323, 5.3: it drops those).
+#[test]
+fn an_end_whose_clock_ticks_slowly_goes_on_when_a_socket_had_to_send_again() -> Result<()> {
+    let mut stopped = None;
+    let draining = Draining::begin_after(|site| {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now_ms = u32::try_from(now.tv_sec * 1000 + now.tv_nsec / 1_000_000)?;
+        stopped = Some(Impaired::stopped(&site.net.client, "edge", now_ms)?);
+        Ok(())
+    })?;
+    let Draining { site, mut client, mut server, deaf, pins, .. } = draining;
+    drop(deaf);
+    wait_for_packets(&site.daemon, 1)?;
+    let mut bytes = [0; 1000];
+    server.read_exact(&mut bytes)?;
+    assert_eq!(bytes, [7; 1000]);
+    transfer(&mut client, &mut server, 20, 100_000)?;
+    transfer(&mut server, &mut client, 21, 100_000)?;
+    drop((client, server, stopped));
     site.daemon.stop()?;
     drop(pins);
     Ok(())

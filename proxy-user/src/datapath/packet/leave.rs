@@ -189,8 +189,14 @@ async fn attempt(
     }
     let port = road.ports.leave_by(&plan.keys).await;
     // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
-    let waited = road.grace.wait().await;
-    let closed = waited.and_then(|()| sockets.iter().try_for_each(sys::close_silently));
+    let waited = road.grace.wait().await.and_then(|()| armed.have_sockets_moved());
+    if let Ok(true) = waited {
+        tracing::warn!(flow = flow.id, "flow reset: a socket has taken bytes of it after it had left");
+        let way = road.part(flow, &plan.keys, end(Reason::KernelLost));
+        road.packet.forget(&plan.keys);
+        return Ok(way);
+    }
+    let closed = waited.and_then(|_| sockets.iter().try_for_each(sys::close_silently));
     if let Err(error) = closed {
         tracing::warn!(flow = flow.id, %error, "flow reset: its sockets cannot be left");
         let way = road.part(flow, &plan.keys, end(Reason::Internal));

@@ -110,7 +110,7 @@ impl Devices {
                 Standing::Whole => {
                     let found = self.overtaken(device, &held, has_missed, &before);
                     taken.extend(found.map(|again| match again {
-                        Again::InFront(_) => self.put_in_front(device, &held.name, again, own),
+                        Again::InFront(other) => self.put_in_front(device, &held.name, other, own),
                         _ => Taken { interface: held.name.clone(), what: "overtaken", again },
                     }));
                     continue;
@@ -160,14 +160,14 @@ impl Devices {
         Some(again)
     }
 
-    fn put_in_front(&self, device: u32, name: &str, in_front: Again, own: &Path) -> Taken {
-        let attached = self.attach(device, own).or_else(|_| {
+    fn put_in_front(&self, device: u32, name: &str, other: u32, own: &Path) -> Taken {
+        let in_front = self.attach(device, own).map(|()| Again::InFront(other));
+        let again = match in_front.or_else(|_| {
             // Somebody has the first place whom nobody can go before: the old one is better than none.
             self.table().first.remove(&device);
-            self.attach(device, own)
-        });
-        let again = match attached {
-            Ok(()) => in_front,
+            self.attach(device, own).map(|()| Again::Behind(other))
+        }) {
+            Ok(again) => again,
             Err(reason) => {
                 self.table().note_failure(device, name, &reason.to_string());
                 Again::Failed(reason.to_string())
