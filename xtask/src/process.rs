@@ -20,7 +20,7 @@ const TAIL: usize = 120;
 const TICK: Duration = Duration::from_millis(250);
 
 /// A program that says nothing for this long hangs: the longest quiet step, a compiler on a slow machine, takes less.
-const SILENCE: Duration = Duration::from_secs(15 * 60);
+pub(crate) const SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Where a line came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) enum Stream {
 pub(crate) struct Outcome {
     pub(crate) status: ExitStatus,
     pub(crate) output: String,
+    /// It was ended, since it said nothing for too long.
+    pub(crate) fell_silent: bool,
 }
 
 /// Runs `command` as one step of work. If it fails, shows the end of what it wrote, and names the remedy.
@@ -58,6 +60,16 @@ pub(crate) fn step(title: &str, command: &mut Command, remedy: &str) -> Result<(
 pub(crate) fn observe(
     command: &mut Command,
     step: &mut Step,
+    on_line: impl FnMut(Stream, &str) -> String,
+) -> Result<Outcome> {
+    observe_for(command, SILENCE, step, on_line)
+}
+
+/// The same of a command that hangs if it says nothing for this long.
+pub(crate) fn observe_for(
+    command: &mut Command,
+    silence: Duration,
+    step: &mut Step,
     mut on_line: impl FnMut(Stream, &str) -> String,
 ) -> Result<Outcome> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -66,6 +78,7 @@ pub(crate) fn observe(
     let mut output = String::new();
     let mut note = String::new();
     let mut heard = Instant::now();
+    let mut fell_silent = false;
     loop {
         match lines.recv_timeout(TICK) {
             Ok((stream, line)) => {
@@ -76,9 +89,10 @@ pub(crate) fn observe(
             }
             // A daemon that the child left behind may hold the pipe open: its silence ends the wait.
             Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => break,
-            Err(RecvTimeoutError::Timeout) if heard.elapsed() > SILENCE => {
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() > silence => {
                 child.kill()?;
-                output.push_str(&format!("killed: it said nothing for {} minutes\n", SILENCE.as_secs() / 60));
+                output.push_str(&format!("killed: it said nothing for {} s\n", silence.as_secs()));
+                fell_silent = true;
                 break;
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -86,7 +100,7 @@ pub(crate) fn observe(
         }
         step.tick(&note);
     }
-    Ok(Outcome { status: child.wait()?, output })
+    Ok(Outcome { status: child.wait()?, output, fell_silent })
 }
 
 /// Runs `command` and returns its standard output, or nothing if it cannot be run or fails.
@@ -111,7 +125,8 @@ pub(crate) fn tail(output: &str) -> String {
 
 /// True for what cargo says while all is well.
 fn is_progress(line: &str) -> bool {
-    const VERBS: [&str; 5] = ["Compiling ", "Checking ", "Downloading ", "Downloaded ", "Running "];
+    const VERBS: [&str; 6] =
+        ["Compiling ", "Checking ", "Downloading ", "Downloaded ", "Running ", "guest lives"];
     VERBS.iter().any(|verb| line.trim_start().starts_with(verb))
 }
 

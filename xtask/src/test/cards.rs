@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::summary::Stage;
-use super::{Datapath, Options, cards_table, guest, tests_with_log};
+use super::{Datapath, Options, cards_table, guest, outcome};
 use crate::{privilege, process, setup};
 
 /// The program that the tests are in.
@@ -137,7 +137,7 @@ pub(super) fn stage(suite: &str, names: &[String], options: &Options) -> Stage {
     match prepared {
         Ok((release, command, bridges)) => {
             let name = format!("cards (Linux {release})");
-            let (mut stage, log) = tests_with_log(&name, vec![command], options);
+            let (mut stage, log) = outcome::of_guest(&name, command, options);
             drop(bridges);
             if let Err(error) = cards_table::write(&log, &release, names.is_empty()) {
                 stage.failed.push(format!("{error:#}"));

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -28,6 +29,12 @@ const MEMORY: &str = "3072";
 
 /// How many times as long as on this machine tests wait there: on a loaded host a daemon has taken 46 s to start.
 const SLOWNESS: u32 = 15;
+
+/// A guest that does not say for so long that it lives stands still. It says so every ten seconds, once it has begun.
+pub(super) const SILENCE: Duration = Duration::from_secs(120);
+
+/// How it says that.
+pub(super) const LIVES: &str = "guest lives";
 
 /// What `snisplice doctor` says of the guest's kernel comes with this before each line.
 pub(super) const DOCTOR: &str = "guest doctor: ";
@@ -95,7 +102,7 @@ pub(super) fn doctor() -> String {
 
 /// The commands of the guest. All programs are announced first, so that those are missed that it does not come to.
 fn job(before: &str, parts: &[Part]) -> Result<String> {
-    let mut text = before.to_owned();
+    let mut text = format!("while sleep 10; do echo '{LIVES}'; done >&2 &\n{before}");
     for part in parts {
         text.push_str(&format!("echo '     Running {} ({})' >&2\n", part.program, part.datapath.name()));
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::plan::{self, Look};
 use super::summary::Stage;
-use super::{ALL_KERNELS, Options, guest, kernel_log, matrix, tests};
+use super::{ALL_KERNELS, Options, guest, kernel_log, matrix, outcome};
 use crate::setup;
 
 /// Those that are named, looked at closely; else an old and a new one, for a short time.
@@ -38,7 +38,7 @@ fn stage(suite: &str, look: Look, options: &Options) -> Stage {
             return Stage { name, failed, skipped, took, ..Stage::default() };
         }
     };
-    let mut stage = tests(&format!("guest (Linux {release})"), vec![command], options);
+    let (mut stage, _) = outcome::of_guest(&format!("guest (Linux {release})"), command, options);
     if look == Look::Close && options.only.is_none() {
         let (ended, doctor) = (&stage.programs, &stage.doctor);
         let is_good = stage.failed.is_empty();

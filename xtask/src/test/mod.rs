@@ -8,6 +8,7 @@ mod kernel_log;
 mod kernels;
 mod libtest;
 mod matrix;
+mod outcome;
 mod plan;
 mod soak;
 mod summary;
@@ -19,12 +20,10 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 
-use self::libtest::Tally;
+use self::outcome::tests;
 use self::summary::Stage;
-use crate::console::{Step, Tone};
 use crate::lint::{self, Verdict};
-use crate::process::{Stream, keep_log, observe, tail};
-use crate::{build, console, fuzz, privilege, setup, workspace};
+use crate::{build, fuzz, privilege, setup, workspace};
 
 /// Tests of one end-to-end program that run at a time: each has its own network, and waits more than it works.
 const THREADS: &str = "3";
@@ -284,101 +283,4 @@ fn cargo_test(selection: &[&str]) -> Command {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--no-fail-fast"]).args(workspace::locked()).args(selection);
     cargo
-}
-
-/// What the test programs of one stage came to.
-#[derive(Default)]
-struct Outcome {
-    tally: Tally,
-    /// What went wrong besides failing tests: what it was, and the last words.
-    broken: Vec<(String, String)>,
-    log: String,
-}
-
-/// Runs `commands` as one stage, and shows what the failing tests said.
-fn tests(name: &str, commands: Vec<Command>, options: &Options) -> Stage {
-    tests_with_log(name, commands, options).0
-}
-
-/// The same, and all that they said.
-fn tests_with_log(name: &str, commands: Vec<Command>, options: &Options) -> (Stage, String) {
-    let began = Instant::now();
-    let mut step = Step::begin(name);
-    let mut outcome = Outcome::default();
-    for mut command in commands {
-        if let Err(error) = outcome.run(&mut command, &mut step) {
-            outcome.broken.push((format!("{error:#}"), String::new()));
-        }
-    }
-    let mut stage = outcome.settle(name);
-    if stage.ran() == 0 && options.only.is_none() {
-        stage.failed.push("no test was run".to_owned());
-    }
-    stage.took = began.elapsed();
-    step.end(if stage.failed.is_empty() { Tone::Good } else { Tone::Bad }, &outcome.tally.progress());
-    for line in &stage.doctor {
-        println!("         {line}");
-    }
-    let report: Vec<&str> = outcome.log.lines().filter_map(|line| line.strip_prefix(guest::REPORT)).collect();
-    if !report.is_empty() {
-        match keep_log(&format!("{name} doctor"), &report.join("\n")) {
-            Ok(file) => println!("         with all that the kernel has logged of programs: {file}"),
-            Err(error) => console::say(&format!("{error:#}")),
-        }
-    }
-    if !stage.failed.is_empty() {
-        outcome.show(name);
-    }
-    (stage, outcome.log)
-}
-
-impl Outcome {
-    fn run(&mut self, command: &mut Command, step: &mut Step) -> Result<()> {
-        let (failed, unfinished) = (self.tally.failed, self.tally.unfinished());
-        let tally = &mut self.tally;
-        let ended = observe(command, step, |stream, line| {
-            match stream {
-                Stream::Out => tally.line(line),
-                Stream::Err => tally.cargo_line(line),
-            }
-            tally.progress()
-        })?;
-        let cut_short = self.tally.unfinished() - unfinished;
-        if cut_short > 0 {
-            let what = format!("test programs that ended before their last test: {cut_short}");
-            self.broken.push((what, tail(&ended.output)));
-        } else if !ended.status.success() && self.tally.failed == failed {
-            self.broken.push((format!("cargo test ended with {}", ended.status), tail(&ended.output)));
-        }
-        self.log.push_str(&ended.output);
-        Ok(())
-    }
-
-    /// The figures of the stage.
-    fn settle(&self, name: &str) -> Stage {
-        let tally = &self.tally;
-        let mut skipped = tally.skipped();
-        skipped.extend((0..tally.ignored()).map(|_| "a test is marked as ignored".to_owned()));
-        let mut failed: Vec<String> = tally.failures.iter().map(|(test, _)| test.clone()).collect();
-        failed.extend((failed.len()..tally.failed).map(|_| "a test that left no words".to_owned()));
-        failed.extend(self.broken.iter().map(|(what, _)| what.clone()));
-        let guest = kernel_log::of_guest(&self.log);
-        failed.extend(guest.failures);
-        let (passed, warnings) = (tally.passed(), guest.warnings);
-        let doctor = self.log.lines().filter_map(|line| line.strip_prefix(guest::DOCTOR));
-        let (doctor, programs) = (doctor.map(str::to_owned).collect(), tally.programs.clone());
-        let name = name.to_owned();
-        Stage { name, passed, failed, skipped, warnings, doctor, programs, ..Stage::default() }
-    }
-
-    fn show(&self, name: &str) {
-        for (what, said) in self.tally.failures.iter().chain(&self.broken) {
-            println!("---- {what}\n{said}");
-        }
-        println!("to run one alone: cargo xtask test --only NAME");
-        match keep_log(name, &self.log) {
-            Ok(file) => println!("whole log of {name}: {file}"),
-            Err(error) => console::say(&format!("{error:#}")),
-        }
-    }
 }
