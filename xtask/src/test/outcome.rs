@@ -31,7 +31,7 @@ pub(super) fn tests(name: &str, commands: Vec<Command>, options: &Options) -> St
     for mut command in commands {
         outcome.run(&mut command, SILENCE, &mut step);
     }
-    outcome.end(name, began, step, options)
+    outcome.end(name, began, &step, options)
 }
 
 /// Runs the tests of a virtual machine as one stage; also gives all that they said. An emulated processor loses an interrupt now and then,
@@ -43,7 +43,7 @@ pub(super) fn of_guest(name: &str, mut command: Command, options: &Options) -> (
     for _ in 1..STARTS {
         let mut outcome = Outcome::default();
         if !outcome.run(&mut command, guest::SILENCE, &mut step) {
-            return outcome.end_of_guest(name, began, step, warnings, options);
+            return outcome.end_of_guest(name, began, &step, warnings, options);
         }
         let played = outcome.tally.progress();
         let warning = format!("the virtual machine stood still ({played}), and was started again");
@@ -52,7 +52,7 @@ pub(super) fn of_guest(name: &str, mut command: Command, options: &Options) -> (
     }
     let mut outcome = Outcome::default();
     outcome.run(&mut command, guest::SILENCE, &mut step);
-    outcome.end_of_guest(name, began, step, warnings, options)
+    outcome.end_of_guest(name, began, &step, warnings, options)
 }
 
 impl Outcome {
@@ -85,7 +85,7 @@ impl Outcome {
         Ok(ended.fell_silent)
     }
 
-    fn end(&self, name: &str, began: Instant, step: Step, options: &Options) -> Stage {
+    fn end(&self, name: &str, began: Instant, step: &Step, options: &Options) -> Stage {
         let mut stage = self.settle(name);
         if stage.ran() == 0 && options.only.is_none() {
             stage.failed.push("no test was run".to_owned());
@@ -102,7 +102,7 @@ impl Outcome {
         self,
         name: &str,
         began: Instant,
-        step: Step,
+        step: &Step,
         warnings: Vec<String>,
         options: &Options,
     ) -> (Stage, String) {
