@@ -8,7 +8,7 @@ use crate::combination::{Plan, Scene, carried, play};
 /// The modes in which the guard is attached, as `snisplice guard stats` counts them.
 fn guarded(card: &str, mode: &str) -> Result<()> {
     play(card, &format!("guard, mode = \"{mode}\""), |net| {
-        let config = Config::new().guard("client\", \"backend", &format!("mode = \"{mode}\"\n"));
+        let config = Config::new().guards(&["client", "backend"], &format!("mode = \"{mode}\"\n"));
         let scene = Scene::start(net, Plan { config, ..Plan::default() })?;
         let metrics = scene.daemon.metrics()?;
         let count = |mode| metrics.sum("snisplice_guard_attached", &[("mode", mode)]);
