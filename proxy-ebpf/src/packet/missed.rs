@@ -9,9 +9,9 @@ use proxy_common::packet::header::tcp;
 use crate::FLOWS;
 use crate::frame::{Frame, skb};
 
-/// Whether this host's stack resets a flow of which it knows nothing. What acknowledges something (as all packets of flows do) it answers with
-/// a reset that does not (RFC 9293, 3.10.7.1); resets of sockets, which have numbers of before, do. What is sent on comes from an interface,
-/// and what the daemon itself sends it sends to flows that have ended.
+/// Whether the packet is a reset by which the kernel answers a packet of an offloaded flow. Every packet of a flow has an acknowledgement, and
+/// the kernel answers such a packet with a reset that has none (RFC 9293, 3.10.7.1). Resets of sockets have an acknowledgement. A forwarded
+/// packet has come in by an interface. The daemon resets only flows that it has ended before.
 #[inline(always)]
 pub(crate) fn is_answer(ctx: &TcContext, frame: &Frame) -> bool {
     // SAFETY: the context is the one that the kernel called this program with.

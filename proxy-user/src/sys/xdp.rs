@@ -94,7 +94,7 @@ fn link_info(link: &impl AsFd) -> io::Result<[u32; 8]> {
     Ok(info)
 }
 
-/// Takes the program of a link away from its interface, whoever has the link open.
+/// Detaches the program of a link from its interface, also while other processes have the link open.
 pub(crate) fn detach_link(link: &impl AsFd) -> io::Result<()> {
     bpf(LINK_DETACH, &mut [number(link)?]).map(drop)
 }

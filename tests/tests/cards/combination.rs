@@ -137,7 +137,7 @@ pub(crate) fn carried(scene: Scene, meanwhile: impl FnOnce(&Scene) -> Result<()>
     Ok(Outcome { result: format!("good; {polls} polls"), bytes: 4 * BULK, mean: bytes / packets.max(1) })
 }
 
-/// A connection that keeps its sockets for this reason, and is carried; and one that is offloaded once that is mended.
+/// Plays a connection that is copied for this fallback reason. After `mend` another connection is offloaded.
 pub(crate) fn refused(
     net: Topology,
     reason: &str,

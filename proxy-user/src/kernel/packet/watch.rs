@@ -14,7 +14,7 @@ use super::{Packet, clsact, lock, sum};
 use crate::kernel::Unavailable;
 use crate::sys;
 
-/// Between two times that the program is put before others at an interface: whoever does the same does not keep us busy.
+/// Time between two moves of the program to the first place at an interface. Another daemon that moves its own program does not keep us busy.
 const AGAIN_IN_FRONT: Duration = Duration::from_secs(2);
 
 /// Packets of flows without sockets are not translated at some interface, and go to the stack, which answers them with resets.
