@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod busy;
 pub mod dns;
 pub mod here;
 pub mod http;

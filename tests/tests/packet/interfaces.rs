@@ -1,13 +1,13 @@
 //! Somebody configures the interfaces anew while connections are offloaded, as systemd-networkd and its like do.
 
 use std::net::TcpStream;
-use std::thread;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use harness::command::run;
 use harness::daemon::Datapath;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::Namespace;
+use harness::peers::busy;
 use harness::peers::raw::transfer;
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
@@ -35,20 +35,9 @@ fn while_busy(
     work: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let before = counted(&site.daemon)?;
-    let ends = || Ok::<_, anyhow::Error>((flow.0.try_clone()?, flow.1.try_clone()?));
-    thread::scope(|scope| {
-        let (mut client, mut server) = ends()?;
-        let up = scope.spawn(move || transfer(&mut client, &mut server, 2, 24 * MIB));
-        let (mut client, mut server) = ends()?;
-        let down = scope.spawn(move || transfer(&mut server, &mut client, 3, 24 * MIB));
-        let done = work();
-        for direction in [up, down] {
-            direction.join().map_err(|_| anyhow!("an end panicked"))?.with_context(|| format!("{done:?}"))?;
-        }
-        done
-    })?;
+    let bytes = busy::while_busy(flow, work)?;
     let after = counted(&site.daemon)?;
-    ensure!(after.forwarded_bytes - before.forwarded_bytes >= 48 * MIB, "{before:?} {after:?}");
+    ensure!(after.forwarded_bytes - before.forwarded_bytes >= 2 * bytes, "{before:?} {after:?}");
     Ok(())
 }
 
