@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::belief::{is_acknowledged, is_over};
+use super::seq_validation::{is_acknowledged, is_over};
 use crate::abi::packet::{Entry, state};
 
 /// For how long a flow may rest without a daemon, where there is no bound to rest: an end that has gone without a word is found

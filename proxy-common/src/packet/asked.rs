@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use super::belief::is_acknowledged;
 use super::life::Step;
+use super::seq_validation::is_acknowledged;
 use crate::abi::packet::Entry;
 use crate::flow::{End, Reason, Side};
 

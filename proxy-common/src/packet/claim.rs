@@ -8,9 +8,9 @@
 //! A host that floods the connection meanwhile overwrites these digests. Then nothing is learnt until it pauses, and nothing is ended
 //! for that.
 
-use super::belief::may_have_ended;
 use super::header::{Segment, tcp};
 use super::seq::place;
+use super::seq_validation::may_have_ended;
 use crate::abi::packet::{Entry, flag, state};
 
 /// Bits of [`Entry::handover`] while packets are forwarded. The others are the digest.
@@ -215,7 +215,7 @@ mod tests {
         let [client, server] = &entries;
         assert_eq!((client.ended, server.ended), (flag::FIN | flag::FIRST, flag::FIN));
         assert_eq!((client.sent, server.sent), (105, 109));
-        assert!(crate::packet::belief::is_over(client, server));
+        assert!(crate::packet::seq_validation::is_over(client, server));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Segments that the daemon itself sends to an end of a flow without sockets: a probe, or a reset.
 
-use super::belief::{MAX_WINDOW, expected};
 use super::header::{Header, tcp};
 use super::options::USUAL;
+use super::seq_validation::{MAX_WINDOW, expected};
 use super::sum::Sum;
 use crate::abi::packet::{Address, Entry, Key};
 

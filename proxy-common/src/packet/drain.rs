@@ -31,7 +31,7 @@ pub enum Way {
 }
 
 /// What is known of a leg's packet, and what comes of it. `trusted`: it may be that of its end; so may a reset, by its number
-/// ([`super::belief`]).
+/// ([`super::seq_validation`]).
 #[inline(always)]
 pub const fn decide(handover: &mut Handover, second: bool, segment: &Segment, trusted: bool) -> Way {
     let leg = second as usize & 1;

@@ -2,9 +2,9 @@
 
 use core::time::Duration;
 
-use super::belief::{expected, is_acknowledged, may_have_ended, room};
 use super::claim::is_strange;
 use super::seq::place;
+use super::seq_validation::{expected, is_acknowledged, may_have_ended, room};
 use crate::abi::packet::{Entry, flag, state};
 use crate::flow::{End, Reason, Side};
 

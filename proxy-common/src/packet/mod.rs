@@ -6,8 +6,6 @@ pub mod ageing;
 pub mod asked;
 #[cfg(feature = "std")]
 pub mod attach;
-pub mod back;
-pub mod belief;
 pub mod claim;
 #[cfg(feature = "std")]
 pub mod craft;
@@ -22,5 +20,7 @@ pub mod life;
 pub mod options;
 #[cfg(feature = "std")]
 pub mod removals;
+pub mod restore;
 pub mod seq;
+pub mod seq_validation;
 pub mod sum;

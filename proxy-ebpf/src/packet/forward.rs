@@ -5,11 +5,11 @@ use aya_ebpf::programs::TcContext;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use proxy_common::abi::packet::{Counter, Entry, flag, state};
-use proxy_common::packet::back::{brings_more, is_held};
-use proxy_common::packet::belief::{self, DOUBTED, NEWS, Trust, is_over, is_reset, learn, trust};
 use proxy_common::packet::claim::note_claim;
 use proxy_common::packet::header::{Segment, Shift, hear, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
+use proxy_common::packet::restore::{brings_more, is_held};
+use proxy_common::packet::seq_validation::{self, DOUBTED, NEWS, Trust, is_over, is_reset, learn, trust};
 use proxy_common::packet::sum::Difference;
 
 use crate::frame::{Frame, Onward, TCP_SIZE, mend_sum, skb, store, write_network};

@@ -1,9 +1,9 @@
-//! What the daemon orders of a flow without sockets: see `proxy_common::packet::back`.
+//! What the daemon orders of a flow without sockets: see `proxy_common::packet::restore`.
 
 use aya_ebpf::programs::TcContext;
 use core::sync::atomic::{Ordering, compiler_fence};
 use proxy_common::abi::packet::{Answer, Command, KEY_WORDS, Key, REQUEST_KEY, state};
-use proxy_common::packet::back::change;
+use proxy_common::packet::restore::change;
 
 use crate::FLOWS;
 use crate::forward::now_ms;

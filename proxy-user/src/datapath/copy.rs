@@ -9,10 +9,10 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::ending::{Ending, Next};
 use super::packet::is_leaving;
 use super::pump::{Pump, Verdict};
 use super::sockmap::Trace;
+use super::teardown::{Ending, Next};
 use super::{Carried, internal};
 use crate::hub::{Flow, Hub};
 use crate::sys;

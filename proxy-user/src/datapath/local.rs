@@ -15,7 +15,7 @@ use proxy_common::flow::{Reading, Side};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
-use super::ending::{Ending, readings};
+use super::teardown::{Ending, readings};
 use crate::kernel::{Ends, Handle, Reach, Track};
 use crate::sys;
 
@@ -99,8 +99,8 @@ impl<'a> Bypass<'a> {
         Ok(Some(left))
     }
 
-    /// Whether bytes of that side are not for [`super::leftover`] to carry: those of the client while the server is captured,
-    /// which then is not to be sent anything, and those of the server at any time, see [`super::ahead`].
+    /// Whether bytes of that side are not for [`super::slow_path`] to carry: those of the client while the server is captured,
+    /// which then is not to be sent anything, and those of the server at any time, see [`super::local_slow_path`].
     pub(super) fn holds(&self, side: Side) -> bool {
         side == Side::Upstream || self.captured.is_some()
     }

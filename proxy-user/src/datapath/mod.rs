@@ -5,16 +5,16 @@
 //! byte; a reset as a reset. While a flow lives, closing its sockets in any unforeseen way resets them, so that a
 //! cut stream never looks complete.
 
-mod ahead;
 mod buffers;
 mod copy;
-mod ending;
-mod leftover;
 mod local;
+mod local_slow_path;
 pub(crate) mod packet;
 mod pipes;
 mod pump;
+mod slow_path;
 mod sockmap;
+mod teardown;
 mod watch;
 mod window;
 

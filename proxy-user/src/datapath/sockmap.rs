@@ -11,10 +11,10 @@ use proxy_common::flow::{Access, Gap, Leg, Reason, Seen, Side};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
-use super::ahead::Ahead;
-use super::ending::{Ending, Next, earlier};
-use super::leftover::Leftover;
 use super::local::Bypass;
+use super::local_slow_path::Ahead;
+use super::slow_path::Leftover;
+use super::teardown::{Ending, Next, earlier};
 use super::window::Window;
 use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Bytes, Flow, Hub};

@@ -1,39 +1,39 @@
 //! What the front and the control plane share: the configuration, the live flows, the meters and the phase. They meet
 //! nowhere else.
 
-mod caps;
-mod complaint;
+mod access_record;
+mod connection_limit;
 mod dialed;
 mod flows;
+mod log_throttle;
 mod meters;
 mod names;
 mod orders;
 mod panics;
 mod phase;
-mod room;
 mod servers;
 pub(crate) mod snapshot;
+mod source_limiter;
 mod sources;
-mod story;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-pub(crate) use caps::{AtLimit, Caps, Claim};
-pub(crate) use complaint::Complaint;
+pub(crate) use access_record::{Story, millis};
+pub(crate) use connection_limit::{Place, Room};
 pub(crate) use dialed::{Dialed, Dialing, reached};
 pub(crate) use flows::{Entry, Flow, Flows, Stage};
+pub(crate) use log_throttle::Complaint;
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use names::{Answer, Lookup, NameError, Names};
 pub(crate) use orders::{Errands, Order, Orders};
 pub(crate) use panics::{keep_running, or_stop, run_again};
 pub(crate) use phase::{Phase, Phases};
-pub(crate) use room::{Place, Room};
 pub(crate) use servers::{ServerReport, Servers};
 use snapshot::Snapshot;
+pub(crate) use source_limiter::{AtLimit, Caps, Claim};
 pub(crate) use sources::{Established, Sources};
-pub(crate) use story::{Story, millis};
 
 /// One for each daemon.
 pub(crate) struct Hub {

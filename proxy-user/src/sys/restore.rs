@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use proxy_common::packet::back::Start;
+use proxy_common::packet::restore::Start;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::leg::{REPAIR_OFF, REPAIR_ON, set_repair};

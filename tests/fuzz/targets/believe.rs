@@ -6,14 +6,14 @@
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use proxy_common::abi::packet::{Answer, Entry, Handover, flag, phase, state};
-use proxy_common::packet::belief::{
-    ROOM, Trust, believe, heed, is_acknowledged, is_over, is_reset, learn, may_have_ended, trust,
-};
 use proxy_common::packet::claim::{is_strange, note_claim};
 use proxy_common::packet::drain::{Way, decide, flip, refresh};
 use proxy_common::packet::header::{Segment, tcp};
 use proxy_common::packet::life::{bytes, most_bytes};
 use proxy_common::packet::seq::before;
+use proxy_common::packet::seq_validation::{
+    ROOM, Trust, believe, heed, is_acknowledged, is_over, is_reset, learn, may_have_ended, trust,
+};
 
 /// The largest window of TCP (RFC 7323).
 const MAX_WINDOW: i64 = 1 << 30;

@@ -90,7 +90,7 @@ pub mod state {
     /// Packets go to the host's own stack, which answers with a reset unless there is a socket.
     pub const DEAD: u8 = 3;
     /// Packets with new bytes are noted and dropped: the flow is about to get sockets again. It was so since [`super::Entry::handover`], a time;
-    /// after [`crate::packet::back::HELD_MS`] the state is as good as [`FORWARD`].
+    /// after [`crate::packet::restore::HELD_MS`] the state is as good as [`FORWARD`].
     pub const HELD: u8 = 4;
     /// The flow was ended by us: as [`DEAD`], and it is noted when an end shows that it knows.
     pub const ENDED: u8 = 5;
@@ -107,7 +107,7 @@ pub mod flag {
     /// Somebody says that this end has reset the connection: it is to be asked.
     pub const DOUBT: u8 = 8;
     /// Somebody says that this end has ended its stream, too late or too early to be believed by that alone: see
-    /// [`crate::packet::belief::is_acknowledged`].
+    /// [`crate::packet::seq_validation::is_acknowledged`].
     pub const SAID: u8 = 32;
     /// With RST or DOUBT: before either was said of the other one, which may have reset the connection for that.
     pub const CAUSE: u8 = 16;

@@ -13,7 +13,7 @@ use proxy_common::plan::Datapath;
 
 use super::Road;
 use super::journal::{Journal, Note};
-use super::lot::{Parked, source, target};
+use super::offload_table::{Parked, source, target};
 use crate::hub::{Hub, Stage, Story};
 use crate::sys;
 

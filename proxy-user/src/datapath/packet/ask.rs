@@ -6,7 +6,7 @@ use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life::{Bounds, Step};
 
 use super::Road;
-use super::lot::Parked;
+use super::offload_table::Parked;
 use super::send::is_our_fault;
 use crate::sys;
 

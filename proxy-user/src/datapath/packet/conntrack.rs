@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use proxy_common::abi::packet::Key;
 
 use super::Road;
-use super::lot::{source, target};
+use super::offload_table::{source, target};
 use crate::sys;
 
 impl Road {

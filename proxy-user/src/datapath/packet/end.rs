@@ -13,7 +13,7 @@ use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life;
 
 use super::Road;
-use super::lot::{Inner, Parked, tell};
+use super::offload_table::{Inner, Parked, tell};
 use super::progress::{note_last, note_progress};
 use super::send::note;
 use crate::hub::{Flow, Hub};

@@ -8,24 +8,24 @@ mod adopt;
 mod ageing;
 mod ask;
 mod attached;
-mod back;
 mod clamp;
 mod conntrack;
 mod end;
-mod grace;
+mod entry_builder;
 mod homes;
 mod journal;
-mod leave;
 mod left;
-mod lot;
-mod plan;
+mod negotiated_options;
+mod offload;
+mod offload_table;
+mod port_table;
 mod ports;
 mod progress;
+mod rcu_barrier;
+mod restore;
 mod routes;
 mod send;
 mod stop;
-mod taken;
-mod terms;
 
 use std::io;
 use std::net::SocketAddr;
@@ -52,13 +52,13 @@ use crate::{kernel, sys};
 
 use self::clamp::Clamp;
 pub(crate) use self::clamp::Clamped;
-use self::grace::Grace;
 pub(crate) use self::homes::{Homes, Returned};
 pub(crate) use self::left::open_left;
-use self::lot::Lot;
+use self::negotiated_options::Terms;
+use self::offload_table::Lot;
 use self::ports::{Ports, Reserved};
+use self::rcu_barrier::Grace;
 use self::routes::Routes;
-use self::terms::Terms;
 
 /// A flow that has carried so much does not wait for its age.
 const BULKY: u64 = 1 << 20;
@@ -129,7 +129,10 @@ impl Road {
         let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let former = claim.journal.clone();
         // The kernel does not know that they are in use.
-        claim.others.iter().for_each(|key| ports.take(lot::source(key), lot::target(key)));
+        claim
+            .others
+            .iter()
+            .for_each(|key| ports.take(offload_table::source(key), offload_table::target(key)));
         let packet = Arc::new(Packet::open(claim, config.attach)?);
         let policy = Policy { age: config.after, bytes: BULKY };
         let road = Arc::new(Self {
@@ -141,7 +144,7 @@ impl Road {
             policy,
             clamp: Clamp::default(),
             homes,
-            returning: Semaphore::new(back::AT_A_TIME),
+            returning: Semaphore::new(restore::AT_A_TIME),
             retrying: Semaphore::new(RETRIES),
             attaching: Arc::default(),
             is_closing: AtomicBool::new(false),
@@ -277,7 +280,7 @@ impl Carriers {
             let mut copying = Box::pin(copy::carry(&self.hub, flow, sockets, due, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed. But polled after it: it
             // looks at the bytes that are copied in this very turn.
-            let mut leaving = Box::pin(leave::leave(road, self, flow, &sockets, bell));
+            let mut leaving = Box::pin(offload::leave(road, self, flow, &sockets, bell));
             tokio::select! {
                 biased;
                 copied = &mut copying => match copied {
@@ -320,7 +323,8 @@ impl Departed {
     pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, story: Story) {
         let flow = entry.park();
         let Self { road, keys, terms, active } = self;
-        let parked = lot::Parked::new(Arc::clone(&flow), story, keys, Some(terms), active, sys::now_ms());
+        let parked =
+            offload_table::Parked::new(Arc::clone(&flow), story, keys, Some(terms), active, sys::now_ms());
         road.park(hub, parked);
         // Who was told of an order before this has not found the flow in the lot.
         hub.flows.remind(&flow);

@@ -14,8 +14,8 @@ use proxy_common::abi::packet::Key;
 use proxy_common::ports::are_own;
 use socket2::Socket;
 
-use super::lot::{source, target};
-use super::taken::{By, Taken, Way};
+use super::offload_table::{source, target};
+use super::port_table::{By, Taken, Way};
 use crate::kernel::Unavailable;
 use crate::sys;
 

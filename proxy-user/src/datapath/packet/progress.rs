@@ -2,11 +2,11 @@
 
 use proxy_common::abi::packet::Entry;
 use proxy_common::flow::{End, Reason};
-use proxy_common::packet::belief::is_acknowledged;
 use proxy_common::packet::life;
 use proxy_common::packet::seq::later;
+use proxy_common::packet::seq_validation::is_acknowledged;
 
-use super::lot::{Parked, since};
+use super::offload_table::{Parked, since};
 use crate::hub::Hub;
 
 /// Bytes that are not in the entries any more are known from here. What answers to probes is no progress, nor is what nobody has

@@ -9,7 +9,7 @@ use proxy_common::flow::Side;
 use proxy_common::packet::craft::{Purpose, craft};
 
 use super::Road;
-use super::lot::{source, target};
+use super::offload_table::{source, target};
 use crate::hub::Flow;
 use crate::sys;
 

@@ -3,7 +3,7 @@
 use proxy_common::flow::{End, Reason};
 
 use super::Road;
-use super::lot::Parked;
+use super::offload_table::Parked;
 use crate::hub::Hub;
 
 impl Road {

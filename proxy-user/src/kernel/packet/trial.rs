@@ -9,7 +9,7 @@ use std::path::Path;
 use aya::EbpfLoader;
 use proxy_common::abi::packet::OFFSETS;
 use proxy_common::kernels::Part;
-use proxy_common::packet::back::Start;
+use proxy_common::packet::restore::Start;
 use socket2::{Domain, Socket, Type};
 
 use super::attach::{BOTH, program};

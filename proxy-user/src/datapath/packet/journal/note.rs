@@ -3,8 +3,8 @@
 use proxy_common::abi::packet::{KEY_WORDS, Key};
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::packet::lot::Parked;
-use crate::datapath::packet::terms::Terms;
+use crate::datapath::packet::negotiated_options::Terms;
+use crate::datapath::packet::offload_table::Parked;
 use crate::sys;
 
 pub(super) type Words = [u32; KEY_WORDS];

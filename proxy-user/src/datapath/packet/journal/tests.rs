@@ -6,7 +6,7 @@ use proxy_common::abi::packet::KEY_WORDS;
 
 use super::writer::SLACK;
 use super::*;
-use crate::datapath::packet::terms::Terms;
+use crate::datapath::packet::negotiated_options::Terms;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

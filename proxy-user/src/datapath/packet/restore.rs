@@ -1,4 +1,4 @@
-//! One flow on its way back into sockets: the order of what is done. What it rests on is in `proxy_common::packet::back`.
+//! One flow on its way back into sockets: the order of what is done. What it rests on is in `proxy_common::packet::restore`.
 //!
 //! Up to the moment at which the programs are told that the sockets are there, there is a way back: packets are forwarded
 //! again, and those that were dropped meanwhile are sent again by the ends. From then on the flow has its sockets, or is reset.
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use proxy_common::abi::packet::{Answer, Entry, Key};
 use proxy_common::flow::{End, Reason};
-use proxy_common::packet::back::{self, Start, Starts};
 use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life::{self, Step};
+use proxy_common::packet::restore::{self, Start, Starts};
 use socket2::Socket;
 use tokio::task::JoinSet;
 
-use super::lot::{Lot, Parked, bounds, source, target};
+use super::negotiated_options::Terms;
+use super::offload_table::{Lot, Parked, bounds, source, target};
 use super::progress::note_progress;
-use super::terms::Terms;
 use super::{Returned, Road};
 use crate::hub::{Hub, Place};
 use crate::sys;
@@ -49,7 +49,7 @@ pub(super) const AT_A_TIME: usize = 64;
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error("{}", .0.text())]
-    Hindered(back::Hindrance),
+    Hindered(restore::Hindrance),
     #[error("its ends do not say what they have got")]
     Unsettled,
     #[error("the peers cannot be asked what they have received: {0}")]
@@ -196,12 +196,12 @@ impl Road {
             return Err(Failed::Refused(Answer::Unknown));
         };
         let terms = parked.terms.unwrap_or_else(|| Terms::unknown([&one, &other]));
-        let starts = back::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
-        if !closing && !back::have_confirmed([&one, &other]) {
+        let starts = restore::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
+        if !closing && !restore::have_confirmed([&one, &other]) {
             return Err(unasked.map_or(Failed::Unsettled, Failed::Unasked));
         }
-        let under_way = back::under_way([&one, &other]).unwrap_or([u64::MAX; 2]);
-        let catch_up = |(bytes, [most, _]): (u64, [u32; 2])| back::can_catch_up(bytes, most);
+        let under_way = restore::under_way([&one, &other]).unwrap_or([u64::MAX; 2]);
+        let catch_up = |(bytes, [most, _]): (u64, [u32; 2])| restore::can_catch_up(bytes, most);
         if !under_way.into_iter().zip(terms.sizes).all(catch_up) {
             return Err(unasked.map_or(Failed::Unsettled, Failed::Unasked));
         }
@@ -214,7 +214,7 @@ impl Road {
 
     fn are_held(&self, parked: &Parked) -> bool {
         let [Some(client), Some(server)] = &self.entries(&parked.keys) else { return false };
-        back::are_held([client, server], sys::now_ms())
+        restore::are_held([client, server], sys::now_ms())
     }
 
     /// Waits until both ends have said that they have got all that was forwarded to them, or for a while. They are asked even if that is
@@ -225,7 +225,7 @@ impl Road {
             let entries = self.entries(&parked.keys);
             let [Some(client), Some(server)] = &entries else { return unasked };
             let ends = [client, server];
-            if (closing || back::have_confirmed(ends)) && back::under_way(ends) == Some([0; 2]) {
+            if (closing || restore::have_confirmed(ends)) && restore::under_way(ends) == Some([0; 2]) {
                 return unasked;
             }
             let turn = usize::from(begun.elapsed() >= ASK_AGAIN);

@@ -8,7 +8,7 @@ use proxy_common::abi::packet::{Answer, Entry, Key, Socket};
 use proxy_common::packet::eligible::{self, Leg, Obstacle};
 use tokio::net::TcpStream;
 
-use super::{Road, key, terms};
+use super::{Road, key, negotiated_options};
 use crate::hub::Flow;
 use crate::kernel::Armed;
 use crate::sys;
@@ -81,7 +81,7 @@ impl Plan {
     /// Whether both sockets know their peers' time stamps, if there are any: one that was made for a connection that existed
     /// already has to see a packet first.
     pub(super) fn are_stamped(&self, sockets: &[Socket; 2]) -> bool {
-        !terms::have_stamps(&self.legs) || sockets.iter().all(|socket| socket.ts_recent != 0)
+        !negotiated_options::have_stamps(&self.legs) || sockets.iter().all(|socket| socket.ts_recent != 0)
     }
 
     /// The first byte that a socket sent is the first one that the other one received: what userspace holds is not sent yet.

@@ -296,17 +296,17 @@ const fn low(word: u64) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "belief_model.rs"]
+#[path = "seq_validation_model.rs"]
 mod model;
 
 #[cfg(test)]
-#[path = "belief_attack.rs"]
+#[path = "seq_validation_attack.rs"]
 mod attack;
 
 #[cfg(test)]
-#[path = "belief_ends.rs"]
+#[path = "seq_validation_ends.rs"]
 mod ends;
 
 #[cfg(test)]
-#[path = "belief_tests.rs"]
+#[path = "seq_validation_tests.rs"]
 mod tests;

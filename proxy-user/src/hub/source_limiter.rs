@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 
-use super::complaint::Complaint;
+use super::log_throttle::Complaint;
 use super::sources::source_of;
 
 /// Counts the connections of each source, from accept to close. A source that has none takes no memory.

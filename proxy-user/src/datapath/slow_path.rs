@@ -15,7 +15,7 @@ use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::{Access, Gap, Side};
 
 use super::buffers::Buffer;
-use super::ending::{Ending, earlier, of};
+use super::teardown::{Ending, earlier, of};
 use super::watch::Watch;
 use super::window::Window;
 use crate::kernel::Track;

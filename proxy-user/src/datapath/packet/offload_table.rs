@@ -21,8 +21,8 @@ use super::ask::next_step;
 use super::attached::{Gaps, SeenGaps};
 use super::end::Telling;
 use super::journal::{Journal, Note};
+use super::negotiated_options::Terms;
 use super::progress::{note_last, note_progress};
-use super::terms::Terms;
 use crate::hub::{Active, Bytes, Flow, Hub, Story};
 use crate::sys;
 

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::{Access, Gap, Side};
 
-use super::ending::Ending;
-use super::leftover::ready;
+use super::slow_path::ready;
+use super::teardown::Ending;
 use crate::kernel::Track;
 use crate::sys;
 

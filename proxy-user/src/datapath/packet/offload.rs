@@ -15,9 +15,9 @@ use proxy_common::plan::{Datapath, Fallback};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, SemaphorePermit};
 
-use super::lot::bounds;
-use super::plan::Plan;
-use super::terms::Terms;
+use super::entry_builder::Plan;
+use super::negotiated_options::Terms;
+use super::offload_table::bounds;
 use super::{PATIENCE, Road, Way, send};
 use crate::datapath::Carriers;
 use crate::hub::{Flow, Hub, Phase};

@@ -4,9 +4,9 @@
 //! it goes on to send; and it is what the socket of the other end has received, since whatever is not acknowledged that
 //! end still has, and sends again. So no byte has to be known here to be delivered once.
 
-use super::belief::may_have_ended;
 use super::header::Segment;
 use super::seq::{before, place};
+use super::seq_validation::may_have_ended;
 use crate::abi::packet::{Answer, Command, Entry, state};
 
 /// Packets are held for so long at most. A daemon that dies meanwhile leaves nobody who would let them go.
@@ -182,5 +182,5 @@ fn leg(own: &Entry, other: &Entry, delivered: u64, stamps: bool, now_ms: u32) ->
 }
 
 #[cfg(test)]
-#[path = "back_tests.rs"]
+#[path = "restore_tests.rs"]
 mod tests;

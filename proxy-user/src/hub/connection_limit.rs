@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use super::complaint::Complaint;
+use super::log_throttle::Complaint;
 
 /// Descriptors that a connection may need: its own and that of its server.
 const PER_CONNECTION: u64 = 2;
