@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use crate::control::admin::{self, Admin, Kernel};
 use crate::control::{Exit, Failure, Signals, doctor, events, guard, logs, paths};
-use crate::datapath::packet::{self, Homes, Road};
+use crate::datapath::packet::{self, Homes, PacketDatapath};
 use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
-use crate::hub::{Hub, Phase, Room, keep_running, or_stop};
+use crate::hub::{ConnectionLimit, Hub, Phase, keep_running, or_stop};
 use crate::kernel::{Packet, Unavailable};
 use crate::{kernel, sys};
 
@@ -45,12 +45,12 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
         let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
         Failure::new(bind_exit(code), error)
     })?;
-    let hub = Arc::new(Hub::new(Arc::clone(&snapshot), Room::new(files, sockets.len() as u64)));
+    let hub = Arc::new(Hub::new(Arc::clone(&snapshot), ConnectionLimit::new(files, sockets.len() as u64)));
     // Before flows of an earlier daemon are found: it is to know where they come from.
     let guard = guard::start(&hub)?;
     let homes = Arc::new(Homes::default());
     let wanted = hub.snapshot.wants_packet();
-    let road = wanted.then(|| Road::open(&hub, &hub.snapshot.packet, Arc::clone(&homes)));
+    let road = wanted.then(|| PacketDatapath::open(&hub, &hub.snapshot.packet, Arc::clone(&homes)));
     if let Some(road) = &road {
         look_after(&hub, road);
     }
@@ -153,7 +153,7 @@ fn bind_exit(kind: Option<io::ErrorKind>) -> Exit {
 }
 
 /// Must run inside the runtime: it starts to listen to what the BPF programs tell.
-fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kernel {
+fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<PacketDatapath>, Unavailable>>) -> Kernel {
     let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.snapshot));
     match &mut probed.sockmap {
         Ok(sockmap) => {
@@ -195,7 +195,7 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<Road>, Unavailable>>) -> Kerne
     Kernel { sockmap, caution, local, packet, packet_caution, left }
 }
 
-fn packet_of(road: &Result<Arc<Road>, Unavailable>) -> Result<Arc<Packet>, Unavailable> {
+fn packet_of(road: &Result<Arc<PacketDatapath>, Unavailable>) -> Result<Arc<Packet>, Unavailable> {
     match road {
         Ok(road) => Ok(Arc::clone(&road.packet)),
         Err(reason) => Err(reason.clone()),
@@ -204,7 +204,11 @@ fn packet_of(road: &Result<Arc<Road>, Unavailable>) -> Result<Arc<Packet>, Unava
 
 /// If no upstream may be offloaded to: looks for connections that an earlier daemon has left, some time after the start. Other daemons
 /// that start at the same time have taken their own by then. Says where they are to be found.
-fn look_for_left(hub: &Arc<Hub>, homes: &Arc<Homes>, kernel: &Arc<Kernel>) -> Arc<OnceLock<Arc<Road>>> {
+fn look_for_left(
+    hub: &Arc<Hub>,
+    homes: &Arc<Homes>,
+    kernel: &Arc<Kernel>,
+) -> Arc<OnceLock<Arc<PacketDatapath>>> {
     let left = Arc::new(OnceLock::new());
     if !hub.snapshot.wants_packet() {
         let (hub, homes, kernel) = (Arc::clone(hub), Arc::clone(homes), Arc::clone(kernel));
@@ -213,7 +217,12 @@ fn look_for_left(hub: &Arc<Hub>, homes: &Arc<Homes>, kernel: &Arc<Kernel>) -> Ar
     left
 }
 
-async fn open_later(hub: Arc<Hub>, homes: Arc<Homes>, kernel: Arc<Kernel>, left: Arc<OnceLock<Arc<Road>>>) {
+async fn open_later(
+    hub: Arc<Hub>,
+    homes: Arc<Homes>,
+    kernel: Arc<Kernel>,
+    left: Arc<OnceLock<Arc<PacketDatapath>>>,
+) {
     tokio::time::sleep(LEFT).await;
     let look = move || {
         if hub.phases.now() != Phase::Running {
@@ -233,7 +242,7 @@ async fn open_later(hub: Arc<Hub>, homes: Arc<Homes>, kernel: Arc<Kernel>, left:
 }
 
 /// Starts what the packet datapath needs all the time. Must run inside the runtime.
-fn look_after(hub: &Arc<Hub>, road: &Result<Arc<Road>, Unavailable>) {
+fn look_after(hub: &Arc<Hub>, road: &Result<Arc<PacketDatapath>, Unavailable>) {
     let is_wanted = hub.snapshot.wants_packet();
     match road {
         Ok(road) => {
@@ -256,7 +265,7 @@ fn look_after(hub: &Arc<Hub>, road: &Result<Arc<Road>, Unavailable>) {
 }
 
 /// What becomes of the flows that have no sockets.
-fn leave(hub: &Hub, road: &Road, release: bool) {
+fn leave(hub: &Hub, road: &PacketDatapath, release: bool) {
     if release {
         road.release(hub);
         if let Err(error) = road.packet.withdraw() {
@@ -309,7 +318,7 @@ fn start(
     hub: &Arc<Hub>,
     sockets: Vec<Vec<Bound>>,
     kernel: &Kernel,
-    road: Option<&Arc<Road>>,
+    road: Option<&Arc<PacketDatapath>>,
     homes: &Arc<Homes>,
 ) -> io::Result<Workers> {
     let (mut workers, mut all_ready) = (Vec::new(), Vec::new());
@@ -347,7 +356,7 @@ async fn stop(
     hub: &Arc<Hub>,
     signals: &mut Signals,
     workers: Vec<JoinHandle<()>>,
-    released: Option<&Arc<Road>>,
+    released: Option<&Arc<PacketDatapath>>,
 ) {
     let limit = hub.snapshot.timeouts.drain;
     hub.phases.advance(Phase::Draining);

@@ -8,13 +8,13 @@ const STREAM: u8 = 8;
 
 /// The last reads of one direction.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Streak {
+pub struct BulkDetector {
     long: u8,
     /// One short read in a stream may be the sender's pause: two are the end of it.
     missed: bool,
 }
 
-impl Streak {
+impl BulkDetector {
     /// A read brought `count` bytes.
     pub const fn note(&mut self, count: usize) {
         if count >= LONG {
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     fn after(reads: &[usize]) -> bool {
-        let mut streak = Streak::default();
+        let mut streak = BulkDetector::default();
         for &count in reads {
             streak.note(count);
         }

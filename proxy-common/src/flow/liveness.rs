@@ -13,7 +13,7 @@ const APART: Duration = Duration::from_secs(1);
 
 /// Looks after one flow.
 #[derive(Debug)]
-pub struct Vigil {
+pub struct Liveness {
     silence: Duration,
     in_kernel: bool,
     /// Of each source.
@@ -40,7 +40,7 @@ pub enum Alarm {
     End(Reason),
 }
 
-impl Vigil {
+impl Liveness {
     /// For a flow whose peers may be silent for `silence` while they owe an answer. `in_kernel`: carried by the kernel, so
     /// that a foreign hand can take it out there.
     #[must_use]
@@ -115,13 +115,13 @@ mod tests {
     }
 
     /// A flow of which nothing is carried yet.
-    fn flow(in_kernel: bool) -> (Vigil, Splice) {
+    fn flow(in_kernel: bool) -> (Liveness, Splice) {
         let bounds = Bounds { half_close: Duration::from_secs(60), flush: Duration::from_secs(1) };
         let legs = [Leg::from_start(&leg(0, 0, 0), 0), Leg::from_start(&leg(0, 0, 0), 0)];
-        (Vigil::new(SILENCE, in_kernel), Splice::new(legs, bounds, Duration::ZERO))
+        (Liveness::new(SILENCE, in_kernel), Splice::new(legs, bounds, Duration::ZERO))
     }
 
-    fn check_at(seconds: u64, look: &Look, (vigil, splice): &mut (Vigil, Splice)) -> Alarm {
+    fn check_at(seconds: u64, look: &Look, (vigil, splice): &mut (Liveness, Splice)) -> Alarm {
         let now = Duration::from_secs(seconds);
         let _ = splice.step(now, look);
         vigil.check(now, look, splice)

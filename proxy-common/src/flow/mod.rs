@@ -13,12 +13,12 @@ mod server;
 mod splice;
 
 pub use budget::{Budget, Change};
-pub use bulk_detector::Streak;
+pub use bulk_detector::BulkDetector;
 pub use bytes::Meter;
 pub use gap::{Access, Gap};
 pub use idle::Idle;
-pub use liveness::{Alarm, Vigil};
-pub use rate_gate::{Proof, Turned};
+pub use liveness::{Alarm, Liveness};
+pub use rate_gate::{RateGate, Turned};
 pub use reading::{Leg, Reading};
 pub use reason::{ConnectFailure, End, Reason, Side};
 pub use server::{ServerHealth, ServerNews, ServerState};

@@ -14,7 +14,7 @@ const BYTES_AHEAD: u64 = BYTES / 4;
 
 /// The pace of one direction, as far as it matters.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Proof {
+pub struct RateGate {
     fast: bool,
     /// Bytes seen at the last mark, and when that was.
     seen: u64,
@@ -32,7 +32,7 @@ pub enum Turned {
     Slow,
 }
 
-impl Proof {
+impl RateGate {
     /// For a direction of which nothing is known at `now`: it counts as slow.
     #[must_use]
     pub const fn new(now: Duration) -> Self {
@@ -84,7 +84,7 @@ mod tests {
 
     /// Looks at a direction every tenth of a second, and at once where one is due; what it turned to, and when.
     fn watch(
-        proof: &mut Proof,
+        proof: &mut RateGate,
         begin: Duration,
         first: u64,
         rate: u64,
@@ -99,13 +99,13 @@ mod tests {
 
     #[test]
     fn a_burst_into_buffers_proves_nothing() {
-        let mut proof = Proof::new(Duration::ZERO);
+        let mut proof = RateGate::new(Duration::ZERO);
         assert_eq!(watch(&mut proof, Duration::ZERO, 256 * 1024, 32_000, true), None);
     }
 
     #[test]
     fn a_fast_direction_is_known_after_a_mebibyte() {
-        let mut proof = Proof::new(SECOND);
+        let mut proof = RateGate::new(SECOND);
         assert_eq!(proof.due(), Some(BYTES_AHEAD));
         assert_eq!(proof.look(SECOND, BYTES - 1, true), None);
         assert_eq!(proof.due(), Some(BYTES));
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn so_is_one_whose_source_is_a_second_away_and_has_a_window_of_96_kib() {
-        let mut proof = Proof::new(Duration::ZERO);
+        let mut proof = RateGate::new(Duration::ZERO);
         let (turned, after) = watch(&mut proof, Duration::ZERO, 0, 96 * 1024, false).unwrap();
         assert_eq!(turned, Turned::Fast);
         assert!(after <= TIME, "{after:?}");
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_pause_is_not_slowness_and_the_bytes_after_it_are_the_proof() {
-        let mut proof = Proof::new(Duration::ZERO);
+        let mut proof = RateGate::new(Duration::ZERO);
         assert_eq!(proof.look(1000 * SECOND, BYTES, false), None);
         assert_eq!(proof.due(), Some(BYTES + BYTES_AHEAD));
         assert_eq!(proof.look(1001 * SECOND, 2 * BYTES, false), Some(Turned::Fast));
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_target_that_becomes_slow_is_found_out_while_it_is_behind() {
-        let mut proof = Proof::new(Duration::ZERO);
+        let mut proof = RateGate::new(Duration::ZERO);
         proof.look(Duration::ZERO, BYTES, true);
         let mut idle = proof;
         assert_eq!(watch(&mut idle, SECOND, BYTES, 32_000, false), None);

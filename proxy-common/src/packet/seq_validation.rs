@@ -18,14 +18,14 @@ pub struct Belief {
 /// acknowledged and what window is open.
 #[must_use]
 #[inline(always)]
-pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Trust) -> Belief {
+pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Acceptance) -> Belief {
     let mut belief = Belief { flags: 0, doubted: false };
     if segment.has(tcp::FIN) {
         // Segments before it may have been lost on their way here, so that it need not come next. It counts once it is acknowledged.
         belief.flags |= match trust {
-            Trust::All | Trust::Sent => flag::FIN,
-            Trust::Old | Trust::Heard => flag::SAID,
-            Trust::Less | Trust::Nothing => 0,
+            Acceptance::All | Acceptance::Sent => flag::FIN,
+            Acceptance::Old | Acceptance::Heard => flag::SAID,
+            Acceptance::Less | Acceptance::Nothing => 0,
         };
         belief.doubted = belief.flags & flag::FIN == 0;
         if belief.flags != 0 && !may_have_ended(other, entry) {
@@ -55,7 +55,7 @@ pub const DOUBTED: u32 = 2;
 
 /// Notes an end or a reset. A sum of the above.
 #[inline(always)]
-pub const fn heed(entry: &mut Entry, other: &Entry, segment: &Segment, trust: Trust) -> u32 {
+pub const fn heed(entry: &mut Entry, other: &Entry, segment: &Segment, trust: Acceptance) -> u32 {
     let belief = believe(entry, other, segment, trust);
     let fin = segment.end.wrapping_sub(1);
     // What nobody has acknowledged may have been a stranger's.
@@ -94,7 +94,7 @@ pub const fn is_reset(entry: &Entry, other: &Entry, segment: &Segment) -> bool {
 
 /// What is to be learnt of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
+pub enum Acceptance {
     /// Nothing: it may be anybody's.
     Nothing,
     /// Nothing: it may be its sender's, and says what was true some time ago.
@@ -137,9 +137,9 @@ const NEAR: u32 = 1 << 16;
 /// easier, and are soon overtaken by what is true ([`super::claim`] does the rest).
 #[must_use]
 #[inline(always)]
-pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32) -> Trust {
+pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32) -> Acceptance {
     if segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK) {
-        return Trust::Nothing;
+        return Acceptance::Nothing;
     }
     let first = expected(entry, other);
     let flight = on_its_way(sent(entry).wrapping_sub(first));
@@ -160,53 +160,56 @@ pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32
         let is_short =
             ahead + 1 < flight || entry.has_ended() && before(segment.seq, entry.fin.wrapping_add(1));
         return if !has_room {
-            Trust::Heard
+            Acceptance::Heard
         } else if payload == 0 && is_short && !segment.has(tcp::FIN) {
-            Trust::Less
+            Acceptance::Less
         } else {
-            Trust::All
+            Acceptance::All
         };
     }
     // It begins with bytes that are acknowledged: they were sent again in one piece with those that were lost.
     let known = first.wrapping_sub(segment.seq);
     let has_more = known < payload || (known == payload && segment.has(tcp::FIN));
     if known != 0 && has_more && payload - known <= room && is_answer {
-        return Trust::All;
+        return Acceptance::All;
     }
     if (ahead == u32::MAX || segment.end == first) && is_answer {
         // A probe of the peer's own, or its last bytes again, whose acknowledgement counts at the other end too.
-        return Trust::Heard;
+        return Acceptance::Heard;
     }
     // It has overtaken few bytes, and few acknowledgements can be guessed: it may be the only one that says that an end has come.
     if is_answer && unheard <= FEW && ahead <= flight + NEAR && has_room {
-        return Trust::All;
+        return Acceptance::All;
     }
     let is_sent = (is_answer && ahead <= flight + GAP)
         || (is_next && answer.wrapping_add(FAR) <= unheard + 2 * FAR)
         || (ahead <= flight + FEW && answer.wrapping_add(FEW) <= unheard + 2 * FEW)
         || (ahead <= 2 * flight + 1 && answer.wrapping_add(unheard) <= 3 * unheard);
     if is_sent && has_room {
-        return Trust::Sent;
+        return Acceptance::Sent;
     }
     let is_old = ahead.wrapping_add(ROOM) <= room + ROOM && answer.wrapping_add(ROOM) <= unheard + 2 * ROOM;
-    if is_old { Trust::Old } else { Trust::Nothing }
+    if is_old { Acceptance::Old } else { Acceptance::Nothing }
 }
 
 /// What an entry learns of its packet.
 #[inline(always)]
-pub const fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trust: Trust, now_ms: u32) {
+pub const fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trust: Acceptance, now_ms: u32) {
     match trust {
-        Trust::All | Trust::Less => note(entry, segment, payload, now_ms),
-        Trust::Heard => hear(entry, segment, now_ms),
-        Trust::Sent => note_sent(entry, segment, payload),
-        Trust::Old | Trust::Nothing => {}
+        Acceptance::All | Acceptance::Less => note(entry, segment, payload, now_ms),
+        Acceptance::Heard => hear(entry, segment, now_ms),
+        Acceptance::Sent => note_sent(entry, segment, payload),
+        Acceptance::Old | Acceptance::Nothing => {}
     }
     // Whoever sent it, it is no reason to take the peer for gone.
     let is_sign = entry.state == state::FORWARD && segment.has(tcp::ACK) && !segment.has(tcp::SYN | tcp::RST);
     if is_sign && entry.active_ms != now_ms {
         entry.active_ms = now_ms;
     }
-    if is_sign && matches!(trust, Trust::All | Trust::Heard | Trust::Sent) && entry.handover != 0 {
+    if is_sign
+        && matches!(trust, Acceptance::All | Acceptance::Heard | Acceptance::Sent)
+        && entry.handover != 0
+    {
         entry.handover = 0;
     }
 }

@@ -2,7 +2,7 @@
 //! record.
 
 use super::model::World;
-use super::{Trust, expected, learn, trust};
+use super::{Acceptance, expected, learn, trust};
 use crate::abi::packet::Entry;
 use crate::packet::claim::is_strange;
 use crate::packet::header::{Segment, tcp};
@@ -27,7 +27,7 @@ impl Dice {
 
 /// How many of the 2^64 pairs of numbers make a packet of which `is_learnt`, as an estimate: pairs that are as far from what is known are
 /// tried together.
-fn count(world: &World, payload: u32, is_learnt: impl Fn(&Entry, &Entry, Trust) -> bool) -> f64 {
+fn count(world: &World, payload: u32, is_learnt: impl Fn(&Entry, &Entry, Acceptance) -> bool) -> f64 {
     const TRIES: u32 = 400;
     let ([entry, other], mut dice) = (world.entries, Dice(7));
     let size = |bits: u32| 2_f64.powi(i32::try_from(bits).unwrap());
@@ -55,11 +55,11 @@ const PACKETS: f64 = 6e7;
 /// How likely one of them is believed at most.
 const ALL: f64 = 18_446_744_073_709_551_616.0;
 
-fn moves_acked(was: &Entry, now: &Entry, _: Trust) -> bool {
+fn moves_acked(was: &Entry, now: &Entry, _: Acceptance) -> bool {
     was.acked != now.acked
 }
 
-fn moves_sent(was: &Entry, now: &Entry, _: Trust) -> bool {
+fn moves_sent(was: &Entry, now: &Entry, _: Acceptance) -> bool {
     was.sent != now.sent
 }
 
@@ -80,7 +80,7 @@ fn a_minute_of_guesses_learns_nothing_at_rest() {
         let sent = count(&world, payload, moves_sent) / ALL * PACKETS;
         assert!(sent < 1e-3, "{payload}: {sent}");
         // An end is believed, until the other peer says otherwise, of the same packets.
-        let ends = count(&world, payload, |_, _, trust| matches!(trust, Trust::All | Trust::Sent));
+        let ends = count(&world, payload, |_, _, trust| matches!(trust, Acceptance::All | Acceptance::Sent));
         assert!(ends / ALL * PACKETS < 1e-3, "{payload}: {ends}");
     }
 }

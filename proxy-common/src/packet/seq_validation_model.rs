@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{ROOM, Trust, heed, is_over, learn, trust};
+use super::{Acceptance, ROOM, heed, is_over, learn, trust};
 use crate::abi::packet::{Entry, state};
 use crate::flow::{End, Reason, Side};
 use crate::packet::claim::{is_strange, note_claim};
@@ -111,12 +111,14 @@ impl World {
     }
 
     /// As the programs do it. What becomes of the packet at the other peer.
-    pub(super) fn forward(&mut self, side: usize, (segment, payload): &Packet) -> (Trust, Packet) {
+    pub(super) fn forward(&mut self, side: usize, (segment, payload): &Packet) -> (Acceptance, Packet) {
         let [client, server] = &mut self.entries;
         let (entry, other) = if side == 0 { (client, server) } else { (server, client) };
         let mut trusted = trust(entry, other, segment, *payload);
-        if matches!(trusted, Trust::Nothing | Trust::Old | Trust::Less) && note_claim(entry, other, segment) {
-            trusted = Trust::All;
+        if matches!(trusted, Acceptance::Nothing | Acceptance::Old | Acceptance::Less)
+            && note_claim(entry, other, segment)
+        {
+            trusted = Acceptance::All;
         }
         if segment.has(tcp::FIN | tcp::RST) {
             let _ = heed(entry, other, segment, trusted);
@@ -224,7 +226,7 @@ proptest! {
                 3 | 4 if !here[side].is_empty() => {
                     let packet = here[side].swap_remove(index.index(here[side].len()));
                     let (trusted, onward) = world.forward(side, &packet);
-                    prop_assert_ne!(trusted, Trust::Nothing, "{:?} of {:?}", packet, world.entries);
+                    prop_assert_ne!(trusted, Acceptance::Nothing, "{:?} of {:?}", packet, world.entries);
                     there[1 - side].push(onward);
                 }
                 5 if !there[side].is_empty() => {

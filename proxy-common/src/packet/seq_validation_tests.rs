@@ -20,40 +20,48 @@ fn an_end_is_believed_of_a_packet_that_may_be_its_senders() {
     let [entry, other] = entries();
     let end = with(tcp::FIN | tcp::ACK, 1060);
     for (trust, flags) in [
-        (Trust::All, flag::FIN | flag::FIRST),
-        (Trust::Sent, flag::FIN | flag::FIRST),
-        (Trust::Heard, flag::SAID | flag::FIRST),
-        (Trust::Old, flag::SAID | flag::FIRST),
-        (Trust::Nothing, 0),
+        (Acceptance::All, flag::FIN | flag::FIRST),
+        (Acceptance::Sent, flag::FIN | flag::FIRST),
+        (Acceptance::Heard, flag::SAID | flag::FIRST),
+        (Acceptance::Old, flag::SAID | flag::FIRST),
+        (Acceptance::Nothing, 0),
     ] {
         let doubted = flags & flag::FIN == 0;
         assert_eq!(believe(&entry, &other, &end, trust), Belief { flags, doubted }, "{trust:?}");
     }
     let after = Entry { ended: flag::FIN, fin: 7500, ..other };
-    assert_eq!(believe(&entry, &after, &end, Trust::All).flags, flag::FIN);
+    assert_eq!(believe(&entry, &after, &end, Acceptance::All).flags, flag::FIN);
     let goes_on = Entry { fin: 6400, ..after };
-    assert_eq!(believe(&entry, &goes_on, &end, Trust::All).flags, flag::FIN | flag::FIRST, "that was no end");
+    assert_eq!(
+        believe(&entry, &goes_on, &end, Acceptance::All).flags,
+        flag::FIN | flag::FIRST,
+        "that was no end"
+    );
 }
 
 #[test]
 fn a_reset_is_believed_with_the_number_that_was_asked_for() {
     let [entry, other] = entries();
     for (seq, flags) in [(1059, flag::DOUBT), (1060, flag::RST), (1100, flag::DOUBT), (0x8000_0000, 0)] {
-        let belief = believe(&entry, &other, &with(tcp::RST, seq), Trust::Nothing);
+        let belief = believe(&entry, &other, &with(tcp::RST, seq), Acceptance::Nothing);
         let cause = if flags == 0 { 0 } else { flag::CAUSE };
         assert_eq!((belief.flags, belief.doubted), (flags | cause, flags != flag::RST), "{seq}");
         for before in [flag::RST, flag::DOUBT] {
             let said = other.with(before);
-            assert_eq!(believe(&entry, &said, &with(tcp::RST, seq), Trust::Nothing).flags, flags, "{seq}");
+            assert_eq!(
+                believe(&entry, &said, &with(tcp::RST, seq), Acceptance::Nothing).flags,
+                flags,
+                "{seq}"
+            );
         }
     }
     let ended = Entry { ended: flag::FIN, fin: 1100, ..entry };
     let knows = Entry { acked: 1601, ..other };
     let behind = with(tcp::RST, 1101);
-    let believed = believe(&ended, &knows, &behind, Trust::Nothing).flags;
+    let believed = believe(&ended, &knows, &behind, Acceptance::Nothing).flags;
     assert_eq!(believed, flag::RST | flag::CAUSE, "behind its own end");
     let data = with(tcp::ACK, 1);
-    assert_eq!(believe(&entry, &other, &data, Trust::Nothing), Belief { flags: 0, doubted: false });
+    assert_eq!(believe(&entry, &other, &data, Acceptance::Nothing), Belief { flags: 0, doubted: false });
 }
 
 /// The same, and the other end has sent up to 7900, which is 7400 on this leg.
@@ -76,26 +84,26 @@ fn says(seq: u32, ack: u32) -> Segment {
 fn at_rest_a_packet_is_all_believed_with_two_very_numbers() {
     let [entry, other] = at_rest();
     let judge = |seq, ack, payload| trust(&entry, &other, &says(seq, ack), payload);
-    assert_eq!(judge(1100, 7400, 0), Trust::All);
-    assert_eq!(judge(1100, 7400, 1400), Trust::All);
-    assert_eq!(judge(1101, 7400, 0), Trust::All, "behind an end that was lost");
-    assert_eq!(judge(1099, 7400, 0), Trust::Heard, "a probe of the peer's own");
-    assert_eq!(judge(1098, 7400, 0), Trust::Old);
-    assert_eq!(judge(1100, 7399, 9), Trust::Sent, "overtaken by a later acknowledgement");
-    assert_eq!(judge(1100, 7400 + FAR, 9), Trust::Sent);
-    assert_eq!(judge(1100, 7401 + FAR, 9), Trust::Old);
-    assert_eq!(judge(1100 + GAP, 7400, 9), Trust::Sent, "what came before was lost");
-    assert_eq!(judge(1101 + GAP, 7400, 9), Trust::Old);
-    assert_eq!(judge(1100 + FEW, 7400 + FEW, 9), Trust::Sent);
-    assert_eq!(judge(1100 + FEW, 7401 + FEW, 9), Trust::Old);
+    assert_eq!(judge(1100, 7400, 0), Acceptance::All);
+    assert_eq!(judge(1100, 7400, 1400), Acceptance::All);
+    assert_eq!(judge(1101, 7400, 0), Acceptance::All, "behind an end that was lost");
+    assert_eq!(judge(1099, 7400, 0), Acceptance::Heard, "a probe of the peer's own");
+    assert_eq!(judge(1098, 7400, 0), Acceptance::Old);
+    assert_eq!(judge(1100, 7399, 9), Acceptance::Sent, "overtaken by a later acknowledgement");
+    assert_eq!(judge(1100, 7400 + FAR, 9), Acceptance::Sent);
+    assert_eq!(judge(1100, 7401 + FAR, 9), Acceptance::Old);
+    assert_eq!(judge(1100 + GAP, 7400, 9), Acceptance::Sent, "what came before was lost");
+    assert_eq!(judge(1101 + GAP, 7400, 9), Acceptance::Old);
+    assert_eq!(judge(1100 + FEW, 7400 + FEW, 9), Acceptance::Sent);
+    assert_eq!(judge(1100 + FEW, 7401 + FEW, 9), Acceptance::Old);
     for far in [ROOM + 65, 0x8000_0000, 0_u32.wrapping_sub(ROOM + 1)] {
-        assert_eq!(judge(1100_u32.wrapping_add(far), 7400, 0), Trust::Nothing, "{far}");
+        assert_eq!(judge(1100_u32.wrapping_add(far), 7400, 0), Acceptance::Nothing, "{far}");
     }
     for far in [ROOM + 1, 0x8000_0000, 0_u32.wrapping_sub(ROOM + 1)] {
-        assert_eq!(judge(1100, 7400_u32.wrapping_add(far), 0), Trust::Nothing, "{far}");
+        assert_eq!(judge(1100, 7400_u32.wrapping_add(far), 0), Acceptance::Nothing, "{far}");
     }
     for flags in [tcp::PSH, tcp::SYN | tcp::ACK, tcp::RST | tcp::ACK] {
-        assert_eq!(trust(&entry, &other, &Segment { flags, ..says(1100, 7400) }, 0), Trust::Nothing);
+        assert_eq!(trust(&entry, &other, &Segment { flags, ..says(1100, 7400) }, 0), Acceptance::Nothing);
     }
 }
 
@@ -108,7 +116,7 @@ fn an_end_that_comes_again_with_bytes_that_are_acknowledged_is_noted() {
         let again = Segment { end, ..says(seq, 7400) };
         let again = Segment { flags: tcp::FIN | tcp::ACK, ..again };
         let trust = trust(&entry, &other, &again, payload);
-        assert_eq!(trust, Trust::All, "{seq} {payload}");
+        assert_eq!(trust, Acceptance::All, "{seq} {payload}");
         assert_eq!(heed(&mut entry, &other, &again, trust), NEWS);
         learn(&mut entry, &again, payload, trust, 1);
         other.acked = end + 500;
@@ -116,12 +124,12 @@ fn an_end_that_comes_again_with_bytes_that_are_acknowledged_is_noted() {
     }
     let [entry, other] = at_rest();
     let judge = |seq, ack, payload| trust(&entry, &other, &says(seq, ack), payload);
-    assert_eq!(judge(1095, 7400, 15), Trust::All, "new bytes behind known ones");
-    assert_eq!(judge(1095, 7400, 4), Trust::Old, "known bytes alone");
+    assert_eq!(judge(1095, 7400, 15), Acceptance::All, "new bytes behind known ones");
+    assert_eq!(judge(1095, 7400, 4), Acceptance::Old, "known bytes alone");
     let last = Segment { end: 1100, ..says(1095, 7400) };
-    assert_eq!(trust(&entry, &other, &last, 5), Trust::Heard, "the last of them");
-    assert_eq!(judge(1099, 7400, 1), Trust::Heard, "a probe with a byte");
-    assert_eq!(judge(1095, 0x1000_0000, 15), Trust::Nothing, "acknowledged by a stranger");
+    assert_eq!(trust(&entry, &other, &last, 5), Acceptance::Heard, "the last of them");
+    assert_eq!(judge(1099, 7400, 1), Acceptance::Heard, "a probe with a byte");
+    assert_eq!(judge(1095, 0x1000_0000, 15), Acceptance::Nothing, "acknowledged by a stranger");
 }
 
 #[test]
@@ -132,18 +140,22 @@ fn what_is_on_its_way_leaves_as_much_room() {
     let judge = |seq, ack| trust(&entry, &other, &says(seq, ack), 7);
     for seq in [1060, 1080, 1101] {
         for ack in [7360, 7380, 7400] {
-            assert_eq!(judge(seq, ack), Trust::All);
+            assert_eq!(judge(seq, ack), Acceptance::All);
         }
     }
-    assert_eq!(judge(1100, 7401), Trust::All, "a processor was behind another one");
-    assert_eq!(trust(&entry, &other, &says(1080, 7360), 0), Trust::Less, "has that been sent?");
+    assert_eq!(judge(1100, 7401), Acceptance::All, "a processor was behind another one");
+    assert_eq!(trust(&entry, &other, &says(1080, 7360), 0), Acceptance::Less, "has that been sent?");
     let ended = Entry { ended: flag::FIN, fin: 7900, ..other };
     let busy = Entry { sent: 2 * u64::from(FEW), ..entry };
-    assert_eq!(trust(&busy, &ended, &says(1100, 7401), 5), Trust::All);
-    assert_eq!(trust(&busy, &ended, &says(1100, 7402), 5), Trust::Sent, "too much is on its way to take it");
+    assert_eq!(trust(&busy, &ended, &says(1100, 7401), 5), Acceptance::All);
+    assert_eq!(
+        trust(&busy, &ended, &says(1100, 7402), 5),
+        Acceptance::Sent,
+        "too much is on its way to take it"
+    );
     let ends = Entry { ended: flag::FIN, fin: 1100, ..entry };
-    assert_eq!(trust(&ends, &other, &says(1101, 7400), 0), Trust::All);
-    assert_eq!(trust(&ends, &other, &says(1100, 7400), 0), Trust::Less, "has it ended?");
+    assert_eq!(trust(&ends, &other, &says(1101, 7400), 0), Acceptance::All);
+    assert_eq!(trust(&ends, &other, &says(1100, 7400), 0), Acceptance::Less, "has it ended?");
 }
 
 #[test]
@@ -151,10 +163,10 @@ fn bytes_that_nobody_has_room_for_were_not_sent() {
     let [entry, other] = at_rest();
     let far = ROOM + 64;
     let entry = Entry { sent: u64::from(far) + 100, ..entry };
-    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 0), Trust::All);
-    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 1), Trust::Heard);
+    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 0), Acceptance::All);
+    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 1), Acceptance::Heard);
     let shut = Entry { window: 0, ..other };
-    assert_eq!(trust(&entry, &shut, &says(1100 + far, 7400), 0), Trust::All, "they are known");
+    assert_eq!(trust(&entry, &shut, &says(1100 + far, 7400), 0), Acceptance::All, "they are known");
 }
 
 #[test]
@@ -163,12 +175,12 @@ fn what_is_believed_is_learnt_and_whatever_comes_is_a_sign() {
     let entry = Entry { state: state::FORWARD, handover: 7, ..entry };
     let segment = Segment { window: 9, ..says(1100, 7500) };
     for (trust, [sent, acked, window, claim]) in [
-        (Trust::All, [150, 7500, 9, 0]),
-        (Trust::Less, [150, 7500, 9, 7]),
-        (Trust::Sent, [150, 7400, 0, 0]),
-        (Trust::Heard, [100, 7500, 9, 0]),
-        (Trust::Old, [100, 7400, 0, 7]),
-        (Trust::Nothing, [100, 7400, 0, 7]),
+        (Acceptance::All, [150, 7500, 9, 0]),
+        (Acceptance::Less, [150, 7500, 9, 7]),
+        (Acceptance::Sent, [150, 7400, 0, 0]),
+        (Acceptance::Heard, [100, 7500, 9, 0]),
+        (Acceptance::Old, [100, 7400, 0, 7]),
+        (Acceptance::Nothing, [100, 7400, 0, 7]),
     ] {
         let mut now = entry;
         learn(&mut now, &segment, 50, trust, 5);
@@ -176,10 +188,10 @@ fn what_is_believed_is_learnt_and_whatever_comes_is_a_sign() {
         assert_eq!((learnt, now.active_ms), ([sent, acked, window, claim], 5), "{trust:?}");
     }
     let mut held = Entry { state: state::HELD, ..entry };
-    learn(&mut held, &segment, 50, Trust::Old, 5);
+    learn(&mut held, &segment, 50, Acceptance::Old, 5);
     assert_eq!((held.active_ms, held.handover), (0, 7));
     let mut reset = entry;
-    learn(&mut reset, &Segment { flags: tcp::RST | tcp::ACK, ..segment }, 0, Trust::Nothing, 5);
+    learn(&mut reset, &Segment { flags: tcp::RST | tcp::ACK, ..segment }, 0, Acceptance::Nothing, 5);
     assert_eq!(reset.active_ms, 0);
 }
 
@@ -210,10 +222,10 @@ fn an_end_that_overtook_what_was_lost_counts_once_all_before_it_is_seen_and_ackn
     let fin = 1060 + 90_000;
     let late = with(tcp::FIN | tcp::ACK, fin);
     let end = Segment { end: fin + 1, ack: entry.acked.wrapping_sub(60_000), ..late };
-    assert_eq!(trust(&entry, &other, &end, 0), Trust::Old);
-    assert_eq!(heed(&mut entry, &other, &end, Trust::Old), NEWS | DOUBTED);
+    assert_eq!(trust(&entry, &other, &end, 0), Acceptance::Old);
+    assert_eq!(heed(&mut entry, &other, &end, Acceptance::Old), NEWS | DOUBTED);
     assert_eq!((entry.ended, entry.fin), (flag::SAID | flag::FIRST, fin));
-    assert_eq!(heed(&mut entry, &other, &end, Trust::Old), DOUBTED, "the same again is no news");
+    assert_eq!(heed(&mut entry, &other, &end, Acceptance::Old), DOUBTED, "the same again is no news");
     assert!(!is_acknowledged(&entry, &other) && !may_have_ended(&entry, &other));
     // It was acknowledged, and not all that is before it was seen: that may be the word of a stranger at a place where the stream goes on.
     other.acked = fin.wrapping_add(1).wrapping_add(entry.seq);
@@ -222,7 +234,7 @@ fn an_end_that_overtook_what_was_lost_counts_once_all_before_it_is_seen_and_ackn
     assert!(is_acknowledged(&entry, &other) && may_have_ended(&entry, &other));
     for at in [fin - 1, fin + 1, fin - 2000] {
         let stranger = Segment { end: at + 1, ..with(tcp::FIN | tcp::ACK, at) };
-        let _ = heed(&mut entry, &other, &stranger, Trust::Old);
+        let _ = heed(&mut entry, &other, &stranger, Acceptance::Old);
         assert!(is_acknowledged(&entry, &other), "a stranger's word moves no end that is acknowledged: {at}");
     }
     other.acked = other.acked.wrapping_sub(1);
@@ -234,7 +246,7 @@ fn the_word_of_a_stranger_is_no_end_of_a_stream_that_goes_on() {
     let [mut entry, mut other] = entries();
     for next in 1100..1140 {
         let said = Segment { end: next + 1, ..with(tcp::FIN | tcp::ACK, next) };
-        let _ = heed(&mut entry, &other, &said, Trust::Old);
+        let _ = heed(&mut entry, &other, &said, Acceptance::Old);
         assert_eq!(entry.ended & !flag::FIRST, flag::SAID);
         // The peer's next byte, and its acknowledgement: of one number more than the stranger's place, and just the byte that was seen.
         entry.sent = place(entry.sent, entry.start, next + 1);
@@ -242,8 +254,9 @@ fn the_word_of_a_stranger_is_no_end_of_a_stream_that_goes_on() {
         assert!(!is_acknowledged(&entry, &other) && !may_have_ended(&entry, &other), "{next}");
     }
     let end = Segment { end: 1141, ..with(tcp::FIN | tcp::ACK, 1140) };
-    assert_eq!(heed(&mut entry, &other, &end, Trust::All), NEWS);
+    assert_eq!(heed(&mut entry, &other, &end, Acceptance::All), NEWS);
     assert!(entry.has_ended() && entry.fin == 1140);
-    let _ = heed(&mut entry, &other, &Segment { end: 1130, ..with(tcp::FIN | tcp::ACK, 1129) }, Trust::Old);
+    let _ =
+        heed(&mut entry, &other, &Segment { end: 1130, ..with(tcp::FIN | tcp::ACK, 1129) }, Acceptance::Old);
     assert!(entry.has_ended() && entry.fin == 1140, "a word moves no end that was believed");
 }

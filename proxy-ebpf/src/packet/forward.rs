@@ -9,7 +9,9 @@ use proxy_common::packet::claim::note_claim;
 use proxy_common::packet::header::{Segment, Shift, hear, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
 use proxy_common::packet::restore::{brings_more, is_held};
-use proxy_common::packet::seq_validation::{self, DOUBTED, NEWS, Trust, is_over, is_reset, learn, trust};
+use proxy_common::packet::seq_validation::{
+    self, Acceptance, DOUBTED, NEWS, is_over, is_reset, learn, trust,
+};
 use proxy_common::packet::sum::Difference;
 
 use crate::frame::{Frame, Onward, TCP_SIZE, mend_sum, skb, store, write_network};
@@ -161,14 +163,14 @@ const SENT: u32 = 4;
 const OLD: u32 = 5;
 const LESS: u32 = 6;
 
-const fn trust_of(code: u32) -> Trust {
+const fn trust_of(code: u32) -> Acceptance {
     match code {
-        ALL => Trust::All,
-        LESS => Trust::Less,
-        SENT => Trust::Sent,
-        HEARD => Trust::Heard,
-        OLD => Trust::Old,
-        _ => Trust::Nothing,
+        ALL => Acceptance::All,
+        LESS => Acceptance::Less,
+        SENT => Acceptance::Sent,
+        HEARD => Acceptance::Heard,
+        OLD => Acceptance::Old,
+        _ => Acceptance::Nothing,
     }
 }
 
@@ -182,12 +184,12 @@ fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
         return if is_reset(entry, other, segment) { RESET } else { 0 };
     }
     match trust(entry, other, segment, payload) {
-        Trust::All => ALL,
-        Trust::Less => LESS,
-        Trust::Sent => SENT,
-        Trust::Heard => HEARD,
-        Trust::Old => OLD,
-        Trust::Nothing => 0,
+        Acceptance::All => ALL,
+        Acceptance::Less => LESS,
+        Acceptance::Sent => SENT,
+        Acceptance::Heard => HEARD,
+        Acceptance::Old => OLD,
+        Acceptance::Nothing => 0,
     }
 }
 

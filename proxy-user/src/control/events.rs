@@ -10,7 +10,7 @@ use log::Log;
 
 use super::admin::Kernel;
 use super::budget::Keeper;
-use crate::hub::{Complaint, Hub};
+use crate::hub::{Hub, LogThrottle};
 use crate::kernel::{Attachment, Sockmap};
 use crate::sys;
 
@@ -46,7 +46,7 @@ pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
     let rounds = (hub.snapshot.timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
     let mut budget = Keeper::new(&hub.snapshot.limits);
     let mut lost_events = 0;
-    let complaint = Complaint::default();
+    let complaint = LogThrottle::default();
     for round in 0_u64.. {
         tokio::time::sleep(ROUND).await;
         hub.flows.wake_some(round, rounds);
@@ -61,7 +61,7 @@ pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
     }
 }
 
-fn look_at_attachment(hub: &Hub, sockmap: &Sockmap, complaint: &Complaint) {
+fn look_at_attachment(hub: &Hub, sockmap: &Sockmap, complaint: &LogThrottle) {
     match sockmap.stay_attached() {
         Attachment::Whole => hub.sockmap_lost.store(false, Ordering::Relaxed),
         Attachment::Again => {

@@ -6,7 +6,7 @@ use std::io;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::hub::Complaint;
+use crate::hub::LogThrottle;
 use crate::sys;
 
 /// All that can be sent to us without ending us at once.
@@ -16,7 +16,7 @@ pub(crate) struct Signals {
     hangup: Signal,
     stray: AsyncFd<sys::Signals>,
     /// By the signal's name: a timer that somebody has set sends one after the other.
-    said: BTreeMap<String, Complaint>,
+    said: BTreeMap<String, LogThrottle>,
 }
 
 impl Signals {
@@ -51,7 +51,7 @@ impl Signals {
     }
 }
 
-fn say(said: &mut BTreeMap<String, Complaint>, stray: &sys::Stray) {
+fn say(said: &mut BTreeMap<String, LogThrottle>, stray: &sys::Stray) {
     let sys::Stray { name, sender } = stray;
     if !said.entry(name.clone()).or_default().is_due() {
         return;

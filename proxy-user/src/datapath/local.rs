@@ -16,7 +16,7 @@ use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
 use super::teardown::{Ending, readings};
-use crate::kernel::{Ends, Handle, Reach, Track};
+use crate::kernel::{BackendLookup, FourTuple, Handle, Track};
 use crate::sys;
 
 /// A download that has come so far since something was sent up is one that will go on.
@@ -30,8 +30,8 @@ const IDLE: Duration = Duration::from_millis(100);
 
 /// The download of one flow.
 pub(super) struct Bypass<'a> {
-    reach: &'a Reach,
-    ends: Ends,
+    reach: &'a BackendLookup,
+    ends: FourTuple,
     client: u64,
     captured: Option<Captured>,
     /// How far the download has to come before the next try.
@@ -162,6 +162,6 @@ fn all_is_delivered(up: &Direction, [client, upstream]: [&Reading; 2], ending: &
 }
 
 /// Of our connection to the server.
-pub(super) fn ends(upstream: &TcpStream) -> io::Result<Ends> {
-    Ok(Ends { near: upstream.local_addr()?, far: upstream.peer_addr()? })
+pub(super) fn ends(upstream: &TcpStream) -> io::Result<FourTuple> {
+    Ok(FourTuple { near: upstream.local_addr()?, far: upstream.peer_addr()? })
 }

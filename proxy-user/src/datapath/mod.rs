@@ -29,11 +29,11 @@ use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip, Use};
 use tokio::net::TcpStream;
 
 use self::copy::{Copied, Due};
-use self::packet::{Departed, Road};
+use self::packet::{Departed, PacketDatapath};
 use self::sockmap::{Spliced, Trace};
 use self::watch::Watch;
 
-use crate::hub::{Active, Bytes, Complaint, Flow, Hub, Stage};
+use crate::hub::{Active, Bytes, Flow, Hub, LogThrottle, Stage};
 pub(crate) use crate::kernel::Handle as SockmapHandle;
 use crate::sys;
 
@@ -59,7 +59,7 @@ pub(crate) struct Carriers {
     /// None: this host cannot splice by sockmap.
     sockmap: Option<(SockmapHandle, Watch)>,
     /// None: no upstream wants it, or this host cannot.
-    pub(crate) road: Option<Arc<Road>>,
+    pub(crate) road: Option<Arc<PacketDatapath>>,
     host: Host,
 }
 
@@ -81,7 +81,7 @@ impl Carriers {
     pub(crate) fn new(
         hub: Arc<Hub>,
         sockmap: Option<SockmapHandle>,
-        road: Option<Arc<Road>>,
+        road: Option<Arc<PacketDatapath>>,
         host: Host,
     ) -> io::Result<Self> {
         pipes::allow(hub.room.pipes());
@@ -231,7 +231,7 @@ fn is_near(pair: &Pair) -> bool {
 
 /// An operating system error where none should be: the flow is reset.
 fn internal(flow: &Flow, bytes: Bytes, error: &io::Error) -> Carried {
-    static COMPLAINT: Complaint = Complaint::new();
+    static COMPLAINT: LogThrottle = LogThrottle::new();
     if COMPLAINT.is_due() {
         tracing::warn!(flow = flow.id, %error, "flow reset: the system refused what it should not");
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use proxy_common::flow::{Access, Gap, Streak};
+use proxy_common::flow::{Access, BulkDetector, Gap};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -61,7 +61,7 @@ enum Found {
 impl Pump<'_> {
     /// Moves bytes until the source has no more, or the target takes no more.
     pub(super) async fn run(self, source: &TcpStream) {
-        let (mut streak, mut gap) = (Streak::default(), Gap::default());
+        let (mut streak, mut gap) = (BulkDetector::default(), Gap::default());
         loop {
             self.resting.store(true, Ordering::Relaxed);
             if source.readable().await.is_err() {
@@ -79,7 +79,7 @@ impl Pump<'_> {
     }
 
     /// Copies until the queue is empty, or the direction proves to stream. Err: its end.
-    async fn copy(&self, source: &TcpStream, streak: &mut Streak, gap: &mut Gap) -> Result<(), ()> {
+    async fn copy(&self, source: &TcpStream, streak: &mut BulkDetector, gap: &mut Gap) -> Result<(), ()> {
         let mut buffer = Buffer::take();
         let mut turn = 0;
         loop {
@@ -108,7 +108,7 @@ impl Pump<'_> {
         &self,
         source: &TcpStream,
         mut pipe: Pipe,
-        streak: &mut Streak,
+        streak: &mut BulkDetector,
         gap: &mut Gap,
     ) -> Result<(), ()> {
         let mut turn = 0;
@@ -118,7 +118,7 @@ impl Pump<'_> {
                 Found::Bytes(count) => count,
                 Found::Nothing => return Ok(()),
                 Found::Hidden => {
-                    *streak = Streak::default();
+                    *streak = BulkDetector::default();
                     return Ok(());
                 }
                 Found::End => return Err(()),

@@ -21,7 +21,7 @@ use crate::hub::{Bytes, Flow, Hub};
 use crate::kernel::{Handle, Track};
 use crate::sys;
 
-/// Room in the send buffer for what is redirected within the credit: with four times as much the kernel's worker never
+/// ConnectionLimit in the send buffer for what is redirected within the credit: with four times as much the kernel's worker never
 /// finds it full. It would sleep for a whole tick (4 ms at HZ=250) each time. Half of it, because the kernel doubles.
 const SEND_BUFFER: usize = 32 << 20;
 

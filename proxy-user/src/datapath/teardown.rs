@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::{
-    Access, Alarm, Bounds, End, Gap, Idle, Leg, Look, Reading, Reason, Seen, Side, Splice, Step, Vigil,
+    Access, Alarm, Bounds, End, Gap, Idle, Leg, Liveness, Look, Reading, Reason, Seen, Side, Splice, Step,
 };
 use socket2::SockRef;
 
@@ -23,7 +23,7 @@ const YOUNG: Duration = Duration::from_secs(1);
 /// Brings one flow to its end.
 pub(super) struct Ending {
     machine: Splice,
-    vigil: Vigil,
+    vigil: Liveness,
     in_kernel: bool,
     idle: Idle,
     /// To be set on the upstream connection once the flow has lived for [`YOUNG`]: most do not, and four system calls are not
@@ -50,7 +50,7 @@ impl Ending {
         let bounds = Bounds { half_close: timeouts.half_close, flush: FLUSH };
         Self {
             machine: Splice::new(legs, bounds, Duration::ZERO),
-            vigil: Vigil::new(timeouts.keepalive, in_kernel),
+            vigil: Liveness::new(timeouts.keepalive, in_kernel),
             in_kernel,
             idle: Idle::new(timeouts.idle),
             needs_keepalive: true,

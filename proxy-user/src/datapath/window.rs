@@ -7,7 +7,7 @@ use std::net::TcpStream as Socket;
 use std::time::Instant;
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Proof, Turned};
+use proxy_common::flow::{RateGate, Turned};
 
 use crate::kernel::Track;
 use crate::sys;
@@ -20,7 +20,7 @@ const SMALL: usize = 96 * 1024;
 pub(super) struct Window<'a> {
     track: &'a Track<'a>,
     source: &'a Socket,
-    proof: Proof,
+    proof: RateGate,
     begun: Instant,
 }
 
@@ -28,7 +28,7 @@ impl<'a> Window<'a> {
     /// To be made before the first byte is redirected.
     pub(super) fn new(track: &'a Track<'a>, source: &'a Socket) -> io::Result<Self> {
         let begun = Instant::now();
-        let window = Self { track, source, proof: Proof::new(begun.elapsed()), begun };
+        let window = Self { track, source, proof: RateGate::new(begun.elapsed()), begun };
         window.keep_small()?;
         Ok(window)
     }

@@ -14,7 +14,7 @@ use super::exchange::{Door, Exchange, Held, Newcomer};
 use crate::datapath::Carriers;
 use crate::datapath::packet::Clamped;
 use crate::hub::snapshot::Listener;
-use crate::hub::{AtLimit, Claim, Complaint, Hub, Phase, Place};
+use crate::hub::{AtLimit, Hub, LogThrottle, Permit, Phase, SourcePermit};
 use crate::sys;
 
 /// Pause after the system had no descriptor or memory for a connection. The connection stays queued.
@@ -34,7 +34,7 @@ pub(super) struct Desk {
 pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<Desk>) {
     let hub = Arc::clone(&desk.carriers.hub);
     let mut draining = std::pin::pin!(hub.phases.reached(Phase::Draining));
-    let complaint = Complaint::default();
+    let complaint = LogThrottle::default();
     let mut clamped = desk.carriers.road.as_ref().map(|road| road.clamp.of(&listener.name));
     loop {
         let accepted = tokio::select! {
@@ -83,7 +83,7 @@ async fn less(clamped: &mut Option<Clamped>) -> u32 {
 }
 
 /// A new connection, which has its place.
-type Accepted = (Place, TcpStream, SocketAddr);
+type Accepted = (Permit, TcpStream, SocketAddr);
 
 /// The next connection, once there is room for it. Until then it waits in the queue of the kernel, which turns away what
 /// the queue does not hold.
@@ -161,7 +161,7 @@ fn claim(
     client: SocketAddr,
     listener: &Listener,
     hub: &Hub,
-) -> Result<Option<Claim>, AtLimit> {
+) -> Result<Option<SourcePermit>, AtLimit> {
     let Some(caps) = &hub.caps else { return Ok(None) };
     let source = match caps.claim(client.ip()) {
         Ok(claim) => return Ok(Some(claim)),

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::accept::Desk;
 use crate::datapath::packet::Returned;
 use crate::datapath::{Carriers, Outcome};
-use crate::hub::Place;
+use crate::hub::Permit;
 
 /// Takes in what comes back to this worker.
 pub(super) async fn welcome(mut returned: UnboundedReceiver<Returned>, desk: Arc<Desk>) {
@@ -23,7 +23,7 @@ pub(super) async fn welcome(mut returned: UnboundedReceiver<Returned>, desk: Arc
 }
 
 /// Gives back the place of the connection once it is over.
-async fn go_on(Returned { flow, mut story, sockets, place }: Returned, carriers: &Carriers) -> Place {
+async fn go_on(Returned { flow, mut story, sockets, place }: Returned, carriers: &Carriers) -> Permit {
     let hub = &carriers.hub;
     let entry = hub.flows.enter_again(flow);
     match carriers.go_on(&entry.flow, sockets).await {

@@ -17,7 +17,7 @@ use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carriers, Outcome, Pair};
 use crate::hub::snapshot::Listener;
-use crate::hub::{Complaint, Dialed, Flow, HelloResult, Hub, Phase, Stage, Story, millis};
+use crate::hub::{AccessRecord, Dialed, Flow, HelloResult, Hub, LogThrottle, Phase, Stage, millis};
 use crate::sys;
 
 /// Serves one accepted connection, and gives back what it held once it is over.
@@ -30,7 +30,7 @@ pub(super) async fn serve(
 ) {
     let hub = &carriers.hub;
     let entry = hub.flows.enter(client, &listener.name);
-    let mut way = Story { claim: held.claim, ..Story::default() };
+    let mut way = AccessRecord { claim: held.claim, ..AccessRecord::default() };
     match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
         Ok(Outcome::Ended(carried)) => way.settle(hub, &entry.flow, carried.end, carried.bytes),
         Ok(Outcome::Left(departed)) => departed.park(hub, entry, way),
@@ -45,7 +45,7 @@ async fn travel(
     listener: &Listener,
     carriers: &Carriers,
     flow: &Flow,
-    way: &mut Story,
+    way: &mut AccessRecord,
 ) -> Result<Outcome, Reason> {
     let hub = &carriers.hub;
     refuse::our_own(&stream, flow, hub, way)?;
@@ -70,7 +70,7 @@ async fn establish<'a>(
     listener: &Listener,
     carriers: &'a Carriers,
     flow: &Flow,
-    way: &mut Story,
+    way: &mut AccessRecord,
 ) -> Result<(Dialed<'a>, Pair, usize), Reason> {
     let hub = &carriers.hub;
     let (stream, number) = match listener.to {
@@ -116,7 +116,7 @@ async fn route(
     stream: TcpStream,
     hub: &Hub,
     flow: &Flow,
-    way: &mut Story,
+    way: &mut AccessRecord,
 ) -> Result<(TcpStream, usize), Reason> {
     let begun = Instant::now();
     let limit = hub.snapshot.timeouts.hello;
@@ -204,7 +204,7 @@ fn note_server(flow: &Flow, server: SocketAddr, near: SocketAddr) {
 
 /// Any client may bring that about, as often as it connects: where the kernel may not wait for so large a hello.
 fn internal(flow: &Flow, error: &io::Error) -> Reason {
-    static COMPLAINT: Complaint = Complaint::new();
+    static COMPLAINT: LogThrottle = LogThrottle::new();
     if COMPLAINT.is_due() {
         tracing::warn!(flow = flow.id, %error, "connection closed: the system refused what it should not");
     }

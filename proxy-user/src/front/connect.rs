@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::datapath::Carriers;
-use crate::datapath::packet::Road;
+use crate::datapath::packet::PacketDatapath;
 use crate::hub::snapshot::{Server, Upstream};
 use crate::hub::{Dialed, Dialing, Names, reached};
 use crate::sys;
@@ -127,7 +127,7 @@ struct Call<'a, 'c> {
     /// Bytes follow at once.
     follows: bool,
     /// With a port and options by which the flow can leave its sockets, as the client's connection has them.
-    road: Option<(&'c Road, &'c TcpStream)>,
+    road: Option<(&'c PacketDatapath, &'c TcpStream)>,
     dialing: &'a Dialing,
     names: &'c Names,
     /// The id of the client's flow.

@@ -8,7 +8,7 @@ use proxy_common::balance;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::hub::snapshot::Listener;
-use crate::hub::{Claim, Place};
+use crate::hub::{Permit, SourcePermit};
 
 /// Connections that may be on their way to one worker. The next ones stay where they are.
 const ON_THE_WAY: usize = 64;
@@ -24,9 +24,9 @@ pub(super) struct Newcomer {
 /// What a connection counts for, from before it is accepted until its sockets are closed.
 pub(super) struct Held {
     pub(super) seat: Seat,
-    pub(super) claim: Option<Claim>,
+    pub(super) claim: Option<SourcePermit>,
     /// Of all connections.
-    pub(super) place: Place,
+    pub(super) place: Permit,
 }
 
 /// What each worker has, and the way to it.

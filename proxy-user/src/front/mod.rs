@@ -25,7 +25,7 @@ use self::exchange::Door;
 pub(crate) use self::exchange::Exchange;
 pub(crate) use self::own_addresses::follow_own_addresses;
 pub(crate) use self::resolver::start as start_resolver;
-use crate::datapath::packet::{Homes, Road};
+use crate::datapath::packet::{Homes, PacketDatapath};
 use crate::datapath::{Carriers, SockmapHandle};
 use crate::hub::snapshot::Listener;
 use crate::hub::{Hub, Phase, or_stop};
@@ -46,7 +46,7 @@ pub(crate) struct Entrance {
 /// What the kernel does for the flows of a worker.
 pub(crate) struct Means {
     pub(crate) sockmap: Option<SockmapHandle>,
-    pub(crate) road: Option<Arc<Road>>,
+    pub(crate) road: Option<Arc<PacketDatapath>>,
     pub(crate) homes: Arc<Homes>,
     pub(crate) host: Host,
 }

@@ -6,7 +6,7 @@ use proxy_common::flow::Reason;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::hub::{Flow, Hub, Story};
+use crate::hub::{AccessRecord, Flow, Hub};
 use crate::sys;
 
 /// A fatal `unrecognized_name` alert in a TLS record (RFC 8446 section 6, RFC 6066 section 3). Version 3.3 is
@@ -40,7 +40,12 @@ pub(super) async fn unrecognized_name(mut stream: TcpStream) {
 
 /// Refuses what one of our own connections to a server has come to, before anything is spent on it: it would come back again
 /// and again, until no slot is left.
-pub(super) fn our_own(stream: &TcpStream, flow: &Flow, hub: &Hub, way: &mut Story) -> Result<(), Reason> {
+pub(super) fn our_own(
+    stream: &TcpStream,
+    flow: &Flow,
+    hub: &Hub,
+    way: &mut AccessRecord,
+) -> Result<(), Reason> {
     let mut address = None;
     let listener = || {
         // A connection that is reset already has no address, and goes nowhere.

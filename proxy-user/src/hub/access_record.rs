@@ -5,11 +5,11 @@ use std::time::Duration;
 use proxy_common::flow::{End, Side};
 use proxy_common::plan::Datapath;
 
-use super::{Bytes, Claim, Closed, Established, Flow, HelloResult, Hub};
+use super::{Bytes, Closed, Established, Flow, HelloResult, Hub, SourcePermit};
 
 /// What the access log tells of the way to a flow. Every connection keeps it as long as it lives.
 #[derive(Default)]
-pub(crate) struct Story {
+pub(crate) struct AccessRecord {
     pub(crate) opening: Option<HelloResult>,
     /// Until the hello was there. Times of more than 49 days are cut to that.
     pub(crate) hello_ms: Option<u32>,
@@ -22,10 +22,10 @@ pub(crate) struct Story {
     /// As long as it lives, the guard knows that its client has a flow.
     pub(crate) established: Option<Established>,
     /// Its place among the connections of its client.
-    pub(crate) claim: Option<Claim>,
+    pub(crate) claim: Option<SourcePermit>,
 }
 
-impl Story {
+impl AccessRecord {
     /// Ends it.
     pub(crate) fn settle(&mut self, hub: &Hub, flow: &Flow, end: End, bytes: Bytes) {
         // Before the record: whoever reads that may count on the place.
@@ -60,7 +60,7 @@ impl Story {
     }
 }
 
-/// For a [`Story`].
+/// For a [`AccessRecord`].
 pub(crate) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Notify, watch};
 
-use super::log_throttle::Complaint;
+use super::log_throttle::LogThrottle;
 
 /// Descriptors that a connection may need: its own and that of its server.
 const PER_CONNECTION: u64 = 2;
@@ -29,7 +29,7 @@ const PIPES: u64 = 32;
 const SLACK: u64 = 16;
 
 /// How many connections there may be at a time, and whether so many are there.
-pub(crate) struct Room {
+pub(crate) struct ConnectionLimit {
     /// Descriptors that this process may open. None: any number.
     files: Option<u64>,
     workers: u64,
@@ -42,10 +42,10 @@ pub(crate) struct Room {
     full: watch::Sender<bool>,
     /// Rung when a place is given back.
     freed: Notify,
-    pub(crate) complaint: Complaint,
+    pub(crate) complaint: LogThrottle,
 }
 
-impl Room {
+impl ConnectionLimit {
     /// For a process that may open `files` and has so many workers.
     pub(crate) fn new(files: Option<u64>, workers: u64) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Room {
             kept: AtomicU64::new(0),
             freed: Notify::new(),
             full: watch::Sender::new(true),
-            complaint: Complaint::default(),
+            complaint: LogThrottle::default(),
         }
     }
 
@@ -110,15 +110,15 @@ impl Room {
         let _ = self.full.subscribe().wait_for(|full| !full).await;
     }
 
-    /// A place for a connection, until the returned value is dropped. None: there is none. Then [`Room::freed`] waits.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
+    /// A place for a connection, until the returned value is dropped. None: there is none. Then [`ConnectionLimit::freed`] waits.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Permit> {
         if self.is_full() {
             return None;
         }
         let limit = self.limit();
         let take = |open: u64| (open < limit).then_some(open + 1);
         self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
-        Some(Place { room: Arc::clone(self), is_kept: false })
+        Some(Permit { room: Arc::clone(self), is_kept: false })
     }
 
     /// Returns once another try to take a place is worth while. There may be none for a moment though connections have not taken
@@ -134,7 +134,7 @@ impl Room {
     }
 
     /// A place as soon as there is one.
-    pub(crate) async fn wait(self: &Arc<Self>) -> Place {
+    pub(crate) async fn wait(self: &Arc<Self>) -> Permit {
         loop {
             if let Some(place) = self.take() {
                 return place;
@@ -154,13 +154,13 @@ impl Room {
     }
 }
 
-/// See [`Room::take`].
-pub(crate) struct Place {
-    room: Arc<Room>,
+/// See [`ConnectionLimit::take`].
+pub(crate) struct Permit {
+    room: Arc<ConnectionLimit>,
     is_kept: bool,
 }
 
-impl Place {
+impl Permit {
     /// A connection has it: if it was the last one, the others wait. Not said by who only holds it while looking for a connection.
     #[must_use]
     pub(crate) fn kept(mut self) -> Self {
@@ -172,7 +172,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         if self.is_kept {
             self.room.kept.fetch_sub(1, Ordering::SeqCst);
@@ -193,11 +193,13 @@ mod tests {
     use super::*;
 
     /// With room for so many connections, beside 20 descriptors that are open, and one that does not make a pair.
-    fn room(limit: u64) -> Arc<Room> {
-        let kept =
-            |files| Room::new(Some(files), 1).admin_each() * 2 + Room::new(Some(files), 1).pipes_each() * 2;
+    fn room(limit: u64) -> Arc<ConnectionLimit> {
+        let kept = |files| {
+            ConnectionLimit::new(Some(files), 1).admin_each() * 2
+                + ConnectionLimit::new(Some(files), 1).pipes_each() * 2
+        };
         let fits = |files: &u64| 20 + PER_WORKER + 2 + KEPT_BACK + kept(*files) + 2 * limit < *files;
-        let room = Arc::new(Room::new((1..10_000).find(fits), 1));
+        let room = Arc::new(ConnectionLimit::new((1..10_000).find(fits), 1));
         room.open(20);
         assert_eq!(room.limit(), limit);
         room
@@ -228,7 +230,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let _places: Vec<_> = (0..4).filter_map(|_| room.take().map(Place::kept)).collect();
+                        let _places: Vec<_> = (0..4).filter_map(|_| room.take().map(Permit::kept)).collect();
                         most.fetch_max(room.open.load(Ordering::Relaxed), Ordering::Relaxed);
                     }
                 });
@@ -263,7 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_is_let_in_before_it_is_known_for_how_many_there_is_room() {
-        let room = Arc::new(Room::new(Some(64), 4));
+        let room = Arc::new(ConnectionLimit::new(Some(64), 4));
         assert!(room.is_full() && room.take().is_none());
         let waiting = tokio::spawn({
             let room = Arc::clone(&room);
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn shares_are_within_bounds() {
         let shares = |files, workers| {
-            let room = Room::new(files, workers);
+            let room = ConnectionLimit::new(files, workers);
             (room.admin(), room.pipes())
         };
         assert_eq!(shares(Some(16), 2), (4, 0));
@@ -292,14 +294,14 @@ mod tests {
         assert_eq!(shares(Some(1024), 128), (32, 0));
         assert_eq!(shares(Some(1 << 20), 8), (64, 32));
         assert_eq!(shares(None, 8), (64, 32));
-        let room = Arc::new(Room::new(None, 4));
+        let room = Arc::new(ConnectionLimit::new(None, 4));
         room.open(20);
         assert!(room.take().is_some() && !room.is_full());
     }
 
     #[test]
     fn complaints_are_rare() {
-        let room = Room::new(Some(64), 4);
+        let room = ConnectionLimit::new(Some(64), 4);
         assert!(room.complaint.is_due());
         assert!(!room.complaint.is_due());
     }

@@ -8,12 +8,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::Complaint;
+use super::LogThrottle;
 
 /// More addresses than connections are made from. Beyond that the old ones are forgotten.
 const MAX_LEARNED: usize = 4096;
 
-/// Room for connections that have ended is kept for so many, and for as many as there are.
+/// ConnectionLimit for connections that have ended is kept for so many, and for as many as there are.
 const SPARE: usize = 1024;
 
 /// An address as both ends of a connection see it: without the scope of a link-local one, and IPv4 mapped into IPv6. Half as large as
@@ -34,7 +34,7 @@ pub(crate) struct Dialing {
     /// Rung when a connection that was under way is in `live`, or has failed.
     settled: Condvar,
     addresses: RwLock<Addresses>,
-    pub(crate) complaint: Complaint,
+    pub(crate) complaint: LogThrottle,
 }
 
 #[derive(Default)]

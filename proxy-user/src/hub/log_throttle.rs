@@ -8,9 +8,9 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// One matter.
 #[derive(Debug, Default)]
-pub(crate) struct Complaint(Mutex<Option<Instant>>);
+pub(crate) struct LogThrottle(Mutex<Option<Instant>>);
 
-impl Complaint {
+impl LogThrottle {
     /// One that was never said.
     pub(crate) const fn new() -> Self {
         Self(Mutex::new(None))

@@ -20,11 +20,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-pub(crate) use access_record::{Story, millis};
-pub(crate) use connection_limit::{Place, Room};
+pub(crate) use access_record::{AccessRecord, millis};
+pub(crate) use connection_limit::{ConnectionLimit, Permit};
 pub(crate) use dialed::{Dialed, Dialing, reached};
 pub(crate) use flows::{Entry, Flow, Flows, Stage};
-pub(crate) use log_throttle::Complaint;
+pub(crate) use log_throttle::LogThrottle;
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use names::{Answer, Lookup, NameError, Names};
 pub(crate) use orders::{Errands, Order, Orders};
@@ -32,7 +32,7 @@ pub(crate) use panics::{keep_running, or_stop, run_again};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use servers::{ServerReport, Servers};
 use snapshot::Snapshot;
-pub(crate) use source_limiter::{AtLimit, Caps, Claim};
+pub(crate) use source_limiter::{AtLimit, SourceLimiter, SourcePermit};
 pub(crate) use sources::{Established, Sources};
 
 /// One for each daemon.
@@ -41,12 +41,12 @@ pub(crate) struct Hub {
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
-    pub(crate) room: Arc<Room>,
+    pub(crate) room: Arc<ConnectionLimit>,
     pub(crate) dialing: Dialing,
     pub(crate) servers: Servers,
     pub(crate) names: Names,
     /// None: a source may have any number of connections.
-    pub(crate) caps: Option<Arc<Caps>>,
+    pub(crate) caps: Option<Arc<SourceLimiter>>,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
     pub(crate) sources: OnceLock<Arc<Sources>>,
     pub(crate) started: Instant,
@@ -55,11 +55,11 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(snapshot: Arc<Snapshot>, room: Room) -> Self {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, room: ConnectionLimit) -> Self {
         Self {
             sources: OnceLock::new(),
             meters: Meters::new(&snapshot.listeners),
-            caps: Caps::new(snapshot.limits.source_connections, snapshot.source_bits()),
+            caps: SourceLimiter::new(snapshot.limits.source_connections, snapshot.source_bits()),
             servers: Servers::new(&snapshot.upstreams),
             names: Names::new(&snapshot.upstreams),
             snapshot,

@@ -6,31 +6,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 
-use super::log_throttle::Complaint;
+use super::log_throttle::LogThrottle;
 use super::sources::source_of;
 
 /// Counts the connections of each source, from accept to close. A source that has none takes no memory.
 #[derive(Debug)]
-pub(crate) struct Caps {
+pub(crate) struct SourceLimiter {
     limit: u32,
     bits: [u8; 2],
     open: Mutex<HashMap<IpNet, u32>>,
-    pub(crate) complaint: Complaint,
+    pub(crate) complaint: LogThrottle,
 }
 
 /// A source has as many connections as it may.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AtLimit(pub(crate) IpNet);
 
-impl Caps {
+impl SourceLimiter {
     /// `limit` for each source; `bits` of IPv4 and of IPv6 addresses make one. None: any number.
     pub(crate) fn new(limit: u32, bits: [u8; 2]) -> Option<Arc<Self>> {
-        let caps = Self { limit, bits, open: Mutex::default(), complaint: Complaint::default() };
+        let caps = Self { limit, bits, open: Mutex::default(), complaint: LogThrottle::default() };
         (limit > 0).then(|| Arc::new(caps))
     }
 
     /// A connection takes its place until the returned value is dropped.
-    pub(crate) fn claim(self: &Arc<Self>, client: IpAddr) -> Result<Claim, AtLimit> {
+    pub(crate) fn claim(self: &Arc<Self>, client: IpAddr) -> Result<SourcePermit, AtLimit> {
         let source = source_of(self.bits, client);
         let mut open = self.open();
         let count = open.entry(source).or_default();
@@ -39,14 +39,14 @@ impl Caps {
         }
         *count += 1;
         drop(open);
-        Ok(Claim { caps: Arc::clone(self), source })
+        Ok(SourcePermit { caps: Arc::clone(self), source })
     }
 
     /// The same for a connection that is there already, whatever the limit is now.
-    pub(crate) fn keep(self: &Arc<Self>, client: IpAddr) -> Claim {
+    pub(crate) fn keep(self: &Arc<Self>, client: IpAddr) -> SourcePermit {
         let source = source_of(self.bits, client);
         *self.open().entry(source).or_default() += 1;
-        Claim { caps: Arc::clone(self), source }
+        SourcePermit { caps: Arc::clone(self), source }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<IpNet, u32>> {
@@ -54,14 +54,14 @@ impl Caps {
     }
 }
 
-/// See [`Caps::claim`].
+/// See [`SourceLimiter::claim`].
 #[derive(Debug)]
-pub(crate) struct Claim {
-    caps: Arc<Caps>,
+pub(crate) struct SourcePermit {
+    caps: Arc<SourceLimiter>,
     source: IpNet,
 }
 
-impl Drop for Claim {
+impl Drop for SourcePermit {
     fn drop(&mut self) {
         let mut open = self.caps.open();
         match open.get_mut(&self.source) {
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn each_source_has_its_own_places_and_gets_them_back() {
-        assert!(Caps::new(0, [32, 64]).is_none());
-        let caps = Caps::new(2, [24, 64]).unwrap();
+        assert!(SourceLimiter::new(0, [32, 64]).is_none());
+        let caps = SourceLimiter::new(2, [24, 64]).unwrap();
         let claim = |text: &str| caps.claim(text.parse().unwrap());
         let first = claim("192.0.2.1").unwrap();
         let second = claim("192.0.2.2").unwrap();

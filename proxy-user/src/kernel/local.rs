@@ -24,7 +24,7 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BP
 
 /// Finds and captures the sockets of servers.
 #[derive(Clone)]
-pub(crate) struct Reach {
+pub(crate) struct BackendLookup {
     program: Arc<OwnedFd>,
     /// The kernel empties a map of sockets whose last descriptor is closed.
     backends: Arc<OwnedFd>,
@@ -109,12 +109,12 @@ fn or_gone(removed: Result<(), MapError>) -> io::Result<()> {
 
 /// The two ends of our connection to a server.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ends {
+pub(crate) struct FourTuple {
     pub(crate) near: SocketAddr,
     pub(crate) far: SocketAddr,
 }
 
-impl Ends {
+impl FourTuple {
     /// The server has an address of this host, as far as the addresses tell.
     pub(crate) fn are_on_one_host(&self) -> bool {
         let [near, far] = [self.near, self.far].map(|end| end.ip().to_canonical());
@@ -155,7 +155,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-impl Reach {
+impl BackendLookup {
     /// Loads the programs, and attaches what is to be attached to the map of captured sockets.
     pub(super) fn load(ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<Self, Unavailable> {
         let backends: SockHash<MapData, u64> = take(ebpf, BACKENDS)?;
@@ -187,13 +187,19 @@ impl Reach {
     }
 
     /// Whether the socket at the other end is one of this host and network namespace.
-    pub(crate) fn look(&self, ends: &Ends) -> io::Result<Answer> {
+    pub(crate) fn look(&self, ends: &FourTuple) -> io::Result<Answer> {
         self.run(&ends.request(Task::Look))
     }
 
     /// Captures the socket at the other end of ours, whose direction to the client is at `place`; it had sent `before` bytes
     /// when that began.
-    pub(crate) fn capture(&self, ends: &Ends, place: Place, client: u64, before: u64) -> io::Result<Answer> {
+    pub(crate) fn capture(
+        &self,
+        ends: &FourTuple,
+        place: Place,
+        client: u64,
+        before: u64,
+    ) -> io::Result<Answer> {
         let (upstream, slot) = (place.cookie, u64::from(place.slot));
         let mut captures = self.captures();
         let request = Request { upstream, client, slot, before, ..ends.request(Task::Capture) };

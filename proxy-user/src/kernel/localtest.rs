@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use proxy_common::abi::local::Answer;
 
 use super::selftest::{CREDIT, PATIENCE, STALLED, carry_passed, pair, pattern, splice};
-use super::{Ends, Local, Reach, Sockmap, Track};
+use super::{BackendLookup, FourTuple, Local, Sockmap, Track};
 use crate::sys;
 
 /// Bytes of a download.
@@ -26,8 +26,8 @@ struct Scene<'a> {
     ours: [TcpStream; 2],
     server: TcpStream,
     tracks: [Track<'a>; 2],
-    reach: &'a Reach,
-    ends: Ends,
+    reach: &'a BackendLookup,
+    ends: FourTuple,
     client_cookie: u64,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Scene<'a> {
         let (theirs, server) = pair().context("cannot open loopback connections")?;
         let tracks = splice(sockmap, &ours, &theirs, credit).context("two sockets cannot be spliced")?;
         let reach = sockmap.handle_ref().reach().context("the programs are not loaded")?;
-        let ends = Ends { near: theirs.local_addr()?, far: theirs.peer_addr()? };
+        let ends = FourTuple { near: theirs.local_addr()?, far: theirs.peer_addr()? };
         let client_cookie = sys::cookie(&ours)?;
         let scene = Self { client, ours: [ours, theirs], server, tracks, reach, ends, client_cookie };
         ensure!(scene.reach.look(&scene.ends)? == Answer::Yes, "the server's socket is not found");

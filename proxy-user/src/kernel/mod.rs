@@ -11,7 +11,7 @@ mod slots;
 mod sockmap;
 
 pub(crate) use failure::{ROOTLESS, Unavailable};
-pub(crate) use local::{Ends, Reach};
+pub(crate) use local::{BackendLookup, FourTuple};
 pub(crate) use packet::{Armed, Packet, PacketCounters};
 pub(crate) use probe::{Local, Probed, packet_caution, probe};
 pub(crate) use sockmap::{Attachment, Handle, KernelCounters, Sockmap, Track};

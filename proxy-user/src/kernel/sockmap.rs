@@ -20,7 +20,7 @@ use proxy_common::btf::field_offset;
 
 use super::Unavailable;
 use super::failure::os_error;
-use super::local::{self, Reach};
+use super::local::{self, BackendLookup};
 use super::slots::{Slot, Slots};
 use crate::sys;
 
@@ -51,7 +51,7 @@ pub(crate) struct Handle {
     sockets: Mutex<SockHash<MapData, u64>>,
     index: Mutex<HashMap<MapData, u64, u32>>,
     slots: Arc<Slots>,
-    reach: Option<Reach>,
+    reach: Option<BackendLookup>,
     /// Id of the program.
     program: u32,
 }
@@ -108,7 +108,7 @@ impl Sockmap {
             sockets: Mutex::new(sockets),
             index: Mutex::new(take(&mut ebpf, SLOTS)?),
             slots: map_slots(&directions, capacity)?,
-            reach: local.then(|| Reach::load(&mut ebpf, btf.as_ref())).transpose()?,
+            reach: local.then(|| BackendLookup::load(&mut ebpf, btf.as_ref())).transpose()?,
             program,
         };
         let counters = take(&mut ebpf, COUNTERS)?;
@@ -138,7 +138,7 @@ impl Sockmap {
                     sys::attach_to_map(&sockets.fd().as_fd(), &program.as_fd(), sys::STREAM)
                 }))
             };
-        let bypass = self.handle.reach.as_ref().and_then(Reach::stay_attached);
+        let bypass = self.handle.reach.as_ref().and_then(BackendLookup::stay_attached);
         match again.into_iter().chain(bypass).reduce(io::Result::and) {
             None => Attachment::Whole,
             Some(Ok(())) => {
@@ -228,7 +228,7 @@ impl Handle {
     }
 
     /// Captures servers of this host. None: not loaded.
-    pub(crate) fn reach(&self) -> Option<&Reach> {
+    pub(crate) fn reach(&self) -> Option<&BackendLookup> {
         self.reach.as_ref()
     }
 
@@ -289,7 +289,7 @@ impl Drop for Track<'_> {
     }
 }
 
-/// Room for every socket that this process may open, so that capacity follows the one limit that operators know.
+/// ConnectionLimit for every socket that this process may open, so that capacity follows the one limit that operators know.
 fn capacity() -> u32 {
     let limit = sys::open_file_limit().0.and_then(|files| u32::try_from(files).ok());
     limit.unwrap_or(MAX_SOCKETS).clamp(2, MAX_SOCKETS)

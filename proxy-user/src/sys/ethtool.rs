@@ -9,7 +9,7 @@ const ETHTOOL: libc::c_ulong = 0x8946;
 const GET_FLAGS: u32 = 0x25;
 const LARGE_RECEIVE: u32 = 1 << 15;
 
-/// Room for a name, with its 0 (`IFNAMSIZ`).
+/// ConnectionLimit for a name, with its 0 (`IFNAMSIZ`).
 const NAME: usize = 16;
 
 /// `struct ifreq`, which has 24 bytes behind the name.

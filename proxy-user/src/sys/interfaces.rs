@@ -128,7 +128,7 @@ impl Changes {
             let count = unsafe { libc::recv(self.0.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), 0) };
             match usize::try_from(count) {
                 Ok(count) => show(room.get(..count)),
-                // Room for messages has run out: the ones that are left follow.
+                // ConnectionLimit for messages has run out: the ones that are left follow.
                 Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS) => show(None),
                 Err(_) => return,
             }

@@ -62,7 +62,7 @@ pub(crate) fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usiz
     Ok((count, left.unwrap_or_else(|| count == buffer.len() || is_at_mark(socket))))
 }
 
-/// Room for the one control message that comes with the bytes.
+/// ConnectionLimit for the one control message that comes with the bytes.
 #[repr(C)]
 struct Control {
     head: libc::cmsghdr,

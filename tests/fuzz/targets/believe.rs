@@ -12,7 +12,7 @@ use proxy_common::packet::header::{Segment, tcp};
 use proxy_common::packet::life::{bytes, most_bytes};
 use proxy_common::packet::seq::before;
 use proxy_common::packet::seq_validation::{
-    ROOM, Trust, believe, heed, is_acknowledged, is_over, is_reset, learn, may_have_ended, trust,
+    Acceptance, ROOM, believe, heed, is_acknowledged, is_over, is_reset, learn, may_have_ended, trust,
 };
 
 /// The largest window of TCP (RFC 7323).
@@ -33,10 +33,10 @@ fn look(noise: &mut Unstructured<'_>) -> Result<()> {
         let (segment, payload) = packet(noise, &entry, &other)?;
         let mut trusted = trust(&entry, &other, &segment, payload);
         stranger(&entry, &other, &segment, trusted);
-        if matches!(trusted, Trust::Nothing | Trust::Old | Trust::Less)
+        if matches!(trusted, Acceptance::Nothing | Acceptance::Old | Acceptance::Less)
             && claim(&mut entry, &mut other, &segment)
         {
-            trusted = Trust::All;
+            trusted = Acceptance::All;
         }
         told(&entry, &other, &segment, trusted);
         let _ = heed(&mut entry, &other, &segment, trusted);
@@ -54,7 +54,8 @@ fn look(noise: &mut Unstructured<'_>) -> Result<()> {
             &mut handover,
             second,
             &segment,
-            matches!(trusted, Trust::All | Trust::Less | Trust::Heard) || is_reset(&entry, &other, &segment),
+            matches!(trusted, Acceptance::All | Acceptance::Less | Acceptance::Heard)
+                || is_reset(&entry, &other, &segment),
         );
     }
     Ok(())
@@ -119,7 +120,7 @@ fn packet(noise: &mut Unstructured<'_>, entry: &Entry, other: &Entry) -> Result<
 
 /// Of a packet whose numbers no peer may have by now nothing is learnt, and what it acknowledges only if the number stands among those that
 /// are known to have been sent, or next to them, and the packet reaches as far as what was acknowledged of its sender.
-fn stranger(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
+fn stranger(entry: &Entry, other: &Entry, segment: &Segment, trusted: Acceptance) {
     let ahead = i64::from(segment.seq.wrapping_sub(other.acked.wrapping_sub(entry.seq)).cast_signed());
     let known = i64::from(segment.ack.wrapping_sub(entry.acked).cast_signed());
     let room = i64::from(ROOM);
@@ -127,8 +128,8 @@ fn stranger(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
     let is_strange =
         !(-room..=2 * MAX_WINDOW).contains(&ahead) || !(-MAX_WINDOW..=2 * MAX_WINDOW).contains(&known);
     let says_nothing = segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK);
-    assert!(!(is_strange || says_nothing) || trusted == Trust::Nothing, "{trusted:?}: {ahead} {known}");
-    if matches!(trusted, Trust::All | Trust::Less | Trust::Heard) {
+    assert!(!(is_strange || says_nothing) || trusted == Acceptance::Nothing, "{trusted:?}: {ahead} {known}");
+    if matches!(trusted, Acceptance::All | Acceptance::Less | Acceptance::Heard) {
         let reaches = ahead + i64::from(segment.end.wrapping_sub(segment.seq));
         assert!(reaches >= -1 && known >= 0, "{trusted:?}: {ahead} {reaches} {known}");
     }
@@ -149,13 +150,14 @@ fn claim(entry: &mut Entry, other: &mut Entry, segment: &Segment) -> bool {
     agreed
 }
 
-fn told(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
+fn told(entry: &Entry, other: &Entry, segment: &Segment, trusted: Acceptance) {
     let belief = believe(entry, other, segment, trusted);
     let expected = other.acked.wrapping_sub(entry.seq);
     assert_eq!(belief.flags & flag::RST != 0, segment.has(tcp::RST) && segment.seq == expected);
     assert!(
         belief.flags & flag::FIN == 0
-            || (segment.has(tcp::FIN) && matches!(trusted, Trust::All | Trust::Sent | Trust::Less))
+            || (segment.has(tcp::FIN)
+                && matches!(trusted, Acceptance::All | Acceptance::Sent | Acceptance::Less))
     );
     assert!(belief.flags == 0 || segment.has(tcp::FIN | tcp::RST));
     let said = |flags| flags & (flag::RST | flag::DOUBT) != 0;
@@ -163,14 +165,17 @@ fn told(entry: &Entry, other: &Entry, segment: &Segment, trusted: Trust) {
 }
 
 /// Counts go up, acknowledgements go on, and a packet that is not believed leaves no trace but that it came.
-fn see(entry: &mut Entry, segment: &Segment, payload: u32, trusted: Trust, now_ms: u32) {
+fn see(entry: &mut Entry, segment: &Segment, payload: u32, trusted: Acceptance, now_ms: u32) {
     let was = *entry;
     learn(entry, segment, payload, trusted, now_ms);
-    let (all, heard) = (matches!(trusted, Trust::All | Trust::Less), trusted == Trust::Heard);
+    let (all, heard) = (matches!(trusted, Acceptance::All | Acceptance::Less), trusted == Acceptance::Heard);
     assert!(entry.sent >= was.sent, "fewer bytes than before");
     assert!(entry.sent - was.sent < 1 << 31, "more bytes than any packet says");
     assert!(!before(entry.acked, was.acked), "an acknowledgement taken back");
-    assert!(all || trusted == Trust::Sent || entry.sent == was.sent, "bytes of a packet that was only heard");
+    assert!(
+        all || trusted == Acceptance::Sent || entry.sent == was.sent,
+        "bytes of a packet that was only heard"
+    );
     assert!(all || heard || (entry.acked, entry.window) == (was.acked, was.window));
     assert!(entry.handover == was.handover || (entry.state == state::FORWARD && entry.handover == 0));
     let kept = Entry {

@@ -1,9 +1,9 @@
 //! Serving the admin endpoint within bounds: whoever may connect to it must not be able to take what connections need.
 //!
 //! One request for each connection: there is no keep-alive, so that nothing idle is ever held. Each connection takes a permit of its
-//! listener; without one it is told so and closed. How many there are is part of the arithmetic of descriptors ([`Room`]).
+//! listener; without one it is told so and closed. How many there are is part of the arithmetic of descriptors ([`ConnectionLimit`]).
 //!
-//! [`Room`]: crate::hub::Room
+//! [`ConnectionLimit`]: crate::hub::ConnectionLimit
 
 use std::io;
 use std::os::fd::AsFd;
@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use crate::hub::Complaint;
+use crate::hub::LogThrottle;
 
 /// Largest head and body of a request. The commands of `snisplice` send less than 1 KiB.
 const HEAD: usize = 16 * 1024;
@@ -92,7 +92,7 @@ pub(super) async fn serve(listener: impl Accept, router: Router, bounds: Bounds)
         .layer(DefaultBodyLimit::max(BODY))
         .layer(from_fn(move |request: Request, next: Next| in_time(request, next, bounds.request)));
     let permits = Arc::new(Semaphore::new(bounds.connections));
-    let complaint = Complaint::default();
+    let complaint = LogThrottle::default();
     loop {
         let stream = match listener.next().await {
             Ok(stream) => stream,

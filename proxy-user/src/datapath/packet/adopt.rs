@@ -11,10 +11,10 @@ use proxy_common::packet::life::{self, Bounds, Step};
 use proxy_common::packet::seq::later;
 use proxy_common::plan::Datapath;
 
-use super::Road;
+use super::PacketDatapath;
 use super::journal::{Journal, Note};
-use super::offload_table::{Parked, source, target};
-use crate::hub::{Hub, Stage, Story};
+use super::offload_table::{OffloadedFlow, source, target};
+use crate::hub::{AccessRecord, Hub, Stage};
 use crate::sys;
 
 /// Peers of adopted connections have so long to answer before anything is decided about their connection.
@@ -101,12 +101,12 @@ fn fit(one: &Entry, other: &Entry) -> bool {
 /// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was on its way out of its sockets
 /// has none any more: the stack resets it. What was on its way back goes on.
 /// `journal`: where the last daemon has written names, if that is known; else it is the one of the configuration.
-pub(super) fn adopt(road: &Road, hub: &Hub, journal: Option<&Path>) {
+pub(super) fn adopt(road: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
     // The kernel must not take the daemon for dead meanwhile: with many flows this takes a while.
     road.tend_during(|| find(road, hub, journal));
 }
 
-fn find(road: &Road, hub: &Hub, journal: Option<&Path>) {
+fn find(road: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
     let entries: HashMap<Key, Entry> = road.packet.entries().into_iter().collect();
     let notes = journal.map_or_else(|| road.lot.journal.load(), Journal::load_from);
     let (mut adopted, mut removed) = (Vec::new(), 0);
@@ -148,7 +148,13 @@ fn find(road: &Road, hub: &Hub, journal: Option<&Path>) {
     }
 }
 
-fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: Option<&Entry>) -> Parked {
+fn revive(
+    hub: &Hub,
+    keys: [Key; 2],
+    known: Option<&Note>,
+    entry: &Entry,
+    back: Option<&Entry>,
+) -> OffloadedFlow {
     let [client, server] = &keys;
     let listener: Arc<str> = known.map_or("", |note| note.listener.as_str()).into();
     let flow = hub.flows.adopt(source(client), &listener);
@@ -170,7 +176,7 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
     let route = Arc::clone(&facts.route);
     let protected = hub.snapshot.protects(facts.upstream.as_deref());
     drop(facts);
-    let story = Story {
+    let story = AccessRecord {
         before: known.map_or(Duration::ZERO, |note| {
             let since = sys::uptime_ms().saturating_sub(note.clock_ms);
             Duration::from_millis(note.age_ms.saturating_add(since))
@@ -179,11 +185,11 @@ fn revive(hub: &Hub, keys: [Key; 2], known: Option<&Note>, entry: &Entry, back: 
         connect_ms: known.and_then(|note| note.connect_ms),
         established: hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected)),
         claim: hub.caps.as_ref().map(|caps| caps.keep(flow.client.ip())),
-        ..Story::default()
+        ..AccessRecord::default()
     };
     let terms = known.and_then(|note| note.terms);
     let moved_ms = back.map_or(entry.active_ms, |back| later(entry.active_ms, back.active_ms));
-    Parked::new(flow, story, keys, terms, hub.meters.active(&route, Datapath::Packet), moved_ms)
+    OffloadedFlow::new(flow, story, keys, terms, hub.meters.active(&route, Datapath::Packet), moved_ms)
 }
 
 #[cfg(test)]

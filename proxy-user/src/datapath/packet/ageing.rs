@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use proxy_common::packet::ageing::Limits;
 
-use super::Road;
+use super::PacketDatapath;
 use crate::hub::Hub;
 use crate::kernel::Unavailable;
 
 /// How often the daemon shows that it lives.
 const BEAT: Duration = Duration::from_secs(1);
 
-impl Road {
+impl PacketDatapath {
     /// Tells the kernel what to go by.
     pub(super) fn begin_to_tend(&self, hub: &Hub) -> Result<(), Unavailable> {
         let timeouts = &hub.snapshot.timeouts;

@@ -5,14 +5,14 @@ use proxy_common::flow::Side;
 use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life::{Bounds, Step};
 
-use super::Road;
-use super::offload_table::Parked;
+use super::PacketDatapath;
+use super::offload_table::OffloadedFlow;
 use super::send::is_our_fault;
 use crate::sys;
 
-impl Road {
+impl PacketDatapath {
     /// Asks these ends, client first.
-    pub(super) fn ask(&self, parked: &mut Parked, entries: &[Option<Entry>; 2], ends: [bool; 2]) {
+    pub(super) fn ask(&self, parked: &mut OffloadedFlow, entries: &[Option<Entry>; 2], ends: [bool; 2]) {
         let asked_ms = sys::now_ms();
         let unsent = self.send(&parked.keys, entries, ends, Purpose::Probe);
         for ((side, is_asked), unsent) in Side::BOTH.into_iter().zip(ends).zip(&unsent) {
@@ -23,14 +23,14 @@ impl Road {
     }
 
     /// The same, also with questions that are answered whatever is wrong with what is known of their numbers.
-    pub(super) fn search(&self, parked: &mut Parked, entries: &[Option<Entry>; 2], ends: [bool; 2]) {
+    pub(super) fn search(&self, parked: &mut OffloadedFlow, entries: &[Option<Entry>; 2], ends: [bool; 2]) {
         self.ask(parked, entries, ends);
         self.send(&parked.keys, entries, ends, Purpose::Search);
     }
 }
 
 /// What to do about a flow.
-pub(super) fn next_step(parked: &mut Parked, entries: &[Option<Entry>; 2], bounds: &Bounds) -> Step {
+pub(super) fn next_step(parked: &mut OffloadedFlow, entries: &[Option<Entry>; 2], bounds: &Bounds) -> Step {
     let now_ms = sys::now_ms();
     let step = parked.first.next_step(entries, parked.moved_ms, bounds);
     let [Some(client), Some(server)] = entries else { return step };

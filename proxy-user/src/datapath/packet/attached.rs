@@ -13,8 +13,8 @@ use proxy_common::flow::{End, Reason};
 use proxy_common::packet::life::Step;
 use tokio::sync::Notify;
 
-use super::Road;
-use crate::hub::Complaint;
+use super::PacketDatapath;
+use crate::hub::LogThrottle;
 use crate::kernel::packet::{Again, Lost, Taken};
 use crate::sys;
 
@@ -132,13 +132,13 @@ impl SeenGaps {
     }
 }
 
-impl Road {
+impl PacketDatapath {
     /// Keeps the programs where they were attached, and what is pinned, until the daemon ends. Must run inside the runtime.
     pub(crate) async fn stay_attached(self: Arc<Self>) -> io::Result<()> {
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut complaints: HashMap<(String, _), Complaint> = HashMap::new();
-        let (mut missed, unexplained) = (self.packet.missed(), Complaint::default());
+        let mut complaints: HashMap<(String, _), LogThrottle> = HashMap::new();
+        let (mut missed, unexplained) = (self.packet.missed(), LogThrottle::default());
         for round in 0_u32.. {
             tick.tick().await;
             let road = Arc::clone(&self);

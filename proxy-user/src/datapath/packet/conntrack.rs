@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use proxy_common::abi::packet::Key;
 
-use super::Road;
+use super::PacketDatapath;
 use super::offload_table::{source, target};
 use crate::sys;
 
-impl Road {
+impl PacketDatapath {
     /// Removes what connection tracking knows of a flow, if there is any.
     pub(super) fn untrack(&self, [client, server]: &[Key; 2]) {
         // As the connections were made: by the client, and by us.

@@ -12,8 +12,8 @@ use proxy_common::flow::{End, Reason};
 use proxy_common::packet::craft::Purpose;
 use proxy_common::packet::life;
 
-use super::Road;
-use super::offload_table::{Inner, Parked, tell};
+use super::PacketDatapath;
+use super::offload_table::{Inner, OffloadedFlow, tell};
 use super::progress::{note_last, note_progress};
 use super::send::note;
 use crate::hub::{Flow, Hub};
@@ -43,12 +43,12 @@ impl Telling {
     }
 }
 
-impl Road {
+impl PacketDatapath {
     /// Ends a flow that would not end by itself. Some: look again after this time. None: nothing is left of it.
     pub(super) fn cut(
         &self,
         hub: &Hub,
-        parked: &mut Parked,
+        parked: &mut OffloadedFlow,
         entries: &[Option<Entry>; 2],
         end: End,
     ) -> Option<Duration> {
@@ -122,7 +122,7 @@ impl Road {
     }
 
     /// What is left to do about a flow that is over. Some: again after this time.
-    pub(super) fn linger(&self, parked: &mut Parked) -> Option<Duration> {
+    pub(super) fn linger(&self, parked: &mut OffloadedFlow) -> Option<Duration> {
         let entries = self.entries(&parked.keys);
         let [Some(client), Some(server)] = &entries else { return None };
         // A client that takes its port for another connection must not be sent anything.

@@ -8,7 +8,7 @@ use proxy_common::abi::packet::{Answer, Entry, Key, Socket};
 use proxy_common::packet::eligible::{self, Leg, Obstacle};
 use tokio::net::TcpStream;
 
-use super::{Road, key, negotiated_options};
+use super::{PacketDatapath, key, negotiated_options};
 use crate::hub::Flow;
 use crate::kernel::Armed;
 use crate::sys;
@@ -23,7 +23,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) async fn make(road: &Road, flow: &Flow, sockets: &[&TcpStream; 2]) -> Result<Self, Obstacle> {
+    pub(super) async fn make(
+        road: &PacketDatapath,
+        flow: &Flow,
+        sockets: &[&TcpStream; 2],
+    ) -> Result<Self, Obstacle> {
         let changes = road.routes.changes();
         let [client, server] = sockets;
         let (client, server) = (Ends::of(client), Ends::of(server));

@@ -9,14 +9,14 @@ use tokio::net::TcpStream as Stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::datapath::{Carriers, Outcome, Pair, internal};
-use crate::hub::{Flow, Place, Story};
+use crate::hub::{AccessRecord, Flow, Permit};
 
 /// A flow with new sockets, the client's first. They are armed to reset.
 pub(crate) struct Returned {
     pub(crate) flow: Arc<Flow>,
-    pub(crate) story: Story,
+    pub(crate) story: AccessRecord,
     pub(crate) sockets: [TcpStream; 2],
-    pub(crate) place: Place,
+    pub(crate) place: Permit,
 }
 
 /// The workers.
@@ -28,7 +28,7 @@ pub(crate) struct Homes {
 
 impl Homes {
     /// Err: there is no worker any more. The sockets are closed, and the story is given back.
-    pub(super) fn send(&self, returned: Returned) -> Result<(), Box<Story>> {
+    pub(super) fn send(&self, returned: Returned) -> Result<(), Box<AccessRecord>> {
         let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let Some(door) = doors.get(turn % doors.len().max(1)) else { return Err(Box::new(returned.story)) };

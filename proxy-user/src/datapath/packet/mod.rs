@@ -2,7 +2,7 @@
 //!
 //! A flow begins as a copied one. When its time has come, its packets are let past the sockets, which finish what they have
 //! begun (`proxy_common::packet::drain`) while userspace goes on copying what they hold. Then they are closed without a word
-//! to their peers. What is left is two entries of a map, and a place in the [`Lot`].
+//! to their peers. What is left is two entries of a map, and a place in the [`OffloadTable`].
 
 mod adopt;
 mod ageing;
@@ -45,7 +45,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::copy::{self, Copied, Due};
 use super::{Carried, Carriers, Outcome, Pair, internal};
 use crate::hub::snapshot;
-use crate::hub::{Active, Bytes, Complaint, Flow, Hub, Story};
+use crate::hub::{AccessRecord, Active, Bytes, Flow, Hub, LogThrottle};
 use crate::kernel::packet::Claim;
 use crate::kernel::{Packet, Unavailable};
 use crate::{kernel, sys};
@@ -54,20 +54,20 @@ use self::clamp::Clamp;
 pub(crate) use self::clamp::Clamped;
 pub(crate) use self::homes::{Homes, Returned};
 pub(crate) use self::left::open_left;
-use self::negotiated_options::Terms;
-use self::offload_table::Lot;
+use self::negotiated_options::NegotiatedOptions;
+use self::offload_table::OffloadTable;
 use self::ports::{Ports, Reserved};
-use self::rcu_barrier::Grace;
+use self::rcu_barrier::RcuBarrier;
 use self::routes::Routes;
 
 /// A flow that has carried so much does not wait for its age.
 const BULKY: u64 = 1 << 20;
 
 /// What the workers share.
-pub(crate) struct Road {
+pub(crate) struct PacketDatapath {
     pub(crate) packet: Arc<Packet>,
-    lot: Lot,
-    grace: Grace,
+    lot: OffloadTable,
+    grace: RcuBarrier,
     ports: Ports,
     routes: Routes,
     policy: Policy,
@@ -82,28 +82,28 @@ pub(crate) struct Road {
     /// The daemon ends, and no flow is to outlive it.
     is_closing: AtomicBool,
     /// That ends cannot be sent anything.
-    complaint: Complaint,
+    complaint: LogThrottle,
 }
 
 /// A flow that has left its sockets.
 pub(crate) struct Departed {
-    road: Arc<Road>,
+    road: Arc<PacketDatapath>,
     keys: [Key; 2],
-    terms: Terms,
+    terms: NegotiatedOptions,
     active: Active,
 }
 
 /// How the sockets of a flow were left.
 enum Way {
     /// They have nothing more to do.
-    Free([Key; 2], Terms),
+    Free([Key; 2], NegotiatedOptions),
     /// The flow has to be reset. So many bytes it has carried, by its sockets and past them.
     Broken(End, Bytes),
     /// They are not: the flow has to keep them.
     Kept,
 }
 
-impl Road {
+impl PacketDatapath {
     /// Loads the programs, and finds the flows of an earlier daemon.
     pub(crate) fn open(
         hub: &Hub,
@@ -126,7 +126,8 @@ impl Road {
         claim: Claim,
         homes: Arc<Homes>,
     ) -> Result<Arc<Self>, Unavailable> {
-        let grace = Grace::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
+        let grace =
+            RcuBarrier::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let former = claim.journal.clone();
         // The kernel does not know that they are in use.
         claim
@@ -137,7 +138,7 @@ impl Road {
         let policy = Policy { age: config.after, bytes: BULKY };
         let road = Arc::new(Self {
             packet,
-            lot: Lot::new(&config.journal),
+            lot: OffloadTable::new(&config.journal),
             grace,
             ports,
             routes: Routes::default(),
@@ -148,7 +149,7 @@ impl Road {
             retrying: Semaphore::new(RETRIES),
             attaching: Arc::default(),
             is_closing: AtomicBool::new(false),
-            complaint: Complaint::default(),
+            complaint: LogThrottle::default(),
         });
         road.begin_to_tend(hub)?;
         adopt::adopt(&road, hub, former.as_deref());
@@ -198,7 +199,7 @@ impl Road {
     }
 }
 
-impl Road {
+impl PacketDatapath {
     /// Has the programs at an interface. The kernel may take long for that: only this connection waits for it.
     async fn attach(&self, device: u32) -> Result<(), Unavailable> {
         if let Some(known) = self.packet.known(device) {
@@ -216,7 +217,7 @@ impl Road {
     }
 }
 
-/// See [`Road::prepare`].
+/// See [`PacketDatapath::prepare`].
 pub(crate) struct Prepared<'a> {
     _withheld: Option<kernel::packet::Withheld<'a>>,
     _reserved: Reserved<'a>,
@@ -253,12 +254,18 @@ impl Carriers {
     }
 
     /// None: no flow can leave its sockets, or none can now.
-    fn working_road(&self) -> Option<&Arc<Road>> {
+    fn working_road(&self) -> Option<&Arc<PacketDatapath>> {
         self.road.as_ref().filter(|road| road.packet.hindrance().is_none())
     }
 
     /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
-    async fn until_it_leaves(&self, road: &Arc<Road>, flow: &Flow, pair: Pair, carried: Datapath) -> Outcome {
+    async fn until_it_leaves(
+        &self,
+        road: &Arc<PacketDatapath>,
+        flow: &Flow,
+        pair: Pair,
+        carried: Datapath,
+    ) -> Outcome {
         let outcome = self.copy_or_leave(road, flow, &pair, carried, None).await;
         outcome
             .unwrap_or_else(|| Outcome::Ended(internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into())))
@@ -267,7 +274,7 @@ impl Carriers {
     /// `bell`: to be rung if the flow has to keep its sockets. None, which is not without it: it has, and rests.
     async fn copy_or_leave(
         &self,
-        road: &Arc<Road>,
+        road: &Arc<PacketDatapath>,
         flow: &Flow,
         pair: &Pair,
         carried: Datapath,
@@ -320,11 +327,17 @@ impl Carriers {
 
 impl Departed {
     /// Leaves the flow to the lot. Its story is told when it ends.
-    pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, story: Story) {
+    pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, story: AccessRecord) {
         let flow = entry.park();
         let Self { road, keys, terms, active } = self;
-        let parked =
-            offload_table::Parked::new(Arc::clone(&flow), story, keys, Some(terms), active, sys::now_ms());
+        let parked = offload_table::OffloadedFlow::new(
+            Arc::clone(&flow),
+            story,
+            keys,
+            Some(terms),
+            active,
+            sys::now_ms(),
+        );
         road.park(hub, parked);
         // Who was told of an order before this has not found the flow in the lot.
         hub.flows.remind(&flow);

@@ -16,14 +16,14 @@ const SMALLEST: [u32; 2] = [536, 1220];
 
 /// See above. Alike on both legs, or the flow would have its sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Terms {
+pub(crate) struct NegotiatedOptions {
     pub(super) stamps: bool,
     pub(super) selective: bool,
     /// The largest segments that each end takes, and that it was told that we do; the client's first. 0: not known.
     pub(super) sizes: [[u32; 2]; 2],
 }
 
-impl Terms {
+impl NegotiatedOptions {
     /// Of sockets in repair mode.
     pub(super) fn of(legs: &[Leg; 2], sockets: &[&TcpStream; 2]) -> Self {
         let [client, server] = legs;
@@ -67,9 +67,9 @@ mod tests {
             stamped,
             ..Entry::default()
         };
-        let known = Terms::unknown([&entry("10.0.0.1", 0), &entry("10.0.0.2", 9)]);
-        assert_eq!(known, Terms { stamps: true, selective: false, sizes: [[536, 0]; 2] });
-        let known = Terms::unknown([&entry("fd00::1", 0), &entry("fd00::2", 0)]);
-        assert_eq!(known, Terms { stamps: false, selective: false, sizes: [[1220, 0]; 2] });
+        let known = NegotiatedOptions::unknown([&entry("10.0.0.1", 0), &entry("10.0.0.2", 9)]);
+        assert_eq!(known, NegotiatedOptions { stamps: true, selective: false, sizes: [[536, 0]; 2] });
+        let known = NegotiatedOptions::unknown([&entry("fd00::1", 0), &entry("fd00::2", 0)]);
+        assert_eq!(known, NegotiatedOptions { stamps: false, selective: false, sizes: [[1220, 0]; 2] });
     }
 }

@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, SemaphorePermit};
 
 use super::entry_builder::Plan;
-use super::negotiated_options::Terms;
+use super::negotiated_options::NegotiatedOptions;
 use super::offload_table::bounds;
-use super::{PATIENCE, Road, Way, send};
+use super::{PATIENCE, PacketDatapath, Way, send};
 use crate::datapath::Carriers;
 use crate::hub::{Flow, Hub, Phase};
 use crate::kernel::Armed;
@@ -44,7 +44,7 @@ const ESTABLISHED: u8 = 1;
 /// Returns when the sockets of `flow` are no longer needed, if ever. `bell` is rung, if there is one, when they are for as long as can
 /// be told: then another datapath may have them.
 pub(super) async fn leave(
-    road: &Road,
+    road: &PacketDatapath,
     carriers: &Carriers,
     flow: &Flow,
     sockets: &[&TcpStream; 2],
@@ -94,7 +94,7 @@ fn is_silent(flow: &Flow) -> bool {
 /// Returns when a flow may try once more: with what it has to keep until it has tried. A try looks at the flow again and again, so that
 /// only so many may at a time: the more there are whose obstacle does not pass, the rarer each one tries. The first try is not
 /// kept waiting, nor is one that is ordered.
-async fn turn_to_try<'a>(road: &'a Road, flow: &Flow, tries: u32) -> Option<SemaphorePermit<'a>> {
+async fn turn_to_try<'a>(road: &'a PacketDatapath, flow: &Flow, tries: u32) -> Option<SemaphorePermit<'a>> {
     if tries == 0 {
         return None;
     }
@@ -105,7 +105,7 @@ async fn turn_to_try<'a>(road: &'a Road, flow: &Flow, tries: u32) -> Option<Sema
 }
 
 /// Returns when the flow is old or bulky enough and has carried a byte, or is ordered to leave.
-async fn due_to_leave(road: &Road, flow: &Flow) {
+async fn due_to_leave(road: &PacketDatapath, flow: &Flow) {
     let stays = || {
         flow.orders.are_to_stay() || flow.closing.get().is_some() || road.is_closing.load(Ordering::Relaxed)
     };
@@ -152,7 +152,7 @@ async fn due(policy: &Policy, flow: &Flow) {
 
 /// `turn`: see [`turn_to_try`].
 async fn attempt(
-    road: &Road,
+    road: &PacketDatapath,
     hub: &Hub,
     flow: &Flow,
     sockets: &[&TcpStream; 2],
@@ -205,14 +205,14 @@ async fn attempt(
     }
     port.left();
     road.untrack(&plan.keys);
-    Ok(Way::Free(plan.keys, Terms::of(&plan.legs, sockets)))
+    Ok(Way::Free(plan.keys, NegotiatedOptions::of(&plan.legs, sockets)))
 }
 
 const fn end(reason: Reason) -> End {
     End { reason, side: reason.side() }
 }
 
-impl Road {
+impl PacketDatapath {
     /// Ends a flow whose sockets have stood still while its bytes went past them. Both ends are reset from here: the sockets' own
     /// resets have numbers of before, which an end takes no notice of. A reset of an end's own has gone to the other one already.
     fn part(&self, flow: &Flow, keys: &[Key; 2], end: End) -> Way {
@@ -274,7 +274,7 @@ async fn flip(
 
 /// Waits until both ends have what the sockets owe them. Some: that will not be.
 async fn drain(
-    road: &Road,
+    road: &PacketDatapath,
     hub: &Hub,
     flow: &Flow,
     armed: &Armed<'_>,
@@ -316,7 +316,7 @@ async fn drain(
 }
 
 /// A reader that takes no more may keep a socket from finishing: the bounds of all flows hold here, too.
-fn overdue(road: &Road, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
+fn overdue(road: &PacketDatapath, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
     let entries = road.entries(keys);
     let [Some(client), Some(server)] = &entries else { return None };
     let active_ms = later(client.active_ms, server.active_ms);
@@ -328,7 +328,7 @@ fn overdue(road: &Road, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
 
 /// Who has reset the connection, if that is certain of any end. An end that has gone for a reset which was not believed answers what our
 /// socket sends it with one that is.
-fn resetter(road: &Road, keys: &[Key; 2], handover: &Handover) -> Option<Side> {
+fn resetter(road: &PacketDatapath, keys: &[Key; 2], handover: &Handover) -> Option<Side> {
     let (heard, _) = Side::BOTH.into_iter().zip(handover.reset).find(|(_, reset)| *reset != 0)?;
     let [Some(client), Some(server)] = &road.entries(keys) else { return Some(heard) };
     Some(life::resetter(client, server).unwrap_or(heard))

@@ -15,15 +15,15 @@ use proxy_common::packet::asked::Asked;
 use proxy_common::packet::life::{Bounds, Step};
 use tokio::sync::Notify;
 
-use super::Road;
+use super::PacketDatapath;
 use super::adopt::{ANSWER, First};
 use super::ask::next_step;
 use super::attached::{Gaps, SeenGaps};
 use super::end::Telling;
 use super::journal::{Journal, Note};
-use super::negotiated_options::Terms;
+use super::negotiated_options::NegotiatedOptions;
 use super::progress::{note_last, note_progress};
-use crate::hub::{Active, Bytes, Flow, Hub, Story};
+use crate::hub::{AccessRecord, Active, Bytes, Flow, Hub};
 use crate::sys;
 
 /// Pause between two looks when an event was lost.
@@ -37,12 +37,12 @@ const TURN: usize = 256;
 const BEAT: Duration = Duration::from_millis(50);
 
 /// One flow.
-pub(crate) struct Parked {
+pub(crate) struct OffloadedFlow {
     pub(super) flow: Arc<Flow>,
-    pub(super) story: Story,
+    pub(super) story: AccessRecord,
     pub(super) keys: [Key; 2],
     /// None: an earlier daemon has left no word of it.
-    pub(super) terms: Option<Terms>,
+    pub(super) terms: Option<NegotiatedOptions>,
     /// None: its story is told already.
     pub(super) active: Option<Active>,
     /// It is over by a reset, which an end may not know of.
@@ -61,12 +61,12 @@ pub(crate) struct Parked {
     pub(super) moved_ms: u32,
 }
 
-impl Parked {
+impl OffloadedFlow {
     pub(super) fn new(
         flow: Arc<Flow>,
-        story: Story,
+        story: AccessRecord,
         keys: [Key; 2],
-        terms: Option<Terms>,
+        terms: Option<NegotiatedOptions>,
         active: Active,
         moved_ms: u32,
     ) -> Self {
@@ -91,7 +91,7 @@ impl Parked {
 }
 
 /// All of them, by the key of the client's packets.
-pub(crate) struct Lot {
+pub(crate) struct OffloadTable {
     begun: Instant,
     inner: Mutex<Inner>,
     news: Notify,
@@ -101,11 +101,11 @@ pub(crate) struct Lot {
 
 #[derive(Default)]
 pub(super) struct Inner {
-    pub(super) parked: HashMap<Key, Parked>,
+    pub(super) parked: HashMap<Key, OffloadedFlow>,
     due: BinaryHeap<Reverse<(Instant, [u32; 10])>>,
 }
 
-impl Lot {
+impl OffloadTable {
     pub(super) fn new(journal: &Path) -> Self {
         Self {
             begun: Instant::now(),
@@ -122,7 +122,7 @@ impl Lot {
     }
 
     /// Some: a client has one flow only. It has taken the port of this one for the other, which is newer.
-    fn put(&self, mut parked: Parked) -> Option<Parked> {
+    fn put(&self, mut parked: OffloadedFlow) -> Option<OffloadedFlow> {
         parked.due = self.beat_after(parked.due);
         self.gaps.begin(&mut parked.gaps);
         let mut inner = self.inner();
@@ -180,7 +180,7 @@ impl Lot {
     }
 }
 
-impl Road {
+impl PacketDatapath {
     /// Looks after the flows, until the daemon ends. Must run inside the runtime.
     pub(crate) async fn watch(self: Arc<Self>, hub: Arc<Hub>) -> io::Result<()> {
         let Some(events) = self.packet.take_events() else { return Ok(()) };
@@ -288,7 +288,13 @@ impl Road {
     }
 
     /// A flow has ended by itself. Returns when to look at it again.
-    fn note_over(&self, hub: &Hub, parked: &mut Parked, entries: &[Option<Entry>; 2], end: End) -> Duration {
+    fn note_over(
+        &self,
+        hub: &Hub,
+        parked: &mut OffloadedFlow,
+        entries: &[Option<Entry>; 2],
+        end: End,
+    ) -> Duration {
         note_last(hub, parked, entries, end);
         tell(hub, parked, end);
         hub.flows.leave_parked(&parked.flow);
@@ -300,7 +306,7 @@ impl Road {
         self.linger(parked).unwrap_or_default()
     }
 
-    pub(super) fn clear(&self, parked: &Parked) {
+    pub(super) fn clear(&self, parked: &OffloadedFlow) {
         self.packet.forget(&parked.keys);
         let [_, server] = &parked.keys;
         self.ports.give_back(source(server), target(server));
@@ -313,13 +319,13 @@ impl Road {
     }
 
     /// Enters a flow, whose port is taken already.
-    pub(super) fn park(&self, hub: &Hub, parked: Parked) {
+    pub(super) fn park(&self, hub: &Hub, parked: OffloadedFlow) {
         self.lot.journal.add(Note::of(&parked));
         self.put(hub, parked);
     }
 
     /// Enters a flow of an earlier daemon, but for the journal.
-    pub(super) fn settle_in(&self, hub: &Hub, parked: Parked) {
+    pub(super) fn settle_in(&self, hub: &Hub, parked: OffloadedFlow) {
         let [_, server] = &parked.keys;
         let _ = self.packet.cover(server);
         self.ports.take(source(server), target(server));
@@ -328,7 +334,7 @@ impl Road {
 
     /// Puts a flow into the lot. One that its client has given up is over, and nothing is left of it: it may have had to be told
     /// so yet.
-    pub(super) fn put(&self, hub: &Hub, parked: Parked) {
+    pub(super) fn put(&self, hub: &Hub, parked: OffloadedFlow) {
         if let Some(mut older) = self.lot.put(parked) {
             tell(hub, &mut older, End { reason: Reason::KernelLost, side: None });
             hub.flows.leave_parked(&older.flow);
@@ -347,7 +353,7 @@ pub(super) fn since(ms: u32) -> Duration {
     Duration::from_millis(sys::now_ms().wrapping_sub(ms).into())
 }
 
-pub(super) fn tell(hub: &Hub, parked: &mut Parked, end: End) {
+pub(super) fn tell(hub: &Hub, parked: &mut OffloadedFlow, end: End) {
     if parked.active.take().is_some() {
         parked.story.settle(hub, &parked.flow, end, parked.bytes);
     }
@@ -381,11 +387,11 @@ mod tests {
             let flow = flows.adopt("10.0.0.1:5000".parse().unwrap(), &name);
             let server = Key { target_port: port, ..Key::default() };
             let active = meters.active(&name, Datapath::Packet);
-            Parked::new(flow, Story::default(), [Key::default(), server], None, active, 0)
+            OffloadedFlow::new(flow, AccessRecord::default(), [Key::default(), server], None, active, 0)
         };
-        let lot = Lot::new(Path::new("/nonexistent/journal"));
+        let lot = OffloadTable::new(Path::new("/nonexistent/journal"));
         let (one, other, last) = (parked(1), parked(2), parked(3));
-        let port = |parked: Option<Parked>| parked.map(|parked| parked.keys[1].target_port);
+        let port = |parked: Option<OffloadedFlow>| parked.map(|parked| parked.keys[1].target_port);
         assert_eq!(port(lot.put(one)), None);
         assert_eq!(port(lot.put(last)), Some(1));
         assert_eq!(port(lot.put(other)), Some(2), "it was away meanwhile");

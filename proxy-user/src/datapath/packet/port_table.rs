@@ -16,7 +16,7 @@ pub(super) enum By {
 /// A server, and an address and port of ours.
 pub(super) type Way = (SocketAddr, SocketAddr);
 
-pub(super) struct Taken {
+pub(super) struct PortTable {
     range: RangeInclusive<u16>,
     servers: HashMap<SocketAddr, Used>,
 }
@@ -32,7 +32,7 @@ struct Used {
     by_address: HashMap<IpAddr, usize>,
 }
 
-impl Taken {
+impl PortTable {
     pub(super) fn new(range: RangeInclusive<u16>) -> Self {
         Self { range, servers: HashMap::new() }
     }
@@ -124,9 +124,9 @@ mod tests {
 
     #[test]
     fn a_port_is_taken_by_its_address_and_where_any_may_be_it() {
-        let mut taken = Taken::new(61_000..=61_001);
+        let mut taken = PortTable::new(61_000..=61_001);
         taken.enter(way(SERVER, "10.0.0.1:61000"), By::Flow);
-        let is_taken = |taken: &Taken, near| taken.is_taken(way(SERVER, near));
+        let is_taken = |taken: &PortTable, near| taken.is_taken(way(SERVER, near));
         assert!(is_taken(&taken, "10.0.0.1:61000") && is_taken(&taken, "0.0.0.0:61000"));
         assert!(!is_taken(&taken, "10.0.0.2:61000") && !is_taken(&taken, "0.0.0.0:61001"));
         assert!(taken.is_taken(way("[::ffff:10.9.9.9]:443", "10.0.0.1:61000")), "the same server");
@@ -141,10 +141,10 @@ mod tests {
 
     #[test]
     fn it_is_known_when_no_port_is_left() {
-        let mut taken = Taken::new(61_000..=61_001);
+        let mut taken = PortTable::new(61_000..=61_001);
         let (one, other, any) = (ip("10.0.0.1"), ip("10.0.0.2"), ip("0.0.0.0"));
         let server = SERVER.parse().unwrap();
-        let is_full = |taken: &Taken, sources: &[IpAddr]| taken.is_full(server, sources);
+        let is_full = |taken: &PortTable, sources: &[IpAddr]| taken.is_full(server, sources);
         for near in ["10.0.0.1:61000", "10.0.0.1:61000", "10.0.0.1:7", "10.0.0.1:8"] {
             taken.enter(way(SERVER, near), By::Flow);
             assert!(!is_full(&taken, &[one]) && !is_full(&taken, &[any]), "{near}");

@@ -15,7 +15,7 @@ use proxy_common::ports::are_own;
 use socket2::Socket;
 
 use super::offload_table::{source, target};
-use super::port_table::{By, Taken, Way};
+use super::port_table::{By, PortTable, Way};
 use crate::kernel::Unavailable;
 use crate::sys;
 
@@ -29,7 +29,7 @@ pub(super) struct Ports {
     range: RangeInclusive<u16>,
     sources: Vec<IpAddr>,
     next: AtomicU32,
-    taken: Mutex<Taken>,
+    taken: Mutex<PortTable>,
 }
 
 impl Ports {
@@ -64,7 +64,7 @@ impl Ports {
 
     /// No port of which is taken yet.
     pub(super) fn of(range: RangeInclusive<u16>, sources: &[IpAddr]) -> Self {
-        let taken = Mutex::new(Taken::new(range.clone()));
+        let taken = Mutex::new(PortTable::new(range.clone()));
         Self { range, sources: sources.to_vec(), next: AtomicU32::new(0), taken }
     }
 
@@ -140,7 +140,7 @@ impl Ports {
         leaving
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn taken(&self) -> MutexGuard<'_, PortTable> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -212,7 +212,7 @@ mod tests {
             range: 61_000..=61_001,
             sources: vec![one, six, other],
             next: AtomicU32::new(0),
-            taken: Mutex::new(Taken::new(61_000..=61_001)),
+            taken: Mutex::new(PortTable::new(61_000..=61_001)),
         };
         let sources = sources_for(&ports.sources, "10.9.9.9".parse().unwrap());
         assert_eq!(sources, [one, other]);
@@ -237,7 +237,7 @@ mod tests {
             range: 61_000..=61_000,
             sources: Vec::new(),
             next: AtomicU32::new(0),
-            taken: Mutex::new(Taken::new(61_000..=61_000)),
+            taken: Mutex::new(PortTable::new(61_000..=61_000)),
         };
         let server: SocketAddr = "10.9.9.9:443".parse().unwrap();
         let (near, any) = ("10.0.0.1:61000".parse().unwrap(), "0.0.0.0:61000".parse().unwrap());

@@ -6,12 +6,12 @@ use proxy_common::packet::life;
 use proxy_common::packet::seq::later;
 use proxy_common::packet::seq_validation::is_acknowledged;
 
-use super::offload_table::{Parked, since};
+use super::offload_table::{OffloadedFlow, since};
 use crate::hub::Hub;
 
 /// Bytes that are not in the entries any more are known from here. What answers to probes is no progress, nor is what nobody has
 /// acknowledged.
-pub(super) fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
+pub(super) fn note_progress(parked: &mut OffloadedFlow, entries: &[Option<Entry>; 2]) {
     let [Some(client), Some(server)] = entries else {
         parked.flow.moved_to(parked.bytes, since(parked.moved_ms));
         return;
@@ -28,7 +28,7 @@ pub(super) fn note_progress(parked: &mut Parked, entries: &[Option<Entry>; 2]) {
 }
 
 /// Of a flow that has not ended in order, the last acknowledgements may be lost.
-pub(super) fn note_last(hub: &Hub, parked: &mut Parked, entries: &[Option<Entry>; 2], end: End) {
+pub(super) fn note_last(hub: &Hub, parked: &mut OffloadedFlow, entries: &[Option<Entry>; 2], end: End) {
     if end.reason != Reason::Eof
         && let [Some(client), Some(server)] = entries
     {

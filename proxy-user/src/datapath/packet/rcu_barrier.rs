@@ -18,7 +18,7 @@ type Result = std::result::Result<(), io::ErrorKind>;
 type Waiting = oneshot::Sender<Result>;
 
 #[derive(Clone)]
-pub(super) struct Grace(mpsc::Sender<Waiting>);
+pub(super) struct RcuBarrier(mpsc::Sender<Waiting>);
 
 /// Flows of a worker that wait together.
 #[derive(Default)]
@@ -34,7 +34,7 @@ thread_local! {
     static LAST: RefCell<Arc<Round>> = RefCell::new(Arc::new(Round { begun: true.into(), ..Round::default() }));
 }
 
-impl Grace {
+impl RcuBarrier {
     /// Err: the kernel does not offer it.
     pub(super) fn start() -> io::Result<Self> {
         sys::wait_for_packets()?;
@@ -94,7 +94,7 @@ mod tests {
     fn who_asks_together_waits_together_and_nobody_for_who_gave_up() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let grace = Grace::start().unwrap();
+            let grace = RcuBarrier::start().unwrap();
             let first = tokio::spawn({
                 let grace = grace.clone();
                 async move { grace.wait().await }

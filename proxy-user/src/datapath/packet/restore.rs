@@ -17,11 +17,11 @@ use proxy_common::packet::restore::{self, Start, Starts};
 use socket2::Socket;
 use tokio::task::JoinSet;
 
-use super::negotiated_options::Terms;
-use super::offload_table::{Lot, Parked, bounds, source, target};
+use super::negotiated_options::NegotiatedOptions;
+use super::offload_table::{OffloadTable, OffloadedFlow, bounds, source, target};
 use super::progress::note_progress;
-use super::{Returned, Road};
-use crate::hub::{Hub, Place};
+use super::{PacketDatapath, Returned};
+use crate::hub::{Hub, Permit};
 use crate::sys;
 
 /// Between two looks at what the ends acknowledge.
@@ -64,13 +64,13 @@ enum Failed {
 
 /// Its packets are held. Dropped: they are forwarded again.
 struct Held<'a> {
-    road: &'a Road,
+    road: &'a PacketDatapath,
     client: Key,
     freed: bool,
 }
 
 impl<'a> Held<'a> {
-    fn begin(road: &'a Road, client: Key) -> Result<Self, Failed> {
+    fn begin(road: &'a PacketDatapath, client: Key) -> Result<Self, Failed> {
         done(road.packet.hold(&client)?)?;
         Ok(Self { road, client, freed: false })
     }
@@ -96,16 +96,16 @@ impl Drop for Held<'_> {
 struct Restored {
     sockets: [Socket; 2],
     starts: Starts,
-    place: Place,
+    place: Permit,
 }
 
 fn done(answer: Answer) -> Result<(), Failed> {
     if answer == Answer::Done { Ok(()) } else { Err(Failed::Refused(answer)) }
 }
 
-impl Lot {
+impl OffloadTable {
     /// Takes a flow that is not over out of the lot: whoever does so puts it back, or sees to its end.
-    fn take(&self, client: &Key) -> Option<Parked> {
+    fn take(&self, client: &Key) -> Option<OffloadedFlow> {
         let mut inner = self.inner();
         inner.parked.get(client).filter(|parked| parked.active.is_some())?;
         inner.parked.remove(client)
@@ -119,7 +119,7 @@ impl Lot {
     }
 }
 
-impl Road {
+impl PacketDatapath {
     /// Takes back the flow whose client's packets have this key. `closing`: to end it in order, or else with resets.
     pub(super) async fn take_back(&self, hub: &Hub, client: Key, closing: Option<Reason>) {
         let Some(parked) = self.lot.take(&client) else { return };
@@ -142,7 +142,12 @@ impl Road {
         }
     }
 
-    async fn restore_in_time(&self, hub: &Hub, parked: &Parked, closing: bool) -> Result<Restored, Failed> {
+    async fn restore_in_time(
+        &self,
+        hub: &Hub,
+        parked: &OffloadedFlow,
+        closing: bool,
+    ) -> Result<Restored, Failed> {
         let place = tokio::time::timeout(ROOM, hub.room.wait()).await.map_err(|_| Failed::Full)?.kept();
         let mut restored = self.restore(parked, closing).await;
         for _ in 1..TRIES {
@@ -182,7 +187,7 @@ impl Road {
     }
 
     /// `closing`: it ends anyway, and there need be nobody who answers.
-    async fn restore(&self, parked: &Parked, closing: bool) -> Result<([Socket; 2], Starts), Failed> {
+    async fn restore(&self, parked: &OffloadedFlow, closing: bool) -> Result<([Socket; 2], Starts), Failed> {
         let [client, server] = parked.keys;
         let mut held = Held::begin(self, client)?;
         // Packets that were seen before may be on their way through the programs.
@@ -195,7 +200,7 @@ impl Road {
         let [Some(one), Some(other)] = self.entries(&parked.keys) else {
             return Err(Failed::Refused(Answer::Unknown));
         };
-        let terms = parked.terms.unwrap_or_else(|| Terms::unknown([&one, &other]));
+        let terms = parked.terms.unwrap_or_else(|| NegotiatedOptions::unknown([&one, &other]));
         let starts = restore::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
         if !closing && !restore::have_confirmed([&one, &other]) {
             return Err(unasked.map_or(Failed::Unsettled, Failed::Unasked));
@@ -212,14 +217,14 @@ impl Road {
         Ok((sockets, starts))
     }
 
-    fn are_held(&self, parked: &Parked) -> bool {
+    fn are_held(&self, parked: &OffloadedFlow) -> bool {
         let [Some(client), Some(server)] = &self.entries(&parked.keys) else { return false };
         restore::are_held([client, server], sys::now_ms())
     }
 
     /// Waits until both ends have said that they have got all that was forwarded to them, or for a while. They are asked even if that is
     /// known already, unless the flow is to end anyway: what is known may be what somebody else has said. Some: one could not be asked.
-    async fn rest(&self, parked: &Parked, closing: bool) -> Option<io::Error> {
+    async fn rest(&self, parked: &OffloadedFlow, closing: bool) -> Option<io::Error> {
         let (begun, mut asked, mut unasked) = (Instant::now(), [false; 2], None);
         while begun.elapsed() < REST {
             let entries = self.entries(&parked.keys);
@@ -243,7 +248,7 @@ impl Road {
     fn bring_home(
         &self,
         hub: &Hub,
-        parked: Parked,
+        parked: OffloadedFlow,
         Restored { sockets, starts, place }: Restored,
         closing: Option<Reason>,
     ) {
@@ -262,7 +267,7 @@ impl Road {
         if let Some(reason) = closing {
             let _ = flow.closing.set(reason);
         }
-        let Parked { story, .. } = parked;
+        let OffloadedFlow { story, .. } = parked;
         let begun = begin(&sockets, hub.snapshot.timeouts.keepalive);
         let sockets = sockets.map(TcpStream::from);
         let sent = match begun {
@@ -303,7 +308,7 @@ impl Road {
 }
 
 /// The socket of one leg. `back` is the entry of what it sends, as long as that is forwarded.
-fn make(key: &Key, back: &Entry, start: &Start, terms: &Terms, leg: usize) -> io::Result<Socket> {
+fn make(key: &Key, back: &Entry, start: &Start, terms: &NegotiatedOptions, leg: usize) -> io::Result<Socket> {
     let [most_sent, most_received] = terms.sizes.get(leg).copied().unwrap_or_default();
     let connection = sys::Connection {
         near: target(key),

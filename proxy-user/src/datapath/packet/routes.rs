@@ -12,7 +12,7 @@ use proxy_common::abi::packet::{Address, Entry, address_from};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::Road;
+use super::PacketDatapath;
 use crate::sys::{self, Moves, News};
 
 /// After the first sign of a change: more of them follow, as a rule.
@@ -59,7 +59,7 @@ struct Found {
     is_blocked: bool,
 }
 
-impl Road {
+impl PacketDatapath {
     /// Keeps the ways of the flows up to date, until the daemon ends. Must run inside the runtime.
     pub(crate) async fn follow(self: Arc<Self>) -> io::Result<()> {
         let moves = Moves::watch().and_then(sys::readable);
@@ -176,7 +176,7 @@ impl Road {
 
 /// The ways of many flows, most of which are the same.
 struct Ways<'a> {
-    road: &'a Road,
+    road: &'a PacketDatapath,
     router: sys::Router,
     known: HashMap<(Address, Address), u32>,
 }

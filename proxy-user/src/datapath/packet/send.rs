@@ -8,7 +8,7 @@ use proxy_common::abi::packet::{Entry, Key};
 use proxy_common::flow::Side;
 use proxy_common::packet::craft::{Purpose, craft};
 
-use super::Road;
+use super::PacketDatapath;
 use super::offload_table::{source, target};
 use crate::hub::Flow;
 use crate::sys;
@@ -16,7 +16,7 @@ use crate::sys;
 /// Why an end was not sent what it was to be sent, the client first.
 pub(super) type Unsent = [Option<io::Error>; 2];
 
-impl Road {
+impl PacketDatapath {
     /// Sends a segment to each end that is `wanted`. What fails is counted, and logged now and then.
     pub(super) fn send(
         &self,

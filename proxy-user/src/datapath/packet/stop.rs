@@ -2,14 +2,14 @@
 
 use proxy_common::flow::{End, Reason};
 
-use super::Road;
-use super::offload_table::Parked;
+use super::PacketDatapath;
+use super::offload_table::OffloadedFlow;
 use crate::hub::Hub;
 
-impl Road {
+impl PacketDatapath {
     /// Ends all flows with resets: the operator wants none to outlive the daemon.
     pub(crate) fn release(&self, hub: &Hub) {
-        let all: Vec<Parked> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
+        let all: Vec<OffloadedFlow> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
         for mut parked in all {
             let entries = self.entries(&parked.keys);
             if parked.active.is_some() {
@@ -22,7 +22,7 @@ impl Road {
 
     /// Leaves all flows to the next daemon. Says how many there are.
     pub(crate) fn abandon(&self, hub: &Hub) -> usize {
-        let all: Vec<Parked> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
+        let all: Vec<OffloadedFlow> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
         for parked in &all {
             hub.flows.leave_parked(&parked.flow);
             if parked.active.is_none() {

@@ -49,7 +49,7 @@ fn families_are_called_as_their_samples() {
     let counter: Family<[(&str, &str); 1], Counter> = Family::default();
     counter.get_or_create(&[("name", "a \"b\" \\ \n")]).inc();
     registry.register("bytes", "All \\\"bytes\\\"", counter);
-    registry.register("room", "Room", Gauge::<i64>::default());
+    registry.register("room", "ConnectionLimit", Gauge::<i64>::default());
     registry.register("build", "The build", Info::new([("version", "1")]));
     let histogram = Histogram::new([0.5]);
     histogram.observe(0.25);
@@ -60,7 +60,7 @@ fn families_are_called_as_their_samples() {
 # HELP p_bytes_total All \"bytes\".
 # TYPE p_bytes_total counter
 p_bytes_total{name=\"a \\\"b\\\" \\\\ \\n\"} 1
-# HELP p_room Room.
+# HELP p_room ConnectionLimit.
 # TYPE p_room gauge
 p_room 0
 # HELP p_build_info The build.

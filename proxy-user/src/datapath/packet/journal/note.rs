@@ -3,8 +3,8 @@
 use proxy_common::abi::packet::{KEY_WORDS, Key};
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::packet::negotiated_options::Terms;
-use crate::datapath::packet::offload_table::Parked;
+use crate::datapath::packet::negotiated_options::NegotiatedOptions;
+use crate::datapath::packet::offload_table::OffloadedFlow;
 use crate::sys;
 
 pub(super) type Words = [u32; KEY_WORDS];
@@ -15,7 +15,7 @@ pub(in crate::datapath::packet) struct Note {
     pub(in crate::datapath::packet) keys: [Words; 2],
     /// Not in what an earlier version has written.
     #[serde(default)]
-    pub(in crate::datapath::packet) terms: Option<Terms>,
+    pub(in crate::datapath::packet) terms: Option<NegotiatedOptions>,
     pub(in crate::datapath::packet) listener: String,
     pub(in crate::datapath::packet) sni: Option<Box<str>>,
     pub(in crate::datapath::packet) route: String,
@@ -28,7 +28,7 @@ pub(in crate::datapath::packet) struct Note {
 }
 
 impl Note {
-    pub(in crate::datapath::packet) fn of(parked: &Parked) -> Self {
+    pub(in crate::datapath::packet) fn of(parked: &OffloadedFlow) -> Self {
         let facts = parked.flow.facts().clone();
         Self {
             keys: parked.keys.each_ref().map(Key::to_words),

@@ -6,14 +6,14 @@ use proxy_common::abi::packet::KEY_WORDS;
 
 use super::writer::SLACK;
 use super::*;
-use crate::datapath::packet::negotiated_options::Terms;
+use crate::datapath::packet::negotiated_options::NegotiatedOptions;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn note(number: u32) -> Note {
     Note {
         keys: [[number; KEY_WORDS], [0; KEY_WORDS]],
-        terms: Some(Terms { stamps: true, selective: false, sizes: [[number, 2], [3, 4]] }),
+        terms: Some(NegotiatedOptions { stamps: true, selective: false, sizes: [[number, 2], [3, 4]] }),
         listener: "tls".to_owned(),
         sni: Some("a.example".into()),
         route: "r".to_owned(),
