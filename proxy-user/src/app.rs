@@ -50,17 +50,17 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
     let guard = guard::start(&hub)?;
     let homes = Arc::new(Homes::default());
     let wanted = hub.snapshot.wants_packet();
-    let road = wanted.then(|| PacketDatapath::open(&hub, &hub.snapshot.packet, Arc::clone(&homes)));
-    if let Some(road) = &road {
-        look_after(&hub, road);
+    let packet = wanted.then(|| PacketDatapath::open(&hub, &hub.snapshot.packet, Arc::clone(&homes)));
+    if let Some(packet) = &packet {
+        look_after(&hub, packet);
     }
-    let kernel = Arc::new(probe(&hub, road.as_ref()));
-    let road = road.and_then(Result::ok);
+    let kernel = Arc::new(probe(&hub, packet.as_ref()));
+    let packet = packet.and_then(Result::ok);
     let left = look_for_left(&hub, &homes, &kernel);
     front::start_resolver(&hub)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot look up names: {error}")))?;
     front::follow_own_addresses(&hub);
-    let (workers, ready) = start(&hub, sockets, &kernel, road.as_ref(), &homes)
+    let (workers, ready) = start(&hub, sockets, &kernel, packet.as_ref(), &homes)
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start the workers: {error}")))?;
     let (all, parts) = (Arc::clone(&hub), Arc::clone(&kernel));
     tokio::spawn(async move {
@@ -76,18 +76,18 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
         // One that has gone stops the daemon.
         let _ = worker.await;
     }
-    hub.room.open(sys::open_files());
+    hub.connection_limit.open(sys::open_files());
     announce(&hub);
     let failed = tokio::select! {
         () = signals.stop() => false,
         // A worker has gone, which it must not.
         () = hub.phases.reached(Phase::Stopped) => true,
     };
-    let road = road.or_else(|| left.get().cloned());
-    let released = road.as_ref().filter(|_| release);
+    let packet = packet.or_else(|| left.get().cloned());
+    let released = packet.as_ref().filter(|_| release);
     stop(&hub, &mut signals, workers, released).await;
-    if let Some(road) = &road {
-        leave(&hub, road, release);
+    if let Some(packet) = &packet {
+        leave(&hub, packet, release);
     }
     if failed {
         return Err(Failure::new(Exit::System, "a worker has failed; the log says why"));
@@ -153,7 +153,7 @@ fn bind_exit(kind: Option<io::ErrorKind>) -> Exit {
 }
 
 /// Must run inside the runtime: it starts to listen to what the BPF programs tell.
-fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<PacketDatapath>, Unavailable>>) -> Kernel {
+fn probe(hub: &Arc<Hub>, packet: Option<&Result<Arc<PacketDatapath>, Unavailable>>) -> Kernel {
     let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.snapshot));
     match &mut probed.sockmap {
         Ok(sockmap) => {
@@ -188,16 +188,16 @@ fn probe(hub: &Arc<Hub>, road: Option<&Result<Arc<PacketDatapath>, Unavailable>>
         }
         None => {}
     }
-    let packet = road.map(packet_of);
+    let packet = packet.map(packet_of);
     let left = OnceLock::new();
     let kernel::Probed { sockmap, caution, local, .. } = probed;
     let packet_caution = kernel::packet_caution().filter(|_| hub.snapshot.packet.is_forbidden_to_auto);
     Kernel { sockmap, caution, local, packet, packet_caution, left }
 }
 
-fn packet_of(road: &Result<Arc<PacketDatapath>, Unavailable>) -> Result<Arc<Packet>, Unavailable> {
-    match road {
-        Ok(road) => Ok(Arc::clone(&road.packet)),
+fn packet_of(packet: &Result<Arc<PacketDatapath>, Unavailable>) -> Result<Arc<Packet>, Unavailable> {
+    match packet {
+        Ok(packet) => Ok(Arc::clone(&packet.packet)),
         Err(reason) => Err(reason.clone()),
     }
 }
@@ -228,11 +228,11 @@ async fn open_later(
         if hub.phases.now() != Phase::Running {
             return;
         }
-        let Some(road) = packet::open_left(&hub, homes) else { return };
-        look_after(&hub, &road);
-        let _ = kernel.left.set(packet_of(&road));
-        if let Ok(road) = road {
-            let _ = left.set(road);
+        let Some(packet) = packet::open_left(&hub, homes) else { return };
+        look_after(&hub, &packet);
+        let _ = kernel.left.set(packet_of(&packet));
+        if let Ok(packet) = packet {
+            let _ = left.set(packet);
         }
     };
     // With many connections it takes a while.
@@ -242,18 +242,18 @@ async fn open_later(
 }
 
 /// Starts what the packet datapath needs all the time. Must run inside the runtime.
-fn look_after(hub: &Arc<Hub>, road: &Result<Arc<PacketDatapath>, Unavailable>) {
+fn look_after(hub: &Arc<Hub>, packet: &Result<Arc<PacketDatapath>, Unavailable>) {
     let is_wanted = hub.snapshot.wants_packet();
-    match road {
-        Ok(road) => {
+    match packet {
+        Ok(packet) => {
             if is_wanted {
                 tracing::info!("packet datapath is ready");
             }
-            let (road, hub) = (Arc::clone(road), Arc::clone(hub));
-            tokio::spawn(essential("signs of life", Arc::clone(&hub), Arc::clone(&road).tend()));
-            tokio::spawn(essential("attachments", Arc::clone(&hub), Arc::clone(&road).stay_attached()));
-            tokio::spawn(essential("routes", Arc::clone(&hub), Arc::clone(&road).follow()));
-            tokio::spawn(essential("flows without sockets", Arc::clone(&hub), road.watch(hub)));
+            let (packet, hub) = (Arc::clone(packet), Arc::clone(hub));
+            tokio::spawn(essential("signs of life", Arc::clone(&hub), Arc::clone(&packet).tend()));
+            tokio::spawn(essential("attachments", Arc::clone(&hub), Arc::clone(&packet).stay_attached()));
+            tokio::spawn(essential("routes", Arc::clone(&hub), Arc::clone(&packet).follow()));
+            tokio::spawn(essential("flows without sockets", Arc::clone(&hub), packet.watch(hub)));
         }
         Err(reason) if is_wanted => {
             tracing::warn!(%reason, "packet datapath unavailable: connections keep their sockets");
@@ -265,18 +265,18 @@ fn look_after(hub: &Arc<Hub>, road: &Result<Arc<PacketDatapath>, Unavailable>) {
 }
 
 /// What becomes of the flows that have no sockets.
-fn leave(hub: &Hub, road: &PacketDatapath, release: bool) {
+fn leave(hub: &Hub, packet: &PacketDatapath, release: bool) {
     if release {
-        road.release(hub);
-        if let Err(error) = road.packet.withdraw() {
+        packet.release(hub);
+        if let Err(error) = packet.packet.withdraw() {
             tracing::warn!(%error, "what is pinned stays; `doctor --clean` removes it");
         }
         return;
     }
-    let flows = road.abandon(hub);
-    if flows == 0 && !road.packet.takes_new {
+    let flows = packet.abandon(hub);
+    if flows == 0 && !packet.packet.takes_new {
         // Nothing wants the programs any more.
-        if let Err(error) = road.packet.withdraw() {
+        if let Err(error) = packet.packet.withdraw() {
             tracing::warn!(%error, "what is pinned stays; `doctor --clean` removes it");
         }
     }
@@ -318,7 +318,7 @@ fn start(
     hub: &Arc<Hub>,
     sockets: Vec<Vec<Bound>>,
     kernel: &Kernel,
-    road: Option<&Arc<PacketDatapath>>,
+    packet: Option<&Arc<PacketDatapath>>,
     homes: &Arc<Homes>,
 ) -> io::Result<Workers> {
     let (mut workers, mut all_ready) = (Vec::new(), Vec::new());
@@ -326,7 +326,7 @@ fn start(
     for (index, (sockets, door)) in sockets.into_iter().zip(doors).enumerate() {
         let entrance = Entrance { sockets, exchange: Arc::clone(&exchange), door };
         let sockmap = kernel.sockmap.as_ref().ok().map(kernel::Sockmap::handle).transpose()?;
-        let by = Means { sockmap, road: road.cloned(), homes: Arc::clone(homes), host: kernel.host() };
+        let by = Means { sockmap, packet: packet.cloned(), homes: Arc::clone(homes), host: kernel.host() };
         let (tell, ready) = oneshot::channel();
         workers.push(front::start_worker(index, Arc::clone(hub), entrance, by, tell)?);
         all_ready.push(ready);
@@ -371,17 +371,17 @@ async fn stop(
         () = tokio::time::sleep(limit) => false,
         () = signals.stop() => true,
     };
-    if let Some(road) = released.filter(|_| !is_hurried) {
-        let (road, all) = (Arc::clone(road), Arc::clone(hub));
+    if let Some(packet) = released.filter(|_| !is_hurried) {
+        let (packet, all) = (Arc::clone(packet), Arc::clone(hub));
         tokio::select! {
-            _ = tokio::spawn(async move { road.take_all_back(&all).await }) => {}
+            _ = tokio::spawn(async move { packet.take_all_back(&all).await }) => {}
             () = signals.stop() => {}
         }
     }
     hub.close_flows();
-    if let Some(road) = released {
-        road.end_all(hub);
-        road.told().await;
+    if let Some(packet) = released {
+        packet.end_all(hub);
+        packet.told().await;
     }
     let left = hub.flows.count_sockets();
     if left > 0 {

@@ -18,7 +18,7 @@ const TARGETS: [(&str, Option<&str>); 4] = [
     ("hello", Some("tests/corpus")),
     ("guard", Some("tests/fuzz/seeds/guard")),
     ("translate", None),
-    ("believe", None),
+    ("validate", None),
 ];
 
 /// What makes the compiler note where an input has led: what `cargo fuzz` passes, but for the sanitizers, which need a nightly
@@ -38,7 +38,7 @@ const LEAST_RATE: u64 = 100;
 /// What to fuzz.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// hello, guard, translate or believe [default: each of them]
+    /// hello, guard, translate or validate [default: each of them]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
     /// For how long each target is run

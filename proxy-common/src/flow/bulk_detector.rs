@@ -39,11 +39,11 @@ mod tests {
     use super::*;
 
     fn after(reads: &[usize]) -> bool {
-        let mut streak = BulkDetector::default();
+        let mut bulk = BulkDetector::default();
         for &count in reads {
-            streak.note(count);
+            bulk.note(count);
         }
-        streak.streams()
+        bulk.streams()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Look, Reason, Side, Splice};
+use super::{Look, Reason, Side, Teardown};
 
 /// A direction is stuck when it was found so at first, and then so many times again, each this long after the one before. The
 /// kernel's worker runs within milliseconds. Several looks, because a host that was stopped for a while (a virtual machine
@@ -54,7 +54,7 @@ impl Liveness {
     }
 
     /// To be asked with a look that `splice` has made its step for.
-    pub fn check(&mut self, now: Duration, look: &Look, splice: &Splice) -> Alarm {
+    pub fn check(&mut self, now: Duration, look: &Look, teardown: &Teardown) -> Alarm {
         for (side, leg) in Side::BOTH.into_iter().zip(&look.legs) {
             if !leg.is_closed() && leg.silent >= self.silence {
                 return Alarm::End(Reason::PeerTimeout(side));
@@ -62,7 +62,7 @@ impl Liveness {
         }
         let mut again = None;
         for source in Side::BOTH {
-            let Some(stuck) = self.stuck(source, now, look, splice) else { continue };
+            let Some(stuck) = self.stuck(source, now, look, teardown) else { continue };
             if stuck.looks >= LOOKS {
                 return Alarm::End(Reason::KernelLost);
             }
@@ -75,15 +75,15 @@ impl Liveness {
     /// Stuck: bytes have been received that are not written to the target, and its queue is empty, so that nothing keeps
     /// the kernel from writing them, nor us those that it left to us.
     #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn stuck(&mut self, source: Side, now: Duration, look: &Look, splice: &Splice) -> Option<Stuck> {
+    fn stuck(&mut self, source: Side, now: Duration, look: &Look, teardown: &Teardown) -> Option<Stuck> {
         let target = source.other();
         let leg = &look.legs[target.index()];
         let known = &mut self.stuck[source.index()];
-        if !self.in_kernel || leg.queued > 0 || splice.drained(source, look) {
+        if !self.in_kernel || leg.queued > 0 || teardown.drained(source, look) {
             *known = None;
             return None;
         }
-        let written = splice.written(target, leg);
+        let written = teardown.written(target, leg);
         let next = now + APART;
         *known = Some(match *known {
             Some(before) if before.written == written && now < before.next => before,
@@ -115,16 +115,16 @@ mod tests {
     }
 
     /// A flow of which nothing is carried yet.
-    fn flow(in_kernel: bool) -> (Liveness, Splice) {
+    fn flow(in_kernel: bool) -> (Liveness, Teardown) {
         let bounds = Bounds { half_close: Duration::from_secs(60), flush: Duration::from_secs(1) };
         let legs = [Leg::from_start(&leg(0, 0, 0), 0), Leg::from_start(&leg(0, 0, 0), 0)];
-        (Liveness::new(SILENCE, in_kernel), Splice::new(legs, bounds, Duration::ZERO))
+        (Liveness::new(SILENCE, in_kernel), Teardown::new(legs, bounds, Duration::ZERO))
     }
 
-    fn check_at(seconds: u64, look: &Look, (vigil, splice): &mut (Liveness, Splice)) -> Alarm {
+    fn check_at(seconds: u64, look: &Look, (liveness, teardown): &mut (Liveness, Teardown)) -> Alarm {
         let now = Duration::from_secs(seconds);
-        let _ = splice.step(now, look);
-        vigil.check(now, look, splice)
+        let _ = teardown.step(now, look);
+        liveness.check(now, look, teardown)
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod rate_gate;
 mod reading;
 mod reason;
 mod server;
-mod splice;
+mod teardown;
 
 pub use budget::{Budget, Change};
 pub use bulk_detector::BulkDetector;
@@ -22,4 +22,4 @@ pub use rate_gate::{RateGate, Turned};
 pub use reading::{Leg, Reading};
 pub use reason::{ConnectFailure, End, Reason, Side};
 pub use server::{ServerHealth, ServerNews, ServerState};
-pub use splice::{Bounds, Look, Seen, Splice, Step};
+pub use teardown::{Bounds, Look, Seen, Step, Teardown};

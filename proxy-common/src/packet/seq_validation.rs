@@ -7,7 +7,7 @@ use crate::abi::packet::{Entry, flag, state};
 
 /// What a packet's flags say of its sender, where they are believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Belief {
+pub struct ValidFlags {
     /// [`flag`]s.
     pub flags: u8,
     /// Some flag was not believed.
@@ -18,34 +18,39 @@ pub struct Belief {
 /// acknowledged and what window is open.
 #[must_use]
 #[inline(always)]
-pub const fn believe(entry: &Entry, other: &Entry, segment: &Segment, trust: Acceptance) -> Belief {
-    let mut belief = Belief { flags: 0, doubted: false };
+pub const fn validate_flags(
+    entry: &Entry,
+    other: &Entry,
+    segment: &Segment,
+    acceptance: Acceptance,
+) -> ValidFlags {
+    let mut valid = ValidFlags { flags: 0, doubted: false };
     if segment.has(tcp::FIN) {
         // Segments before it may have been lost on their way here, so that it need not come next. It counts once it is acknowledged.
-        belief.flags |= match trust {
+        valid.flags |= match acceptance {
             Acceptance::All | Acceptance::Sent => flag::FIN,
             Acceptance::Old | Acceptance::Heard => flag::SAID,
             Acceptance::Less | Acceptance::Nothing => 0,
         };
-        belief.doubted = belief.flags & flag::FIN == 0;
-        if belief.flags != 0 && !may_have_ended(other, entry) {
-            belief.flags |= flag::FIRST;
+        valid.doubted = valid.flags & flag::FIN == 0;
+        if valid.flags != 0 && !may_have_ended(other, entry) {
+            valid.flags |= flag::FIRST;
         }
     }
     if segment.has(tcp::RST) {
         if is_reset(entry, other, segment) {
-            belief.flags |= flag::RST;
+            valid.flags |= flag::RST;
         } else {
-            belief.doubted = true;
+            valid.doubted = true;
             if is_near(entry, other, segment.seq) {
-                belief.flags |= flag::DOUBT;
+                valid.flags |= flag::DOUBT;
             }
         }
-        if belief.flags & (flag::RST | flag::DOUBT) != 0 && other.flags() & (flag::RST | flag::DOUBT) == 0 {
-            belief.flags |= flag::CAUSE;
+        if valid.flags & (flag::RST | flag::DOUBT) != 0 && other.flags() & (flag::RST | flag::DOUBT) == 0 {
+            valid.flags |= flag::CAUSE;
         }
     }
-    belief
+    valid
 }
 
 /// What [`heed`] says: there is news of the flow,
@@ -55,31 +60,31 @@ pub const DOUBTED: u32 = 2;
 
 /// Notes an end or a reset. A sum of the above.
 #[inline(always)]
-pub const fn heed(entry: &mut Entry, other: &Entry, segment: &Segment, trust: Acceptance) -> u32 {
-    let belief = believe(entry, other, segment, trust);
+pub const fn record_end(entry: &mut Entry, other: &Entry, segment: &Segment, acceptance: Acceptance) -> u32 {
+    let valid = validate_flags(entry, other, segment, acceptance);
     let fin = segment.end.wrapping_sub(1);
     // What nobody has acknowledged may have been a stranger's.
     let is_open = entry.fin != fin && !is_acknowledged(entry, other);
-    let is_moved = is_open && belief.flags & flag::FIN != 0;
+    let is_moved = is_open && valid.flags & flag::FIN != 0;
     // A repeated FIN comes after the other end's, perhaps, and is not the first for that; nor is a repeated reset.
     let known = entry.flags() | if entry.ended == 0 { 0 } else { flag::SAID };
-    let is_news = belief.flags & !known & !(flag::FIRST | flag::CAUSE) != 0;
+    let is_news = valid.flags & !known & !(flag::FIRST | flag::CAUSE) != 0;
     // The last one that says so has it, until one is believed.
-    if is_moved || is_open && belief.flags & flag::SAID != 0 && !entry.has_ended() {
+    if is_moved || is_open && valid.flags & flag::SAID != 0 && !entry.has_ended() {
         entry.fin = fin;
     }
-    if belief.flags & flag::FIN != 0 && (is_moved || !entry.has_ended())
-        || belief.flags & flag::SAID != 0 && entry.ended == 0
+    if valid.flags & flag::FIN != 0 && (is_moved || !entry.has_ended())
+        || valid.flags & flag::SAID != 0 && entry.ended == 0
     {
-        entry.ended = belief.flags & (flag::FIN | flag::SAID | flag::FIRST);
+        entry.ended = valid.flags & (flag::FIN | flag::SAID | flag::FIRST);
     }
-    if belief.flags & flag::RST != 0 && entry.reset == 0 {
-        entry.reset = flag::RST | (belief.flags | entry.doubt) & flag::CAUSE;
+    if valid.flags & flag::RST != 0 && entry.reset == 0 {
+        entry.reset = flag::RST | (valid.flags | entry.doubt) & flag::CAUSE;
     }
-    if belief.flags & flag::DOUBT != 0 && entry.doubt == 0 {
-        entry.doubt = flag::DOUBT | belief.flags & flag::CAUSE;
+    if valid.flags & flag::DOUBT != 0 && entry.doubt == 0 {
+        entry.doubt = flag::DOUBT | valid.flags & flag::CAUSE;
     }
-    let doubted = if belief.doubted { DOUBTED } else { 0 };
+    let doubted = if valid.doubted { DOUBTED } else { 0 };
     doubted | if is_moved || is_news { NEWS } else { 0 }
 }
 
@@ -137,7 +142,7 @@ const NEAR: u32 = 1 << 16;
 /// easier, and are soon overtaken by what is true ([`super::claim`] does the rest).
 #[must_use]
 #[inline(always)]
-pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32) -> Acceptance {
+pub const fn validate(entry: &Entry, other: &Entry, segment: &Segment, payload: u32) -> Acceptance {
     if segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK) {
         return Acceptance::Nothing;
     }
@@ -194,8 +199,8 @@ pub const fn trust(entry: &Entry, other: &Entry, segment: &Segment, payload: u32
 
 /// What an entry learns of its packet.
 #[inline(always)]
-pub const fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trust: Acceptance, now_ms: u32) {
-    match trust {
+pub const fn learn(entry: &mut Entry, segment: &Segment, payload: u32, acceptance: Acceptance, now_ms: u32) {
+    match acceptance {
         Acceptance::All | Acceptance::Less => note(entry, segment, payload, now_ms),
         Acceptance::Heard => hear(entry, segment, now_ms),
         Acceptance::Sent => note_sent(entry, segment, payload),
@@ -207,7 +212,7 @@ pub const fn learn(entry: &mut Entry, segment: &Segment, payload: u32, trust: Ac
         entry.active_ms = now_ms;
     }
     if is_sign
-        && matches!(trust, Acceptance::All | Acceptance::Heard | Acceptance::Sent)
+        && matches!(acceptance, Acceptance::All | Acceptance::Heard | Acceptance::Sent)
         && entry.handover != 0
     {
         entry.handover = 0;

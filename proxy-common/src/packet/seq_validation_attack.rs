@@ -2,7 +2,7 @@
 //! record.
 
 use super::model::World;
-use super::{Acceptance, expected, learn, trust};
+use super::{Acceptance, expected, learn, validate};
 use crate::abi::packet::Entry;
 use crate::packet::claim::is_strange;
 use crate::packet::header::{Segment, tcp};
@@ -40,7 +40,7 @@ fn count(world: &World, payload: u32, is_learnt: impl Fn(&Entry, &Entry, Accepta
                 let ack = entry.acked.wrapping_add(dice.near(ack_bits));
                 let end = seq.wrapping_add(payload);
                 let segment = Segment { seq, end, ack, flags: tcp::ACK, window: 9 };
-                let (mut now, trusted) = (entry, trust(&entry, &other, &segment, payload));
+                let (mut now, trusted) = (entry, validate(&entry, &other, &segment, payload));
                 learn(&mut now, &segment, payload, trusted, 1);
                 hits += u32::from(is_learnt(&entry, &now, trusted));
             }
@@ -80,7 +80,9 @@ fn a_minute_of_guesses_learns_nothing_at_rest() {
         let sent = count(&world, payload, moves_sent) / ALL * PACKETS;
         assert!(sent < 1e-3, "{payload}: {sent}");
         // An end is believed, until the other peer says otherwise, of the same packets.
-        let ends = count(&world, payload, |_, _, trust| matches!(trust, Acceptance::All | Acceptance::Sent));
+        let ends = count(&world, payload, |_, _, acceptance| {
+            matches!(acceptance, Acceptance::All | Acceptance::Sent)
+        });
         assert!(ends / ALL * PACKETS < 1e-3, "{payload}: {ends}");
     }
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Acceptance, ROOM, heed, is_over, learn, trust};
+use super::{Acceptance, ROOM, is_over, learn, record_end, validate};
 use crate::abi::packet::{Entry, state};
 use crate::flow::{End, Reason, Side};
 use crate::packet::claim::{is_strange, note_claim};
@@ -114,14 +114,14 @@ impl World {
     pub(super) fn forward(&mut self, side: usize, (segment, payload): &Packet) -> (Acceptance, Packet) {
         let [client, server] = &mut self.entries;
         let (entry, other) = if side == 0 { (client, server) } else { (server, client) };
-        let mut trusted = trust(entry, other, segment, *payload);
+        let mut trusted = validate(entry, other, segment, *payload);
         if matches!(trusted, Acceptance::Nothing | Acceptance::Old | Acceptance::Less)
             && note_claim(entry, other, segment)
         {
             trusted = Acceptance::All;
         }
         if segment.has(tcp::FIN | tcp::RST) {
-            let _ = heed(entry, other, segment, trusted);
+            let _ = record_end(entry, other, segment, trusted);
         }
         learn(entry, segment, *payload, trusted, self.now_ms);
         let onward = Segment {

@@ -19,7 +19,7 @@ fn with(flags: u8, seq: u32) -> Segment {
 fn an_end_is_believed_of_a_packet_that_may_be_its_senders() {
     let [entry, other] = entries();
     let end = with(tcp::FIN | tcp::ACK, 1060);
-    for (trust, flags) in [
+    for (acceptance, flags) in [
         (Acceptance::All, flag::FIN | flag::FIRST),
         (Acceptance::Sent, flag::FIN | flag::FIRST),
         (Acceptance::Heard, flag::SAID | flag::FIRST),
@@ -27,13 +27,17 @@ fn an_end_is_believed_of_a_packet_that_may_be_its_senders() {
         (Acceptance::Nothing, 0),
     ] {
         let doubted = flags & flag::FIN == 0;
-        assert_eq!(believe(&entry, &other, &end, trust), Belief { flags, doubted }, "{trust:?}");
+        assert_eq!(
+            validate_flags(&entry, &other, &end, acceptance),
+            ValidFlags { flags, doubted },
+            "{acceptance:?}"
+        );
     }
     let after = Entry { ended: flag::FIN, fin: 7500, ..other };
-    assert_eq!(believe(&entry, &after, &end, Acceptance::All).flags, flag::FIN);
+    assert_eq!(validate_flags(&entry, &after, &end, Acceptance::All).flags, flag::FIN);
     let goes_on = Entry { fin: 6400, ..after };
     assert_eq!(
-        believe(&entry, &goes_on, &end, Acceptance::All).flags,
+        validate_flags(&entry, &goes_on, &end, Acceptance::All).flags,
         flag::FIN | flag::FIRST,
         "that was no end"
     );
@@ -43,13 +47,13 @@ fn an_end_is_believed_of_a_packet_that_may_be_its_senders() {
 fn a_reset_is_believed_with_the_number_that_was_asked_for() {
     let [entry, other] = entries();
     for (seq, flags) in [(1059, flag::DOUBT), (1060, flag::RST), (1100, flag::DOUBT), (0x8000_0000, 0)] {
-        let belief = believe(&entry, &other, &with(tcp::RST, seq), Acceptance::Nothing);
+        let valid = validate_flags(&entry, &other, &with(tcp::RST, seq), Acceptance::Nothing);
         let cause = if flags == 0 { 0 } else { flag::CAUSE };
-        assert_eq!((belief.flags, belief.doubted), (flags | cause, flags != flag::RST), "{seq}");
+        assert_eq!((valid.flags, valid.doubted), (flags | cause, flags != flag::RST), "{seq}");
         for before in [flag::RST, flag::DOUBT] {
             let said = other.with(before);
             assert_eq!(
-                believe(&entry, &said, &with(tcp::RST, seq), Acceptance::Nothing).flags,
+                validate_flags(&entry, &said, &with(tcp::RST, seq), Acceptance::Nothing).flags,
                 flags,
                 "{seq}"
             );
@@ -58,10 +62,13 @@ fn a_reset_is_believed_with_the_number_that_was_asked_for() {
     let ended = Entry { ended: flag::FIN, fin: 1100, ..entry };
     let knows = Entry { acked: 1601, ..other };
     let behind = with(tcp::RST, 1101);
-    let believed = believe(&ended, &knows, &behind, Acceptance::Nothing).flags;
+    let believed = validate_flags(&ended, &knows, &behind, Acceptance::Nothing).flags;
     assert_eq!(believed, flag::RST | flag::CAUSE, "behind its own end");
     let data = with(tcp::ACK, 1);
-    assert_eq!(believe(&entry, &other, &data, Acceptance::Nothing), Belief { flags: 0, doubted: false });
+    assert_eq!(
+        validate_flags(&entry, &other, &data, Acceptance::Nothing),
+        ValidFlags { flags: 0, doubted: false }
+    );
 }
 
 /// The same, and the other end has sent up to 7900, which is 7400 on this leg.
@@ -83,7 +90,7 @@ fn says(seq: u32, ack: u32) -> Segment {
 #[test]
 fn at_rest_a_packet_is_all_believed_with_two_very_numbers() {
     let [entry, other] = at_rest();
-    let judge = |seq, ack, payload| trust(&entry, &other, &says(seq, ack), payload);
+    let judge = |seq, ack, payload| validate(&entry, &other, &says(seq, ack), payload);
     assert_eq!(judge(1100, 7400, 0), Acceptance::All);
     assert_eq!(judge(1100, 7400, 1400), Acceptance::All);
     assert_eq!(judge(1101, 7400, 0), Acceptance::All, "behind an end that was lost");
@@ -103,7 +110,7 @@ fn at_rest_a_packet_is_all_believed_with_two_very_numbers() {
         assert_eq!(judge(1100, 7400_u32.wrapping_add(far), 0), Acceptance::Nothing, "{far}");
     }
     for flags in [tcp::PSH, tcp::SYN | tcp::ACK, tcp::RST | tcp::ACK] {
-        assert_eq!(trust(&entry, &other, &Segment { flags, ..says(1100, 7400) }, 0), Acceptance::Nothing);
+        assert_eq!(validate(&entry, &other, &Segment { flags, ..says(1100, 7400) }, 0), Acceptance::Nothing);
     }
 }
 
@@ -115,19 +122,19 @@ fn an_end_that_comes_again_with_bytes_that_are_acknowledged_is_noted() {
         let end = seq + payload + 1;
         let again = Segment { end, ..says(seq, 7400) };
         let again = Segment { flags: tcp::FIN | tcp::ACK, ..again };
-        let trust = trust(&entry, &other, &again, payload);
-        assert_eq!(trust, Acceptance::All, "{seq} {payload}");
-        assert_eq!(heed(&mut entry, &other, &again, trust), NEWS);
-        learn(&mut entry, &again, payload, trust, 1);
+        let acceptance = validate(&entry, &other, &again, payload);
+        assert_eq!(acceptance, Acceptance::All, "{seq} {payload}");
+        assert_eq!(record_end(&mut entry, &other, &again, acceptance), NEWS);
+        learn(&mut entry, &again, payload, acceptance, 1);
         other.acked = end + 500;
         assert!(is_acknowledged(&entry, &other), "{seq} {payload}");
     }
     let [entry, other] = at_rest();
-    let judge = |seq, ack, payload| trust(&entry, &other, &says(seq, ack), payload);
+    let judge = |seq, ack, payload| validate(&entry, &other, &says(seq, ack), payload);
     assert_eq!(judge(1095, 7400, 15), Acceptance::All, "new bytes behind known ones");
     assert_eq!(judge(1095, 7400, 4), Acceptance::Old, "known bytes alone");
     let last = Segment { end: 1100, ..says(1095, 7400) };
-    assert_eq!(trust(&entry, &other, &last, 5), Acceptance::Heard, "the last of them");
+    assert_eq!(validate(&entry, &other, &last, 5), Acceptance::Heard, "the last of them");
     assert_eq!(judge(1099, 7400, 1), Acceptance::Heard, "a probe with a byte");
     assert_eq!(judge(1095, 0x1000_0000, 15), Acceptance::Nothing, "acknowledged by a stranger");
 }
@@ -137,25 +144,25 @@ fn what_is_on_its_way_leaves_as_much_room() {
     // 40 bytes each way are not acknowledged.
     let [entry, other] = both_ways();
     let entry = Entry { acked: 7360, ..entry };
-    let judge = |seq, ack| trust(&entry, &other, &says(seq, ack), 7);
+    let judge = |seq, ack| validate(&entry, &other, &says(seq, ack), 7);
     for seq in [1060, 1080, 1101] {
         for ack in [7360, 7380, 7400] {
             assert_eq!(judge(seq, ack), Acceptance::All);
         }
     }
     assert_eq!(judge(1100, 7401), Acceptance::All, "a processor was behind another one");
-    assert_eq!(trust(&entry, &other, &says(1080, 7360), 0), Acceptance::Less, "has that been sent?");
+    assert_eq!(validate(&entry, &other, &says(1080, 7360), 0), Acceptance::Less, "has that been sent?");
     let ended = Entry { ended: flag::FIN, fin: 7900, ..other };
     let busy = Entry { sent: 2 * u64::from(FEW), ..entry };
-    assert_eq!(trust(&busy, &ended, &says(1100, 7401), 5), Acceptance::All);
+    assert_eq!(validate(&busy, &ended, &says(1100, 7401), 5), Acceptance::All);
     assert_eq!(
-        trust(&busy, &ended, &says(1100, 7402), 5),
+        validate(&busy, &ended, &says(1100, 7402), 5),
         Acceptance::Sent,
         "too much is on its way to take it"
     );
     let ends = Entry { ended: flag::FIN, fin: 1100, ..entry };
-    assert_eq!(trust(&ends, &other, &says(1101, 7400), 0), Acceptance::All);
-    assert_eq!(trust(&ends, &other, &says(1100, 7400), 0), Acceptance::Less, "has it ended?");
+    assert_eq!(validate(&ends, &other, &says(1101, 7400), 0), Acceptance::All);
+    assert_eq!(validate(&ends, &other, &says(1100, 7400), 0), Acceptance::Less, "has it ended?");
 }
 
 #[test]
@@ -163,10 +170,10 @@ fn bytes_that_nobody_has_room_for_were_not_sent() {
     let [entry, other] = at_rest();
     let far = ROOM + 64;
     let entry = Entry { sent: u64::from(far) + 100, ..entry };
-    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 0), Acceptance::All);
-    assert_eq!(trust(&entry, &other, &says(1100 + far, 7400), 1), Acceptance::Heard);
+    assert_eq!(validate(&entry, &other, &says(1100 + far, 7400), 0), Acceptance::All);
+    assert_eq!(validate(&entry, &other, &says(1100 + far, 7400), 1), Acceptance::Heard);
     let shut = Entry { window: 0, ..other };
-    assert_eq!(trust(&entry, &shut, &says(1100 + far, 7400), 0), Acceptance::All, "they are known");
+    assert_eq!(validate(&entry, &shut, &says(1100 + far, 7400), 0), Acceptance::All, "they are known");
 }
 
 #[test]
@@ -174,7 +181,7 @@ fn what_is_believed_is_learnt_and_whatever_comes_is_a_sign() {
     let [entry, _] = at_rest();
     let entry = Entry { state: state::FORWARD, handover: 7, ..entry };
     let segment = Segment { window: 9, ..says(1100, 7500) };
-    for (trust, [sent, acked, window, claim]) in [
+    for (acceptance, [sent, acked, window, claim]) in [
         (Acceptance::All, [150, 7500, 9, 0]),
         (Acceptance::Less, [150, 7500, 9, 7]),
         (Acceptance::Sent, [150, 7400, 0, 0]),
@@ -183,9 +190,9 @@ fn what_is_believed_is_learnt_and_whatever_comes_is_a_sign() {
         (Acceptance::Nothing, [100, 7400, 0, 7]),
     ] {
         let mut now = entry;
-        learn(&mut now, &segment, 50, trust, 5);
+        learn(&mut now, &segment, 50, acceptance, 5);
         let learnt = [u32::try_from(now.sent).unwrap(), now.acked, now.window.into(), now.handover];
-        assert_eq!((learnt, now.active_ms), ([sent, acked, window, claim], 5), "{trust:?}");
+        assert_eq!((learnt, now.active_ms), ([sent, acked, window, claim], 5), "{acceptance:?}");
     }
     let mut held = Entry { state: state::HELD, ..entry };
     learn(&mut held, &segment, 50, Acceptance::Old, 5);
@@ -222,10 +229,10 @@ fn an_end_that_overtook_what_was_lost_counts_once_all_before_it_is_seen_and_ackn
     let fin = 1060 + 90_000;
     let late = with(tcp::FIN | tcp::ACK, fin);
     let end = Segment { end: fin + 1, ack: entry.acked.wrapping_sub(60_000), ..late };
-    assert_eq!(trust(&entry, &other, &end, 0), Acceptance::Old);
-    assert_eq!(heed(&mut entry, &other, &end, Acceptance::Old), NEWS | DOUBTED);
+    assert_eq!(validate(&entry, &other, &end, 0), Acceptance::Old);
+    assert_eq!(record_end(&mut entry, &other, &end, Acceptance::Old), NEWS | DOUBTED);
     assert_eq!((entry.ended, entry.fin), (flag::SAID | flag::FIRST, fin));
-    assert_eq!(heed(&mut entry, &other, &end, Acceptance::Old), DOUBTED, "the same again is no news");
+    assert_eq!(record_end(&mut entry, &other, &end, Acceptance::Old), DOUBTED, "the same again is no news");
     assert!(!is_acknowledged(&entry, &other) && !may_have_ended(&entry, &other));
     // It was acknowledged, and not all that is before it was seen: that may be the word of a stranger at a place where the stream goes on.
     other.acked = fin.wrapping_add(1).wrapping_add(entry.seq);
@@ -234,7 +241,7 @@ fn an_end_that_overtook_what_was_lost_counts_once_all_before_it_is_seen_and_ackn
     assert!(is_acknowledged(&entry, &other) && may_have_ended(&entry, &other));
     for at in [fin - 1, fin + 1, fin - 2000] {
         let stranger = Segment { end: at + 1, ..with(tcp::FIN | tcp::ACK, at) };
-        let _ = heed(&mut entry, &other, &stranger, Acceptance::Old);
+        let _ = record_end(&mut entry, &other, &stranger, Acceptance::Old);
         assert!(is_acknowledged(&entry, &other), "a stranger's word moves no end that is acknowledged: {at}");
     }
     other.acked = other.acked.wrapping_sub(1);
@@ -246,7 +253,7 @@ fn the_word_of_a_stranger_is_no_end_of_a_stream_that_goes_on() {
     let [mut entry, mut other] = entries();
     for next in 1100..1140 {
         let said = Segment { end: next + 1, ..with(tcp::FIN | tcp::ACK, next) };
-        let _ = heed(&mut entry, &other, &said, Acceptance::Old);
+        let _ = record_end(&mut entry, &other, &said, Acceptance::Old);
         assert_eq!(entry.ended & !flag::FIRST, flag::SAID);
         // The peer's next byte, and its acknowledgement: of one number more than the stranger's place, and just the byte that was seen.
         entry.sent = place(entry.sent, entry.start, next + 1);
@@ -254,9 +261,13 @@ fn the_word_of_a_stranger_is_no_end_of_a_stream_that_goes_on() {
         assert!(!is_acknowledged(&entry, &other) && !may_have_ended(&entry, &other), "{next}");
     }
     let end = Segment { end: 1141, ..with(tcp::FIN | tcp::ACK, 1140) };
-    assert_eq!(heed(&mut entry, &other, &end, Acceptance::All), NEWS);
+    assert_eq!(record_end(&mut entry, &other, &end, Acceptance::All), NEWS);
     assert!(entry.has_ended() && entry.fin == 1140);
-    let _ =
-        heed(&mut entry, &other, &Segment { end: 1130, ..with(tcp::FIN | tcp::ACK, 1129) }, Acceptance::Old);
+    let _ = record_end(
+        &mut entry,
+        &other,
+        &Segment { end: 1130, ..with(tcp::FIN | tcp::ACK, 1129) },
+        Acceptance::Old,
+    );
     assert!(entry.has_ended() && entry.fin == 1140, "a word moves no end that was believed");
 }

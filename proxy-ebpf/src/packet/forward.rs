@@ -10,7 +10,7 @@ use proxy_common::packet::header::{Segment, Shift, hear, tcp};
 use proxy_common::packet::options::{MAX, USUAL, USUAL_BYTES, Walk};
 use proxy_common::packet::restore::{brings_more, is_held};
 use proxy_common::packet::seq_validation::{
-    self, Acceptance, DOUBTED, NEWS, is_over, is_reset, learn, trust,
+    self, Acceptance, DOUBTED, NEWS, is_over, is_reset, learn, validate,
 };
 use proxy_common::packet::sum::Difference;
 
@@ -55,11 +55,11 @@ pub(crate) fn look(frame: &Frame, entry: &mut Entry) -> u32 {
         code = ALL;
     }
     if segment.has(tcp::FIN | tcp::RST) {
-        if heed(entry, segment, code) {
+        if record_end(entry, segment, code) {
             tell(&frame.key, entry);
         }
     } else if code == 0 {
-        count(Counter::Disbelieved, 1);
+        count(Counter::Invalid, 1);
     }
     note(entry, segment, frame.payload, code);
     match code {
@@ -72,7 +72,7 @@ pub(crate) fn look(frame: &Frame, entry: &mut Entry) -> u32 {
 
 #[inline(never)]
 fn note(entry: &mut Entry, segment: &Segment, payload: u32, code: u32) {
-    learn(entry, segment, payload, trust_of(code), now_ms());
+    learn(entry, segment, payload, acceptance_of(code), now_ms());
 }
 
 /// A packet that does not fit what is known. Whether it does now, since both peers have said the same.
@@ -163,7 +163,7 @@ const SENT: u32 = 4;
 const OLD: u32 = 5;
 const LESS: u32 = 6;
 
-const fn trust_of(code: u32) -> Acceptance {
+const fn acceptance_of(code: u32) -> Acceptance {
     match code {
         ALL => Acceptance::All,
         LESS => Acceptance::Less,
@@ -183,7 +183,7 @@ fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
     if segment.has(tcp::RST) {
         return if is_reset(entry, other, segment) { RESET } else { 0 };
     }
-    match trust(entry, other, segment, payload) {
+    match validate(entry, other, segment, payload) {
         Acceptance::All => ALL,
         Acceptance::Less => LESS,
         Acceptance::Sent => SENT,
@@ -195,14 +195,14 @@ fn weigh(entry: &Entry, segment: &Segment, payload: u32) -> u32 {
 
 /// Notes an end. Whether that is news.
 #[inline(never)]
-fn heed(entry: &mut Entry, segment: &Segment, code: u32) -> bool {
+fn record_end(entry: &mut Entry, segment: &Segment, code: u32) -> bool {
     // SAFETY: the program reads whole words of an element of a map: see `Entry`, "Who writes what".
     let Some(other) = (unsafe { FLOWS.get(entry.other()) }) else { return false };
-    let heeded = belief::heed(entry, other, segment, trust_of(code));
-    if heeded & DOUBTED != 0 {
-        count(Counter::Disbelieved, 1);
+    let recorded = seq_validation::record_end(entry, other, segment, acceptance_of(code));
+    if recorded & DOUBTED != 0 {
+        count(Counter::Invalid, 1);
     }
-    heeded & NEWS != 0
+    recorded & NEWS != 0
 }
 
 /// Translates the headers. None: that cannot be done; else the time stamp that was there, if any.

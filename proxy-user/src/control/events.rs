@@ -46,7 +46,7 @@ pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
     let rounds = (hub.snapshot.timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
     let mut budget = Keeper::new(&hub.snapshot.limits);
     let mut lost_events = 0;
-    let complaint = LogThrottle::default();
+    let throttle = LogThrottle::default();
     for round in 0_u64.. {
         tokio::time::sleep(ROUND).await;
         hub.flows.wake_some(round, rounds);
@@ -57,16 +57,16 @@ pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
             lost_events = lost;
             hub.flows.wake_some(0, 1);
         }
-        look_at_attachment(&hub, sockmap, &complaint);
+        look_at_attachment(&hub, sockmap, &throttle);
     }
 }
 
-fn look_at_attachment(hub: &Hub, sockmap: &Sockmap, complaint: &LogThrottle) {
+fn look_at_attachment(hub: &Hub, sockmap: &Sockmap, throttle: &LogThrottle) {
     match sockmap.stay_attached() {
         Attachment::Whole => hub.sockmap_lost.store(false, Ordering::Relaxed),
         Attachment::Again => {
             hub.sockmap_lost.store(false, Ordering::Relaxed);
-            if complaint.is_due() {
+            if throttle.is_due() {
                 tracing::error!(
                     "something else has detached the BPF program of the sockmap datapath; it is attached again. Connections that were \
                      handed over meanwhile may be reset: their records say kernel_lost"

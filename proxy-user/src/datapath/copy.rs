@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::packet::is_leaving;
 use super::pump::{Pump, Verdict};
 use super::sockmap::Trace;
-use super::teardown::{Ending, Next};
+use super::teardown::{Next, TeardownDriver};
 use super::{Carried, internal};
 use crate::hub::{Flow, Hub};
 use crate::sys;
@@ -61,7 +61,7 @@ async fn try_carry(
     due: Due<'_>,
     verdict: Option<&Verdict<'_>>,
 ) -> io::Result<Copied> {
-    let mut ending = begin(hub, flow, sockets)?;
+    let mut teardown = begin(hub, flow, sockets)?;
     let [to_upstream, to_client] = &flow.copied;
     let (blocked, resting) = (&Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
     let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
@@ -82,7 +82,7 @@ async fn try_carry(
             // Time to end, or to look whether the peers are still there.
             () = flow.wake.notified() => {}
             () = is_due(due, due_again) => {
-                let has_ends = ended != [false; 2] || ending.has_ends();
+                let has_ends = ended != [false; 2] || teardown.has_ends();
                 if !stopped && !has_ends && !is_leaving(flow) && all_rest() {
                     return Ok(Copied::Due);
                 }
@@ -95,19 +95,19 @@ async fn try_carry(
             }
             () = until(limit) => {}
             // Once it is over it would be over again at once: only a turn ends it.
-            () = ending.idle(|| flow.rested()), if !is_leaving(flow) => {}
+            () = teardown.idle(|| flow.rested()), if !is_leaving(flow) => {}
         }
         if !stopped && hub.is_closing() {
             stopped = true;
-            ending.close();
+            teardown.close();
         }
         if is_leaving(flow) {
             // What hands it over keeps the time from here on.
             limit = None;
             continue;
         }
-        obey(&mut ending, flow, verdict);
-        match ending.turn(sockets, || (taken(flow, ended, broken), [0; 2]))? {
+        execute(&mut teardown, flow, verdict);
+        match teardown.turn(sockets, || (taken(flow, ended, broken), [0; 2]))? {
             Next::Wait(next) => limit = sooner(after(next), after((!all_rest()).then_some(LOOK))),
             Next::Done(done) => return Ok(Copied::Ended(Carried { bytes: flow.copied(), ..done })),
         }
@@ -115,13 +115,13 @@ async fn try_carry(
 }
 
 /// A flow that the kernel was to take, and did not, has been copied before.
-fn begin(hub: &Hub, flow: &Flow, [client, upstream]: [&TcpStream; 2]) -> io::Result<Ending> {
+fn begin(hub: &Hub, flow: &Flow, [client, upstream]: [&TcpStream; 2]) -> io::Result<TeardownDriver> {
     if hub.is_closing() {
         // It was rung for that before.
         flow.wake.notify_one();
     }
     let [up, down] = flow.copied_here();
-    Ok(Ending::new(hub, [leg(client, down)?, leg(upstream, up)?], false))
+    Ok(TeardownDriver::new(hub, [leg(client, down)?, leg(upstream, up)?], false))
 }
 
 /// Where a socket stands that `written` bytes of the flow were written to.
@@ -130,10 +130,10 @@ fn leg(socket: &TcpStream, written: u64) -> io::Result<Leg> {
     Ok(Leg::from_start(&reading, written))
 }
 
-fn obey(ending: &mut Ending, flow: &Flow, verdict: Option<&Verdict<'_>>) {
-    ending.obey(flow);
+fn execute(teardown: &mut TeardownDriver, flow: &Flow, verdict: Option<&Verdict<'_>>) {
+    teardown.execute(flow);
     if verdict.is_some_and(Verdict::has_lost) {
-        ending.lose();
+        teardown.lose();
     }
 }
 

@@ -15,7 +15,7 @@ use proxy_common::flow::{Reading, Side};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
-use super::teardown::{Ending, readings};
+use super::teardown::{TeardownDriver, readings};
 use crate::kernel::{BackendLookup, FourTuple, Handle, Track};
 use crate::sys;
 
@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_millis(100);
 
 /// The download of one flow.
 pub(super) struct Bypass<'a> {
-    reach: &'a BackendLookup,
+    lookup: &'a BackendLookup,
     ends: FourTuple,
     client: u64,
     captured: Option<Captured>,
@@ -53,14 +53,14 @@ impl<'a> Bypass<'a> {
         client: &TcpStream,
         upstream: &TcpStream,
     ) -> Result<Self, Fallback> {
-        let reach = handle.reach().ok_or(Fallback::Unavailable)?;
+        let lookup = handle.lookup().ok_or(Fallback::Unavailable)?;
         let ends = ends(upstream).map_err(|_| Fallback::SocketError)?;
-        let answer = reach.look(&ends).map_err(|_| Fallback::KernelRefused)?;
+        let answer = lookup.look(&ends).map_err(|_| Fallback::KernelRefused)?;
         if answer != Answer::Yes {
             return Err(Fallback::NotCaptured);
         }
         let client = sys::cookie(client).map_err(|_| Fallback::SocketError)?;
-        Ok(Self { reach, ends, client, captured: None, step: LONG, next: LONG })
+        Ok(Self { lookup, ends, client, captured: None, step: LONG, next: LONG })
     }
 
     /// Asks to be called when the download has become a long one.
@@ -73,12 +73,12 @@ impl<'a> Bypass<'a> {
         &mut self,
         tracks: &[Track<'_>; 2],
         sockets: [&Socket; 2],
-        ending: &Ending,
+        teardown: &TeardownDriver,
     ) -> io::Result<Option<Duration>> {
         let [up, down] = tracks.each_ref().map(Track::read);
         let Some(captured) = &mut self.captured else {
             if down.seen() >= self.next {
-                self.try_capture(tracks, sockets, ending)?;
+                self.try_capture(tracks, sockets, teardown)?;
             }
             return Ok(self.captured.as_ref().map(|_| IDLE));
         };
@@ -109,15 +109,15 @@ impl<'a> Bypass<'a> {
         &mut self,
         tracks: &[Track<'_>; 2],
         sockets: [&Socket; 2],
-        ending: &Ending,
+        teardown: &TeardownDriver,
     ) -> io::Result<()> {
         // From here on nothing is sent up but by us.
         tracks[0].hold(true);
         fence(Ordering::SeqCst);
         let [client, upstream] = readings(sockets)?;
-        let before = upstream.received.saturating_sub(ending.received(Side::Upstream, &upstream));
-        if all_is_delivered(&tracks[0].read(), [&client, &upstream], ending)
-            && self.reach.capture(&self.ends, tracks[1].place(), self.client, before)? == Answer::Yes
+        let before = upstream.received.saturating_sub(teardown.received(Side::Upstream, &upstream));
+        if all_is_delivered(&tracks[0].read(), [&client, &upstream], teardown)
+            && self.lookup.capture(&self.ends, tracks[1].place(), self.client, before)? == Answer::Yes
         {
             let beside = tracks[1].read().beside;
             self.captured = Some(Captured { since: beside, beside, looked: Instant::now() });
@@ -131,7 +131,7 @@ impl<'a> Bypass<'a> {
 
     fn let_go(&mut self, tracks: &[Track<'_>; 2]) -> io::Result<()> {
         if self.captured.take().is_some() {
-            self.reach.release(tracks[1].place())?;
+            self.lookup.release(tracks[1].place())?;
             tracks[0].hold(false);
         }
         Ok(())
@@ -152,12 +152,12 @@ impl<'a> Bypass<'a> {
 }
 
 /// Whatever the client has sent has arrived at the server's socket. `up` was read after the sockets were.
-fn all_is_delivered(up: &Direction, [client, upstream]: [&Reading; 2], ending: &Ending) -> bool {
+fn all_is_delivered(up: &Direction, [client, upstream]: [&Reading; 2], teardown: &TeardownDriver) -> bool {
     sys::is_established(client)
         && sys::is_established(upstream)
         && up.is_clean()
-        && up.seen() == ending.received(Side::Client, client)
-        && up.seen() == ending.written(Side::Upstream, upstream)
+        && up.seen() == teardown.received(Side::Client, client)
+        && up.seen() == teardown.written(Side::Upstream, upstream)
         && upstream.queued == 0
 }
 

@@ -15,7 +15,7 @@ use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::{Access, Gap, Side};
 
 use super::slow_path::ready;
-use super::teardown::Ending;
+use super::teardown::TeardownDriver;
 use crate::kernel::Track;
 use crate::sys;
 
@@ -73,7 +73,7 @@ impl<'a> Ahead<'a> {
     }
 
     /// Moves what can be moved now. Some: come back after that time even if nothing happens.
-    pub(super) fn carry(&mut self, ending: &mut Ending) -> io::Result<Option<Duration>> {
+    pub(super) fn carry(&mut self, teardown: &mut TeardownDriver) -> io::Result<Option<Duration>> {
         let direction = self.track.read();
         let all_written = self.written >= direction.passed;
         if all_written && self.ahead == 0 {
@@ -83,9 +83,9 @@ impl<'a> Ahead<'a> {
         }
         self.last_look = Some(Instant::now() + LAST_LOOK);
         let moved =
-            (all_written || self.has_turn(&direction, ending)?) && self.move_some(&direction, ending)?;
+            (all_written || self.has_turn(&direction, teardown)?) && self.move_some(&direction, teardown)?;
         if self.lost {
-            ending.lose();
+            teardown.lose();
         } else if moved {
             // More may have been passed meanwhile. Only a look that is taken after the verdict was told says so.
             return Ok(Some(Duration::ZERO));
@@ -97,22 +97,22 @@ impl<'a> Ahead<'a> {
 
     /// Bytes that went before ours stand in the kernel's queues: ours must not overtake them. And the client must be able
     /// to take more.
-    fn has_turn(&mut self, direction: &Direction, ending: &Ending) -> io::Result<bool> {
+    fn has_turn(&mut self, direction: &Direction, teardown: &TeardownDriver) -> io::Result<bool> {
         let reading = sys::reading(self.client)?;
         if reading.acked != self.acked {
             (self.acked, self.pause) = (reading.acked, PAUSE_MIN);
         }
         let before = direction.redirected.saturating_add(direction.beside).saturating_add(self.written);
-        Ok(reading.queued <= LOW && ending.written(Side::Client, &reading) >= before)
+        Ok(reading.queued <= LOW && teardown.written(Side::Client, &reading) >= before)
     }
 
     /// Carries bytes until all that were passed are written, as long as nothing was redirected in between. Says whether
     /// there were any.
-    fn move_some(&mut self, direction: &Direction, ending: &Ending) -> io::Result<bool> {
+    fn move_some(&mut self, direction: &Direction, teardown: &TeardownDriver) -> io::Result<bool> {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.resize(LOOK, 0);
             let (mut moved, mut passed) = (false, direction.passed);
-            while self.write_ahead(passed, scratch, ending)? {
+            while self.write_ahead(passed, scratch, teardown)? {
                 moved = true;
                 // The server goes on until the window is closed: what it sent meanwhile was passed too. Unless the verdict had
                 // found that nothing was left, and redirected some first: then those have to be written before.
@@ -126,22 +126,27 @@ impl<'a> Ahead<'a> {
             }
             // All is written, or no more of it fits into a look.
             if self.written >= passed || self.ahead == scratch.len() {
-                self.discard(scratch, ending)?;
+                self.discard(scratch, teardown)?;
             }
             Ok(moved)
         })
     }
 
     /// Whether the server's socket may be read now.
-    fn may_read(&mut self, ending: &Ending) -> io::Result<bool> {
+    fn may_read(&mut self, teardown: &TeardownDriver) -> io::Result<bool> {
         let track = self.track;
-        let access = ending.may_read(&mut self.gap, Side::Upstream, self.server, || track.read().seen())?;
+        let access = teardown.may_read(&mut self.gap, Side::Upstream, self.server, || track.read().seen())?;
         self.lost = access == Access::Lost;
         Ok(access == Access::Read)
     }
 
-    fn write_ahead(&mut self, passed: u64, scratch: &mut [u8], ending: &Ending) -> io::Result<bool> {
-        if !self.may_read(ending)? {
+    fn write_ahead(
+        &mut self,
+        passed: u64,
+        scratch: &mut [u8],
+        teardown: &TeardownDriver,
+    ) -> io::Result<bool> {
+        if !self.may_read(teardown)? {
             return Ok(false);
         }
         let left = usize::try_from(passed.saturating_sub(self.written)).unwrap_or(usize::MAX);
@@ -161,9 +166,9 @@ impl<'a> Ahead<'a> {
         Ok(count > 0)
     }
 
-    fn discard(&mut self, scratch: &mut [u8], ending: &Ending) -> io::Result<()> {
+    fn discard(&mut self, scratch: &mut [u8], teardown: &TeardownDriver) -> io::Result<()> {
         let mut server = self.server;
-        while self.ahead > 0 && self.may_read(ending)? {
+        while self.ahead > 0 && self.may_read(teardown)? {
             let most = self.ahead.min(SIP);
             let count = ready(server.read(scratch.get_mut(..most).unwrap_or_default()))?;
             if count == 0 {

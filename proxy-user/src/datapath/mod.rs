@@ -59,7 +59,7 @@ pub(crate) struct Carriers {
     /// None: this host cannot splice by sockmap.
     sockmap: Option<(SockmapHandle, Watch)>,
     /// None: no upstream wants it, or this host cannot.
-    pub(crate) road: Option<Arc<PacketDatapath>>,
+    pub(crate) packet: Option<Arc<PacketDatapath>>,
     host: Host,
 }
 
@@ -81,12 +81,12 @@ impl Carriers {
     pub(crate) fn new(
         hub: Arc<Hub>,
         sockmap: Option<SockmapHandle>,
-        road: Option<Arc<PacketDatapath>>,
+        packet: Option<Arc<PacketDatapath>>,
         host: Host,
     ) -> io::Result<Self> {
-        pipes::allow(hub.room.pipes());
+        pipes::allow(hub.connection_limit.pipes());
         let sockmap = sockmap.map(|handle| Watch::start(&hub).map(|watch| (handle, watch))).transpose()?;
-        Ok(Self { hub, sockmap, road, host })
+        Ok(Self { hub, sockmap, packet, host })
     }
 
     fn host(&self) -> Host {

@@ -61,16 +61,16 @@ enum Found {
 impl Pump<'_> {
     /// Moves bytes until the source has no more, or the target takes no more.
     pub(super) async fn run(self, source: &TcpStream) {
-        let (mut streak, mut gap) = (BulkDetector::default(), Gap::default());
+        let (mut bulk, mut gap) = (BulkDetector::default(), Gap::default());
         loop {
             self.resting.store(true, Ordering::Relaxed);
             if source.readable().await.is_err() {
                 return;
             }
             self.resting.store(false, Ordering::Relaxed);
-            let turn = match streak.streams().then(Pipe::take).flatten() {
-                Some(pipe) => self.splice(source, pipe, &mut streak, &mut gap).await,
-                None => self.copy(source, &mut streak, &mut gap).await,
+            let turn = match bulk.streams().then(Pipe::take).flatten() {
+                Some(pipe) => self.splice(source, pipe, &mut bulk, &mut gap).await,
+                None => self.copy(source, &mut bulk, &mut gap).await,
             };
             if turn.is_err() {
                 return;
@@ -79,7 +79,7 @@ impl Pump<'_> {
     }
 
     /// Copies until the queue is empty, or the direction proves to stream. Err: its end.
-    async fn copy(&self, source: &TcpStream, streak: &mut BulkDetector, gap: &mut Gap) -> Result<(), ()> {
+    async fn copy(&self, source: &TcpStream, bulk: &mut BulkDetector, gap: &mut Gap) -> Result<(), ()> {
         let mut buffer = Buffer::take();
         let mut turn = 0;
         loop {
@@ -95,8 +95,8 @@ impl Pump<'_> {
             // A partial write: what is left over is lost with the target.
             self.write(buffer.bytes().get(..count).ok_or(())?).await.map_err(drop)?;
             self.flow.moved(Duration::ZERO);
-            streak.note(count);
-            if !may_have_more || streak.streams() {
+            bulk.note(count);
+            if !may_have_more || bulk.streams() {
                 return Ok(());
             }
             self.give_way(&mut turn, count).await;
@@ -108,24 +108,24 @@ impl Pump<'_> {
         &self,
         source: &TcpStream,
         mut pipe: Pipe,
-        streak: &mut BulkDetector,
+        bulk: &mut BulkDetector,
         gap: &mut Gap,
     ) -> Result<(), ()> {
         let mut turn = 0;
-        while streak.streams() {
+        while bulk.streams() {
             self.may_read(source, gap).await?;
             let count = match fill(source, &mut pipe) {
                 Found::Bytes(count) => count,
                 Found::Nothing => return Ok(()),
                 Found::Hidden => {
-                    *streak = BulkDetector::default();
+                    *bulk = BulkDetector::default();
                     return Ok(());
                 }
                 Found::End => return Err(()),
             };
             self.drain(&mut pipe).await.map_err(drop)?;
             self.flow.moved(Duration::ZERO);
-            streak.note(count);
+            bulk.note(count);
             self.give_way(&mut turn, count).await;
         }
         Ok(())

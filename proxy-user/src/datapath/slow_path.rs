@@ -15,7 +15,7 @@ use proxy_common::abi::sockmap::Direction;
 use proxy_common::flow::{Access, Gap, Side};
 
 use super::buffers::Buffer;
-use super::teardown::{Ending, earlier, of};
+use super::teardown::{TeardownDriver, earlier, of};
 use super::watch::Watch;
 use super::window::Window;
 use crate::kernel::Track;
@@ -94,7 +94,11 @@ impl<'a> Leftover<'a> {
 
     /// Moves what can be moved now, but for bytes of sides that are `held`. Some: come back after that time even if nothing
     /// happens.
-    pub(super) fn carry(&mut self, ending: &mut Ending, held: [bool; 2]) -> io::Result<Option<Duration>> {
+    pub(super) fn carry(
+        &mut self,
+        teardown: &mut TeardownDriver,
+        held: [bool; 2],
+    ) -> io::Result<Option<Duration>> {
         let mut again = None;
         for (side, _) in Side::BOTH.into_iter().zip(held).filter(|(_, held)| !held) {
             let direction = self.track(side).read();
@@ -105,12 +109,12 @@ impl<'a> Leftover<'a> {
             if !behind {
                 continue;
             }
-            again = match self.carry_one(side, ending)? {
+            again = match self.carry_one(side, teardown)? {
                 Outcome::More => Some(Duration::ZERO),
                 Outcome::Later(time) => earlier(again, Some(time)),
                 Outcome::Blocked => again,
                 Outcome::Lost => {
-                    ending.lose();
+                    teardown.lose();
                     again
                 }
                 Outcome::Calm => {
@@ -124,8 +128,8 @@ impl<'a> Leftover<'a> {
         Ok(earlier(again, last_look.filter(|left| !left.is_zero())))
     }
 
-    fn carry_one(&mut self, side: Side, ending: &Ending) -> io::Result<Outcome> {
-        if !self.share(side).in_turn && !self.begin(side, ending)? {
+    fn carry_one(&mut self, side: Side, teardown: &TeardownDriver) -> io::Result<Outcome> {
+        if !self.share(side).in_turn && !self.begin(side, teardown)? {
             return Ok(self.later(side));
         }
         let credit = self.track(side).read().credit;
@@ -135,7 +139,7 @@ impl<'a> Leftover<'a> {
                 self.watch.again(of(self.sockets, side.other()), self.flow)?;
                 return Ok(Outcome::Blocked);
             }
-            match self.may_read(side, ending)? {
+            match self.may_read(side, teardown)? {
                 Access::Read => {}
                 Access::Wait(time) => return Ok(Outcome::Later(time)),
                 Access::Lost => return Ok(Outcome::Lost),
@@ -149,13 +153,13 @@ impl<'a> Leftover<'a> {
 
     /// Bytes that were redirected before ours stand in the kernel's queue: ours must not overtake them. Says whether
     /// they are through.
-    fn begin(&mut self, side: Side, ending: &Ending) -> io::Result<bool> {
+    fn begin(&mut self, side: Side, teardown: &TeardownDriver) -> io::Result<bool> {
         // Bytes wait, so that the verdict redirects no more: only a look that is taken now shows all that it did.
         let direction = self.track(side).read();
         let target = of(self.sockets, side.other());
         let before = direction.redirected.saturating_add(direction.beside);
         let before = before.saturating_add(self.share(side).read);
-        if ending.written(side.other(), &sys::reading(target)?) < before {
+        if teardown.written(side.other(), &sys::reading(target)?) < before {
             return Ok(false);
         }
         sys::limit_unsent(target, (direction.credit / 2).clamp(UNSENT_MIN, UNSENT_MAX))?;
@@ -176,9 +180,10 @@ impl<'a> Leftover<'a> {
         Ok(share.rest.is_none())
     }
 
-    fn may_read(&mut self, side: Side, ending: &Ending) -> io::Result<Access> {
+    fn may_read(&mut self, side: Side, teardown: &TeardownDriver) -> io::Result<Access> {
         let (tracks, source) = (self.tracks, of(self.sockets, side));
-        ending.may_read(&mut self.share(side).gap, side, source, || of(tracks.each_ref(), side).read().seen())
+        teardown
+            .may_read(&mut self.share(side).gap, side, source, || of(tracks.each_ref(), side).read().seen())
     }
 
     /// Says whether there was anything to read.

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::local::Bypass;
 use super::local_slow_path::Ahead;
 use super::slow_path::Leftover;
-use super::teardown::{Ending, Next, earlier};
+use super::teardown::{Next, TeardownDriver, earlier};
 use super::window::Window;
 use super::{Carried, Pair, Watch, internal};
 use crate::hub::{Bytes, Flow, Hub};
@@ -151,8 +151,8 @@ impl Spliced<'_> {
 
     /// Carries the flow to its end.
     pub(super) async fn carry(&mut self, hub: &Hub, flow: &Flow) -> Carried {
-        let mut ending = Ending::new(hub, self.legs, true);
-        let mut carried = match self.try_carry(hub, flow, &mut ending).await {
+        let mut teardown = TeardownDriver::new(hub, self.legs, true);
+        let mut carried = match self.try_carry(hub, flow, &mut teardown).await {
             Ok(carried) => {
                 if carried.end.reason == Reason::KernelLost {
                     tracing::warn!(
@@ -162,7 +162,7 @@ impl Spliced<'_> {
                 }
                 carried
             }
-            Err(error) => internal(flow, ending.bytes(), &error),
+            Err(error) => internal(flow, teardown.bytes(), &error),
         };
         for (bytes, copied) in carried.bytes.iter_mut().zip(flow.copied()) {
             *bytes += copied;
@@ -170,7 +170,12 @@ impl Spliced<'_> {
         carried
     }
 
-    async fn try_carry(&mut self, hub: &Hub, flow: &Flow, ending: &mut Ending) -> io::Result<Carried> {
+    async fn try_carry(
+        &mut self,
+        hub: &Hub,
+        flow: &Flow,
+        teardown: &mut TeardownDriver,
+    ) -> io::Result<Carried> {
         let Some([client, upstream]) = &self.sockets else { return Err(io::ErrorKind::NotConnected.into()) };
         let sockets = [client, upstream];
         for socket in sockets {
@@ -202,28 +207,28 @@ impl Spliced<'_> {
         loop {
             // First of all: a captured server is let go before it is sent anything.
             let look = match &mut self.bypass {
-                Some(bypass) => bypass.turn(&self.tracks, sockets, ending)?,
+                Some(bypass) => bypass.turn(&self.tracks, sockets, teardown)?,
                 None => None,
             };
             let held = Side::BOTH.map(|side| self.bypass.as_ref().is_some_and(|bypass| bypass.holds(side)));
-            let mut again = earlier(look, leftover.carry(ending, held)?);
+            let mut again = earlier(look, leftover.carry(teardown, held)?);
             if let Some(ahead) = &mut ahead {
-                again = earlier(again, ahead.carry(ending)?);
+                again = earlier(again, ahead.carry(teardown)?);
             }
-            ending.obey(flow);
+            teardown.execute(flow);
             if !stopped && hub.is_closing() {
                 stopped = true;
-                ending.close();
+                teardown.close();
             }
-            let limit = match ending.turn(sockets, || counts(&self.tracks))? {
+            let limit = match teardown.turn(sockets, || counts(&self.tracks))? {
                 Next::Wait(limit) => earlier(limit, again),
                 Next::Done(carried) => return Ok(carried),
             };
-            flow.moved(ending.rested());
+            flow.moved(teardown.rested());
             tokio::select! {
                 () = flow.wake.notified() => {}
                 () = sleep(limit) => {}
-                () = ending.idle(|| rested(flow, &self.tracks)) => {}
+                () = teardown.idle(|| rested(flow, &self.tracks)) => {}
             }
         }
     }

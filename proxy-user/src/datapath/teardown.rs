@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::{
-    Access, Alarm, Bounds, End, Gap, Idle, Leg, Liveness, Look, Reading, Reason, Seen, Side, Splice, Step,
+    Access, Alarm, Bounds, End, Gap, Idle, Leg, Liveness, Look, Reading, Reason, Seen, Side, Step, Teardown,
 };
 use socket2::SockRef;
 
@@ -21,9 +21,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 const YOUNG: Duration = Duration::from_secs(1);
 
 /// Brings one flow to its end.
-pub(super) struct Ending {
-    machine: Splice,
-    vigil: Liveness,
+pub(super) struct TeardownDriver {
+    machine: Teardown,
+    liveness: Liveness,
     in_kernel: bool,
     idle: Idle,
     /// To be set on the upstream connection once the flow has lived for [`YOUNG`]: most do not, and four system calls are not
@@ -43,14 +43,14 @@ pub(super) enum Next {
     Done(Carried),
 }
 
-impl Ending {
+impl TeardownDriver {
     /// For a flow whose sockets stand at `legs`.
     pub(super) fn new(hub: &Hub, legs: [Leg; 2], in_kernel: bool) -> Self {
         let timeouts = &hub.snapshot.timeouts;
         let bounds = Bounds { half_close: timeouts.half_close, flush: FLUSH };
         Self {
-            machine: Splice::new(legs, bounds, Duration::ZERO),
-            vigil: Liveness::new(timeouts.keepalive, in_kernel),
+            machine: Teardown::new(legs, bounds, Duration::ZERO),
+            liveness: Liveness::new(timeouts.keepalive, in_kernel),
             in_kernel,
             idle: Idle::new(timeouts.idle),
             needs_keepalive: true,
@@ -68,7 +68,7 @@ impl Ending {
 
     /// Does what the flow is to come to: its end at once, by a reset of both sides, where an operator wants that, or its end in
     /// order, where it has got sockets for nothing else.
-    pub(super) fn obey(&mut self, flow: &Flow) {
+    pub(super) fn execute(&mut self, flow: &Flow) {
         self.killed = flow.orders.are_to_kill();
         if let Some(reason) = flow.closing.get() {
             self.machine.close(self.begun.elapsed(), *reason);
@@ -145,7 +145,7 @@ impl Ending {
                 continue;
             }
             match step {
-                Step::Wait(limit) => match self.vigil.check(self.begun.elapsed(), &look, &self.machine) {
+                Step::Wait(limit) => match self.liveness.check(self.begun.elapsed(), &look, &self.machine) {
                     Alarm::None(again) => return Ok(Next::Wait(earlier(limit, again))),
                     Alarm::End(reason) => {
                         return self.finish(sockets, End { reason, side: reason.side() }, false);
@@ -182,7 +182,7 @@ impl Ending {
             return Ok(());
         }
         self.needs_keepalive = false;
-        sys::keep_alive(upstream, self.vigil.silence())
+        sys::keep_alive(upstream, self.liveness.silence())
     }
 
     /// For how long no byte had moved as of the last turn, whoever moved it.

@@ -34,8 +34,8 @@ pub(super) struct Desk {
 pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<Desk>) {
     let hub = Arc::clone(&desk.carriers.hub);
     let mut draining = std::pin::pin!(hub.phases.reached(Phase::Draining));
-    let complaint = LogThrottle::default();
-    let mut clamped = desk.carriers.road.as_ref().map(|road| road.clamp.of(&listener.name));
+    let throttle = LogThrottle::default();
+    let mut clamped = desk.carriers.packet.as_ref().map(|packet| packet.clamp.of(&listener.name));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -55,7 +55,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
                 if concerns_one_connection(&error) {
                     continue;
                 }
-                if complaint.is_due() {
+                if throttle.is_due() {
                     tracing::error!(
                         listener = %listener.name, %error,
                         "cannot accept connections; raise the limit on open files (LimitNOFILE=, ulimit -n) if that is it"
@@ -89,37 +89,37 @@ type Accepted = (Permit, TcpStream, SocketAddr);
 /// the queue does not hold.
 async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<Accepted> {
     loop {
-        if hub.room.is_full() && hub.room.complaint.is_due() {
+        if hub.connection_limit.is_full() && hub.connection_limit.throttle.is_due() {
             tracing::error!(
-                listener = %listener.name, limit = hub.room.limit(),
+                listener = %listener.name, limit = hub.connection_limit.limit(),
                 "no room for more connections, new ones wait; raise the limit on open files (LimitNOFILE=, ulimit -n)"
             );
         }
         // The place comes first. Where nobody waits to be accepted it is given back at once: others may have somebody.
         let accepted = std::future::poll_fn(|context| {
-            let Some(place) = hub.room.take() else { return Poll::Ready(None) };
+            let Some(permit) = hub.connection_limit.take() else { return Poll::Ready(None) };
             socket
                 .poll_accept(context)
-                .map(|accepted| Some(accepted.map(|(stream, client)| (place, stream, client))))
+                .map(|accepted| Some(accepted.map(|(stream, client)| (permit, stream, client))))
         });
         if let Some(accepted) = accepted.await {
-            return accepted.map(|(place, stream, client)| (place.kept(), stream, client));
+            return accepted.map(|(permit, stream, client)| (permit.kept(), stream, client));
         }
-        hub.room.freed().await;
+        hub.connection_limit.freed().await;
     }
 }
 
-fn start((place, stream, client): Accepted, listener: &Arc<Listener>, desk: &Desk) {
+fn start((permit, stream, client): Accepted, listener: &Arc<Listener>, desk: &Desk) {
     desk.carriers.hub.meters.accepted(&listener.name);
     // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d; routes and logs speak of a.b.c.d.
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let claim = match claim(&stream, client, listener, &desk.carriers.hub) {
-        Ok(claim) => claim,
+    let source_permit = match source_permit(&stream, client, listener, &desk.carriers.hub) {
+        Ok(source_permit) => source_permit,
         Err(AtLimit(_)) => return,
     };
     let seat = desk.exchange.seat(desk.worker);
     if seat.worker == desk.worker {
-        serve(stream, client, Arc::clone(listener), desk, Held { place, seat, claim });
+        serve(stream, client, Arc::clone(listener), desk, Held { permit, seat, source_permit });
         return;
     }
     let stream = match stream.into_std() {
@@ -130,7 +130,7 @@ fn start((place, stream, client): Accepted, listener: &Arc<Listener>, desk: &Des
         stream,
         client,
         listener: Arc::clone(listener),
-        held: Held { place, seat, claim },
+        held: Held { permit, seat, source_permit },
     }) {
         let mut newcomer = *newcomer;
         newcomer.held.seat = newcomer.held.seat.at(desk.worker);
@@ -156,22 +156,22 @@ fn take_in(Newcomer { stream, client, listener, held }: Newcomer, desk: &Desk) {
 }
 
 /// Sees to it that a source has no more connections than it may. What is too much is reset here, before anything is spent on it.
-fn claim(
+fn source_permit(
     stream: &TcpStream,
     client: SocketAddr,
     listener: &Listener,
     hub: &Hub,
 ) -> Result<Option<SourcePermit>, AtLimit> {
-    let Some(caps) = &hub.caps else { return Ok(None) };
-    let source = match caps.claim(client.ip()) {
-        Ok(claim) => return Ok(Some(claim)),
+    let Some(source_limiter) = &hub.source_limiter else { return Ok(None) };
+    let source = match source_limiter.admit(client.ip()) {
+        Ok(source_permit) => return Ok(Some(source_permit)),
         Err(AtLimit(source)) => source,
     };
     hub.meters.turned_away(&listener.name);
     if let Some(sources) = hub.sources.get() {
         sources.offend(client.ip(), Offence::TooMany);
     }
-    if caps.complaint.is_due() {
+    if source_limiter.throttle.is_due() {
         tracing::warn!(
             listener = %listener.name, %source,
             "a source has as many connections as it may, more are reset; raise source_connections if that is too few"

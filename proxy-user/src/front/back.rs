@@ -16,19 +16,19 @@ pub(super) async fn welcome(mut returned: UnboundedReceiver<Returned>, desk: Arc
         // It has its sockets here, wherever there are fewer connections.
         let seat = desk.exchange.seat(desk.worker).at(desk.worker);
         tokio::spawn(async move {
-            let place = go_on(one, &carriers).await;
-            drop((seat, place));
+            let permit = go_on(one, &carriers).await;
+            drop((seat, permit));
         });
     }
 }
 
 /// Gives back the place of the connection once it is over.
-async fn go_on(Returned { flow, mut story, sockets, place }: Returned, carriers: &Carriers) -> Permit {
+async fn go_on(Returned { flow, mut record, sockets, permit }: Returned, carriers: &Carriers) -> Permit {
     let hub = &carriers.hub;
     let entry = hub.flows.enter_again(flow);
     match carriers.go_on(&entry.flow, sockets).await {
-        Outcome::Ended(carried) => story.settle(hub, &entry.flow, carried.end, carried.bytes),
-        Outcome::Left(departed) => departed.park(hub, entry, story),
+        Outcome::Ended(carried) => record.settle(hub, &entry.flow, carried.end, carried.bytes),
+        Outcome::Left(departed) => departed.park(hub, entry, record),
     }
-    place
+    permit
 }

@@ -30,13 +30,13 @@ pub(super) async fn serve(
 ) {
     let hub = &carriers.hub;
     let entry = hub.flows.enter(client, &listener.name);
-    let mut way = AccessRecord { claim: held.claim, ..AccessRecord::default() };
-    match travel(stream, &listener, &carriers, &entry.flow, &mut way).await {
-        Ok(Outcome::Ended(carried)) => way.settle(hub, &entry.flow, carried.end, carried.bytes),
-        Ok(Outcome::Left(departed)) => departed.park(hub, entry, way),
-        Err(reason) => way.settle(hub, &entry.flow, End { reason, side: reason.side() }, [0; 2]),
+    let mut record = AccessRecord { source_permit: held.source_permit, ..AccessRecord::default() };
+    match travel(stream, &listener, &carriers, &entry.flow, &mut record).await {
+        Ok(Outcome::Ended(carried)) => record.settle(hub, &entry.flow, carried.end, carried.bytes),
+        Ok(Outcome::Left(departed)) => departed.park(hub, entry, record),
+        Err(reason) => record.settle(hub, &entry.flow, End { reason, side: reason.side() }, [0; 2]),
     }
-    drop((held.seat, held.place));
+    drop((held.seat, held.permit));
 }
 
 /// Err: the connection ended before it became a flow.
@@ -45,21 +45,21 @@ async fn travel(
     listener: &Listener,
     carriers: &Carriers,
     flow: &Flow,
-    way: &mut AccessRecord,
+    record: &mut AccessRecord,
 ) -> Result<Outcome, Reason> {
     let hub = &carriers.hub;
-    refuse::our_own(&stream, flow, hub, way)?;
+    refuse::our_own(&stream, flow, hub, record)?;
     let stopping = hub.phases.reached(Phase::Closing);
     // Dropped after the sockets are closed.
     let (dialed, pair, number) = tokio::select! {
         // Boxed: what follows lasts much longer, and needs less room.
-        result = Box::pin(establish(stream, listener, carriers, flow, way)) => result?,
+        result = Box::pin(establish(stream, listener, carriers, flow, record)) => result?,
         () = stopping => return Err(Reason::Drain),
     };
     let datapath = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?.datapath;
     let protected = hub.snapshot.guard.as_ref().is_some_and(|guard| guard.protects(number));
     let sources = hub.sources.get();
-    way.established = sources.map(|sources| sources.established(flow.client.ip(), protected));
+    record.established = sources.map(|sources| sources.established(flow.client.ip(), protected));
     let outcome = carriers.carry(flow, pair, datapath).await;
     drop(dialed);
     Ok(outcome)
@@ -70,7 +70,7 @@ async fn establish<'a>(
     listener: &Listener,
     carriers: &'a Carriers,
     flow: &Flow,
-    way: &mut AccessRecord,
+    record: &mut AccessRecord,
 ) -> Result<(Dialed<'a>, Pair, usize), Reason> {
     let hub = &carriers.hub;
     let (stream, number) = match listener.to {
@@ -78,7 +78,7 @@ async fn establish<'a>(
             flow.facts().route = format!("listener/{}", listener.name).into();
             (stream, number)
         }
-        None => route(stream, hub, flow, way).await?,
+        None => route(stream, hub, flow, record).await?,
     };
     let upstream = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?;
     note_upstream(flow, &upstream.name);
@@ -90,7 +90,7 @@ async fn establish<'a>(
         connected = connect::connect(wanted, &stream) => connected,
         () = flow.killed() => return Err(killed(&stream)),
     };
-    way.connect_ms = Some(millis(begun.elapsed()));
+    record.connect_ms = Some(millis(begun.elapsed()));
     match connected {
         Ok(Connected { stream: upstream, server, dialed }) => {
             note_server(flow, server, dialed.near());
@@ -101,7 +101,7 @@ async fn establish<'a>(
             let _ = sys::reset_on_close(&stream, true);
             Err(match failed {
                 Failed::Upstream { failure, error } => {
-                    way.error = Some(error.into());
+                    record.error = Some(error.into());
                     Reason::Connect(failure)
                 }
                 Failed::ClientGone => Reason::ClientGone,
@@ -116,7 +116,7 @@ async fn route(
     stream: TcpStream,
     hub: &Hub,
     flow: &Flow,
-    way: &mut AccessRecord,
+    record: &mut AccessRecord,
 ) -> Result<(TcpStream, usize), Reason> {
     let begun = Instant::now();
     let limit = hub.snapshot.timeouts.hello;
@@ -125,11 +125,11 @@ async fn route(
         opening = tokio::time::timeout(limit, looks) => opening,
         () = flow.killed() => return Err(killed(&stream)),
     };
-    way.hello_ms = Some(millis(begun.elapsed()));
+    record.hello_ms = Some(millis(begun.elapsed()));
     let opening = match opening {
         Ok(Ok(opening)) => opening,
         Ok(Err(error)) => {
-            way.error = Some(error.to_string().into());
+            record.error = Some(error.to_string().into());
             return Err(internal(flow, &error));
         }
         Err(_) => Opening::Unusable(HelloResult::Timeout),
@@ -143,7 +143,7 @@ async fn route(
         Opening::Unusable(result) => (*result, None),
     };
     hub.meters.hello(result);
-    way.opening = Some(result);
+    record.opening = Some(result);
     if let Opening::Unusable(result) = opening {
         offend(hub, flow, result);
         return Err(unusable(result));

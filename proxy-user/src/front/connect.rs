@@ -93,25 +93,25 @@ async fn attempts<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connect
 async fn pass<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connected<'a>, Failed> {
     let Wanted { carriers, upstream, number, follows, flow } = *wanted;
     let hub = &carriers.hub;
-    let road = carriers.road.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
+    let packet = carriers.packet.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
-    for (place, server) in upstream.servers.iter().enumerate() {
+    for (permit, server) in upstream.servers.iter().enumerate() {
         let attempt = Instant::now();
         // What the packet datapath knows of an address does not say on which link it is.
-        let road = road.filter(|_| !matches!(server, Server::LinkLocal { .. }));
-        let road = road.map(|road| (road, client));
-        let call = Call { follows, road, dialing: &hub.dialing, names: &hub.names, flow };
+        let packet = packet.filter(|_| !matches!(server, Server::LinkLocal { .. }));
+        let packet = packet.map(|packet| (packet, client));
+        let call = Call { follows, packet, dialing: &hub.dialing, names: &hub.names, flow };
         match one(server, call, hub.snapshot.timeouts.connect, upstream.hold).await {
             Ok(connected) => {
                 hub.meters.connected(attempt.elapsed());
-                hub.servers.accepted(&hub.meters, number, place);
+                hub.servers.accepted(&hub.meters, number, permit);
                 return Ok(connected);
             }
             Err((_, error)) if is_reset(&error) => return Err(Failed::Reset),
             Err((reason, error)) => {
                 hub.meters.connect_failed(&upstream.name, reason);
                 if !is_our_own_lack(&error) {
-                    hub.servers.failed(&hub.meters, (number, place), reason, &error);
+                    hub.servers.failed(&hub.meters, (number, permit), reason, &error);
                 }
                 tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
                 failed = Failed::Upstream { failure: reason, error: format!("{server}: {error}") };
@@ -127,7 +127,7 @@ struct Call<'a, 'c> {
     /// Bytes follow at once.
     follows: bool,
     /// With a port and options by which the flow can leave its sockets, as the client's connection has them.
-    road: Option<(&'c PacketDatapath, &'c TcpStream)>,
+    packet: Option<(&'c PacketDatapath, &'c TcpStream)>,
     dialing: &'a Dialing,
     names: &'c Names,
     /// The id of the client's flow.
@@ -194,11 +194,11 @@ async fn within<T>(limit: Duration, work: Pin<Box<impl Future<Output = io::Resul
 /// Armed to reset from the start: if the client goes while the server accepts, the server must not see the clean end of an
 /// empty stream.
 async fn open<'a>(address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connected<'a>> {
-    if let Some((road, client)) = call.road {
+    if let Some((packet, client)) = call.packet {
         for _ in 0..TRIES {
             let socket = fresh(address, call.follows)?;
             // Whatever stands against that stands against no connection.
-            let Ok(Some(_prepared)) = road.prepare(&socket, address, client).await else { break };
+            let Ok(Some(_prepared)) = packet.prepare(&socket, address, client).await else { break };
             match dial(socket, address, call).await {
                 // The kernel has not forgotten the last connection by this port yet.
                 Err(error) if is_taken(&error) => {}
@@ -296,7 +296,7 @@ mod tests {
         let (silent, answering) = (listener(0), listener(8));
         let addresses = [&silent, &answering].map(|listener| listener.local_addr().unwrap());
         let (dialing, names) = (Dialing::default(), Names::new(&[]));
-        let call = Call { follows: false, road: None, dialing: &dialing, names: &names, flow: 1 };
+        let call = Call { follows: false, packet: None, dialing: &dialing, names: &names, flow: 1 };
         let limit = Duration::from_millis(200);
         let mut waiting = Vec::new();
         let failure = loop {

@@ -24,9 +24,9 @@ pub(super) struct Newcomer {
 /// What a connection counts for, from before it is accepted until its sockets are closed.
 pub(super) struct Held {
     pub(super) seat: Seat,
-    pub(super) claim: Option<SourcePermit>,
+    pub(super) source_permit: Option<SourcePermit>,
     /// Of all connections.
-    pub(super) place: Permit,
+    pub(super) permit: Permit,
 }
 
 /// What each worker has, and the way to it.

@@ -46,7 +46,7 @@ pub(crate) struct Entrance {
 /// What the kernel does for the flows of a worker.
 pub(crate) struct Means {
     pub(crate) sockmap: Option<SockmapHandle>,
-    pub(crate) road: Option<Arc<PacketDatapath>>,
+    pub(crate) packet: Option<Arc<PacketDatapath>>,
     pub(crate) homes: Arc<Homes>,
     pub(crate) host: Host,
 }
@@ -96,12 +96,12 @@ async fn work(
     // Held for as long as the worker: without it flows would be taken for not coming back any more.
     let homes = by.homes;
     let home = homes.home();
-    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.road, by.host)?);
+    let carriers = Arc::new(Carriers::new(Arc::clone(&hub), by.sockmap, by.packet, by.host)?);
     let desk = Arc::new(Desk { worker: index, exchange, carriers });
     tokio::spawn(or_stop(Arc::clone(&hub), TAKING_IN, accept::welcome(door, Arc::clone(&desk))));
     tokio::spawn(or_stop(Arc::clone(&hub), TAKING_IN, back::welcome(home, Arc::clone(&desk))));
     let _ = ready.send(());
-    hub.room.opened().await;
+    hub.connection_limit.opened().await;
     for Bound { listener, socket } in sockets {
         let socket = tokio::net::TcpListener::from_std(socket)?;
         let accepting = accept::run(socket, listener, Arc::clone(&desk));

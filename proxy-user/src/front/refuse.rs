@@ -44,7 +44,7 @@ pub(super) fn our_own(
     stream: &TcpStream,
     flow: &Flow,
     hub: &Hub,
-    way: &mut AccessRecord,
+    record: &mut AccessRecord,
 ) -> Result<(), Reason> {
     let mut address = None;
     let listener = || {
@@ -60,7 +60,7 @@ pub(super) fn our_own(
     let facts = origin.as_ref().map(|origin| origin.facts().clone());
     let (route, upstream) = facts.map(|facts| (facts.route, facts.upstream)).unwrap_or_default();
     let upstream = upstream.unwrap_or_default();
-    if hub.dialing.complaint.is_due() {
+    if hub.dialing.throttle.is_due() {
         tracing::warn!(
             %route, %upstream, listener = %flow.listener, %address,
             "a connection to a server of this upstream came back to a listener of this daemon, and was refused: write the \
@@ -68,7 +68,7 @@ pub(super) fn our_own(
         );
     }
     let error = format!("the connection of route \"{route}\" to upstream \"{upstream}\" came back here");
-    way.error = Some(error.into());
+    record.error = Some(error.into());
     let _ = sys::reset_on_close(stream, true);
     Err(Reason::Loop)
 }

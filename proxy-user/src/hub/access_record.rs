@@ -22,14 +22,14 @@ pub(crate) struct AccessRecord {
     /// As long as it lives, the guard knows that its client has a flow.
     pub(crate) established: Option<Established>,
     /// Its place among the connections of its client.
-    pub(crate) claim: Option<SourcePermit>,
+    pub(crate) source_permit: Option<SourcePermit>,
 }
 
 impl AccessRecord {
     /// Ends it.
     pub(crate) fn settle(&mut self, hub: &Hub, flow: &Flow, end: End, bytes: Bytes) {
         // Before the record: whoever reads that may count on the place.
-        drop(self.claim.take());
+        drop(self.source_permit.take());
         hub.meters.carried(flow, bytes);
         let facts = flow.facts().clone();
         let [bytes_in, bytes_out] = bytes;

@@ -42,7 +42,7 @@ pub(crate) struct ConnectionLimit {
     full: watch::Sender<bool>,
     /// Rung when a place is given back.
     freed: Notify,
-    pub(crate) complaint: LogThrottle,
+    pub(crate) throttle: LogThrottle,
 }
 
 impl ConnectionLimit {
@@ -56,7 +56,7 @@ impl ConnectionLimit {
             kept: AtomicU64::new(0),
             freed: Notify::new(),
             full: watch::Sender::new(true),
-            complaint: LogThrottle::default(),
+            throttle: LogThrottle::default(),
         }
     }
 
@@ -118,7 +118,7 @@ impl ConnectionLimit {
         let limit = self.limit();
         let take = |open: u64| (open < limit).then_some(open + 1);
         self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()?;
-        Some(Permit { room: Arc::clone(self), is_kept: false })
+        Some(Permit { limit: Arc::clone(self), is_kept: false })
     }
 
     /// Returns once another try to take a place is worth while. There may be none for a moment though connections have not taken
@@ -136,8 +136,8 @@ impl ConnectionLimit {
     /// A place as soon as there is one.
     pub(crate) async fn wait(self: &Arc<Self>) -> Permit {
         loop {
-            if let Some(place) = self.take() {
-                return place;
+            if let Some(permit) = self.take() {
+                return permit;
             }
             self.freed().await;
         }
@@ -156,7 +156,7 @@ impl ConnectionLimit {
 
 /// See [`ConnectionLimit::take`].
 pub(crate) struct Permit {
-    room: Arc<ConnectionLimit>,
+    limit: Arc<ConnectionLimit>,
     is_kept: bool,
 }
 
@@ -165,8 +165,8 @@ impl Permit {
     #[must_use]
     pub(crate) fn kept(mut self) -> Self {
         self.is_kept = true;
-        if self.room.kept.fetch_add(1, Ordering::SeqCst) + 1 >= self.room.limit() {
-            self.room.update();
+        if self.limit.kept.fetch_add(1, Ordering::SeqCst) + 1 >= self.limit.limit() {
+            self.limit.update();
         }
         self
     }
@@ -175,15 +175,15 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.is_kept {
-            self.room.kept.fetch_sub(1, Ordering::SeqCst);
+            self.limit.kept.fetch_sub(1, Ordering::SeqCst);
         }
-        let open = self.room.open.fetch_sub(1, Ordering::SeqCst);
-        if self.room.is_full() {
-            self.room.update();
+        let open = self.limit.open.fetch_sub(1, Ordering::SeqCst);
+        if self.limit.is_full() {
+            self.limit.update();
         }
         // Nobody waits as long as there are more.
-        if open >= self.room.limit() {
-            self.room.freed.notify_waiters();
+        if open >= self.limit.limit() {
+            self.limit.freed.notify_waiters();
         }
     }
 }
@@ -193,116 +193,116 @@ mod tests {
     use super::*;
 
     /// With room for so many connections, beside 20 descriptors that are open, and one that does not make a pair.
-    fn room(limit: u64) -> Arc<ConnectionLimit> {
+    fn with_room_for(count: u64) -> Arc<ConnectionLimit> {
         let kept = |files| {
             ConnectionLimit::new(Some(files), 1).admin_each() * 2
                 + ConnectionLimit::new(Some(files), 1).pipes_each() * 2
         };
-        let fits = |files: &u64| 20 + PER_WORKER + 2 + KEPT_BACK + kept(*files) + 2 * limit < *files;
-        let room = Arc::new(ConnectionLimit::new((1..10_000).find(fits), 1));
-        room.open(20);
-        assert_eq!(room.limit(), limit);
-        room
+        let fits = |files: &u64| 20 + PER_WORKER + 2 + KEPT_BACK + kept(*files) + 2 * count < *files;
+        let limit = Arc::new(ConnectionLimit::new((1..10_000).find(fits), 1));
+        limit.open(20);
+        assert_eq!(limit.limit(), count);
+        limit
     }
 
     #[test]
     fn it_is_full_at_the_limit_and_until_there_is_some_slack() {
-        let room = room(32);
-        let mut places: Vec<_> = (0..31).map(|_| room.take().unwrap().kept()).collect();
-        assert!(!room.is_full());
-        let last = room.take().unwrap();
-        assert!(!room.is_full(), "nobody has come for it yet");
+        let limit = with_room_for(32);
+        let mut places: Vec<_> = (0..31).map(|_| limit.take().unwrap().kept()).collect();
+        assert!(!limit.is_full());
+        let last = limit.take().unwrap();
+        assert!(!limit.is_full(), "nobody has come for it yet");
         places.push(last.kept());
-        assert!(room.is_full() && room.take().is_none());
+        assert!(limit.is_full() && limit.take().is_none());
         places.pop();
-        assert!(room.is_full() && room.take().is_none(), "31 of 32");
+        assert!(limit.is_full() && limit.take().is_none(), "31 of 32");
         places.pop();
-        assert!(!room.is_full(), "30 of 32");
-        places.extend([room.take().unwrap().kept(), room.take().unwrap().kept()]);
-        assert!(room.take().is_none() && room.is_full());
+        assert!(!limit.is_full(), "30 of 32");
+        places.extend([limit.take().unwrap().kept(), limit.take().unwrap().kept()]);
+        assert!(limit.take().is_none() && limit.is_full());
     }
 
     #[test]
     fn there_are_never_more_than_the_limit_whoever_takes_them() {
-        let room = room(8);
+        let limit = with_room_for(8);
         let most = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let _places: Vec<_> = (0..4).filter_map(|_| room.take().map(Permit::kept)).collect();
-                        most.fetch_max(room.open.load(Ordering::Relaxed), Ordering::Relaxed);
+                        let _places: Vec<_> = (0..4).filter_map(|_| limit.take().map(Permit::kept)).collect();
+                        most.fetch_max(limit.open.load(Ordering::Relaxed), Ordering::Relaxed);
                     }
                 });
             }
         });
         assert!(most.into_inner() <= 8);
-        assert!(!room.is_full() && room.take().is_some(), "all have been given back");
+        assert!(!limit.is_full() && limit.take().is_some(), "all have been given back");
     }
 
     /// Each worker takes a place before it looks whether somebody waits to be accepted.
     #[tokio::test]
     async fn a_place_that_is_taken_to_look_for_a_connection_does_not_make_it_full() {
-        let room = room(32);
-        let mut places: Vec<_> = (0..30).map(|_| room.take().unwrap().kept()).collect();
-        let looking = [room.take().unwrap(), room.take().unwrap()];
-        assert!(room.take().is_none() && !room.is_full());
+        let limit = with_room_for(32);
+        let mut places: Vec<_> = (0..30).map(|_| limit.take().unwrap().kept()).collect();
+        let looking = [limit.take().unwrap(), limit.take().unwrap()];
+        assert!(limit.take().is_none() && !limit.is_full());
         let waiting = tokio::spawn({
-            let room = Arc::clone(&room);
-            async move { room.wait().await }
+            let limit = Arc::clone(&limit);
+            async move { limit.wait().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         let [found, nobody] = looking;
         places.push(found.kept());
         drop(nobody);
-        assert!(!room.is_full(), "31 of 32");
+        assert!(!limit.is_full(), "31 of 32");
         let last = waiting.await.unwrap().kept();
-        assert!(room.is_full() && room.take().is_none());
+        assert!(limit.is_full() && limit.take().is_none());
         drop((places, last));
-        assert!(!room.is_full() && room.kept.load(Ordering::SeqCst) == 0);
+        assert!(!limit.is_full() && limit.kept.load(Ordering::SeqCst) == 0);
     }
 
     #[tokio::test]
     async fn nobody_is_let_in_before_it_is_known_for_how_many_there_is_room() {
-        let room = Arc::new(ConnectionLimit::new(Some(64), 4));
-        assert!(room.is_full() && room.take().is_none());
+        let limit = Arc::new(ConnectionLimit::new(Some(64), 4));
+        assert!(limit.is_full() && limit.take().is_none());
         let waiting = tokio::spawn({
-            let room = Arc::clone(&room);
+            let limit = Arc::clone(&limit);
             async move {
-                room.opened().await;
-                room.wait().await
+                limit.opened().await;
+                limit.wait().await
             }
         });
         tokio::task::yield_now().await;
-        room.open(20);
-        let place = waiting.await.unwrap();
-        assert_eq!(room.limit(), 1, "too few for anything still lets one in");
-        assert!(room.take().is_none());
-        drop(place);
-        assert!(room.take().is_some());
+        limit.open(20);
+        let permit = waiting.await.unwrap();
+        assert_eq!(limit.limit(), 1, "too few for anything still lets one in");
+        assert!(limit.take().is_none());
+        drop(permit);
+        assert!(limit.take().is_some());
     }
 
     #[test]
     fn shares_are_within_bounds() {
         let shares = |files, workers| {
-            let room = ConnectionLimit::new(files, workers);
-            (room.admin(), room.pipes())
+            let limit = ConnectionLimit::new(files, workers);
+            (limit.admin(), limit.pipes())
         };
         assert_eq!(shares(Some(16), 2), (4, 0));
         assert_eq!(shares(Some(512), 2), (16, 8));
         assert_eq!(shares(Some(1024), 128), (32, 0));
         assert_eq!(shares(Some(1 << 20), 8), (64, 32));
         assert_eq!(shares(None, 8), (64, 32));
-        let room = Arc::new(ConnectionLimit::new(None, 4));
-        room.open(20);
-        assert!(room.take().is_some() && !room.is_full());
+        let limit = Arc::new(ConnectionLimit::new(None, 4));
+        limit.open(20);
+        assert!(limit.take().is_some() && !limit.is_full());
     }
 
     #[test]
     fn complaints_are_rare() {
-        let room = ConnectionLimit::new(Some(64), 4);
-        assert!(room.complaint.is_due());
-        assert!(!room.complaint.is_due());
+        let limit = ConnectionLimit::new(Some(64), 4);
+        assert!(limit.throttle.is_due());
+        assert!(!limit.throttle.is_due());
     }
 }

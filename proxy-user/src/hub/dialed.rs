@@ -34,7 +34,7 @@ pub(crate) struct Dialing {
     /// Rung when a connection that was under way is in `live`, or has failed.
     settled: Condvar,
     addresses: RwLock<Addresses>,
-    pub(crate) complaint: LogThrottle,
+    pub(crate) throttle: LogThrottle,
 }
 
 #[derive(Default)]

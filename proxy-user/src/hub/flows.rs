@@ -13,7 +13,7 @@ use proxy_common::flow::{Meter, Reason};
 use proxy_common::plan::Datapath;
 use tokio::sync::Notify;
 
-use super::{Errands, Order, Orders};
+use super::{Commands, Order, Orders};
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,14 +136,14 @@ pub(crate) struct Flows {
     live: Mutex<Live>,
     idle: Notify,
     /// What was ordered of flows without sockets.
-    pub(crate) errands: Errands,
+    pub(crate) commands: Commands,
 }
 
 #[derive(Default)]
 struct Live {
     by_id: HashMap<u64, Arc<Flow>>,
     /// Those that have left their sockets: nobody waits for them.
-    parked: HashMap<u64, Arc<Flow>>,
+    offloaded: HashMap<u64, Arc<Flow>>,
     by_cookie: HashMap<u64, u64>,
 }
 
@@ -158,7 +158,7 @@ impl Flows {
     /// Enters a flow of an earlier daemon, which has no sockets.
     pub(crate) fn adopt(&self, client: SocketAddr, listener: &Arc<str>) -> Arc<Flow> {
         let flow = self.make(client, listener);
-        self.live().parked.insert(flow.id, Arc::clone(&flow));
+        self.live().offloaded.insert(flow.id, Arc::clone(&flow));
         flow
     }
 
@@ -200,7 +200,7 @@ impl Flows {
 
     pub(crate) fn count(&self) -> usize {
         let live = self.live();
-        live.by_id.len() + live.parked.len()
+        live.by_id.len() + live.offloaded.len()
     }
 
     /// Connections that have sockets.
@@ -212,7 +212,7 @@ impl Flows {
     pub(crate) fn list(&self) -> Vec<Arc<Flow>> {
         let mut flows: Vec<_> = {
             let live = self.live();
-            live.by_id.values().chain(live.parked.values()).cloned().collect()
+            live.by_id.values().chain(live.offloaded.values()).cloned().collect()
         };
         flows.sort_unstable_by_key(|flow| flow.id);
         flows
@@ -221,7 +221,7 @@ impl Flows {
     /// The live connection with this id.
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Flow>> {
         let live = self.live();
-        live.by_id.get(&id).or_else(|| live.parked.get(&id)).cloned()
+        live.by_id.get(&id).or_else(|| live.offloaded.get(&id)).cloned()
     }
 
     /// Gives an order. None: no live connection has this id.
@@ -231,9 +231,9 @@ impl Flows {
             flow.order(order);
             return Some(Arc::clone(flow));
         }
-        let flow = live.parked.get(&id)?;
+        let flow = live.offloaded.get(&id)?;
         flow.order(order);
-        self.errands.add(flow);
+        self.commands.add(flow);
         Some(Arc::clone(flow))
     }
 
@@ -298,9 +298,9 @@ impl Flows {
     fn park(&self, flow: &Arc<Flow>) {
         let mut live = self.live();
         live.by_id.remove(&flow.id);
-        live.parked.insert(flow.id, Arc::clone(flow));
+        live.offloaded.insert(flow.id, Arc::clone(flow));
         if flow.orders.left() {
-            self.errands.add(flow);
+            self.commands.add(flow);
         }
         if live.by_id.is_empty() {
             self.idle.notify_waiters();
@@ -310,7 +310,7 @@ impl Flows {
     /// Has somebody look at what was ordered of a flow that was parked. Once more does no harm.
     pub(crate) fn remind(&self, flow: &Arc<Flow>) {
         if flow.orders.left() {
-            self.errands.add(flow);
+            self.commands.add(flow);
         }
     }
 
@@ -318,7 +318,7 @@ impl Flows {
     /// ordered meanwhile.
     pub(crate) fn enter_again(&self, flow: Arc<Flow>) -> Entry<'_> {
         let mut live = self.live();
-        live.parked.remove(&flow.id);
+        live.offloaded.remove(&flow.id);
         live.by_id.insert(flow.id, Arc::clone(&flow));
         drop(live);
         flow.wake.notify_one();
@@ -328,8 +328,8 @@ impl Flows {
     /// A flow that was parked is over, or not ours any more.
     pub(crate) fn leave_parked(&self, flow: &Flow) {
         let mut live = self.live();
-        live.parked.remove(&flow.id);
-        if live.parked.is_empty() {
+        live.offloaded.remove(&flow.id);
+        if live.offloaded.is_empty() {
             self.idle.notify_waiters();
         }
     }
@@ -383,8 +383,8 @@ mod tests {
         let flow = entry.park();
         flows.remind(&flow);
         let ordered = flows.order(flow.id, Order::Kill).unwrap();
-        assert_eq!(flows.errands.next().await.len(), 1, "none before there is an order");
+        assert_eq!(flows.commands.next().await.len(), 1, "none before there is an order");
         flows.remind(&ordered);
-        assert_eq!(flows.errands.next().await[0].id, flow.id);
+        assert_eq!(flows.commands.next().await[0].id, flow.id);
     }
 }

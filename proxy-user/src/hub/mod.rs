@@ -27,7 +27,7 @@ pub(crate) use flows::{Entry, Flow, Flows, Stage};
 pub(crate) use log_throttle::LogThrottle;
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use names::{Answer, Lookup, NameError, Names};
-pub(crate) use orders::{Errands, Order, Orders};
+pub(crate) use orders::{Commands, Order, Orders};
 pub(crate) use panics::{keep_running, or_stop, run_again};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use servers::{ServerReport, Servers};
@@ -41,12 +41,12 @@ pub(crate) struct Hub {
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
-    pub(crate) room: Arc<ConnectionLimit>,
+    pub(crate) connection_limit: Arc<ConnectionLimit>,
     pub(crate) dialing: Dialing,
     pub(crate) servers: Servers,
     pub(crate) names: Names,
     /// None: a source may have any number of connections.
-    pub(crate) caps: Option<Arc<SourceLimiter>>,
+    pub(crate) source_limiter: Option<Arc<SourceLimiter>>,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
     pub(crate) sources: OnceLock<Arc<Sources>>,
     pub(crate) started: Instant,
@@ -55,17 +55,17 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(snapshot: Arc<Snapshot>, room: ConnectionLimit) -> Self {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, connection_limit: ConnectionLimit) -> Self {
         Self {
             sources: OnceLock::new(),
             meters: Meters::new(&snapshot.listeners),
-            caps: SourceLimiter::new(snapshot.limits.source_connections, snapshot.source_bits()),
+            source_limiter: SourceLimiter::new(snapshot.limits.source_connections, snapshot.source_bits()),
             servers: Servers::new(&snapshot.upstreams),
             names: Names::new(&snapshot.upstreams),
             snapshot,
             flows: Flows::default(),
             phases: Phases::new(),
-            room: Arc::new(room),
+            connection_limit: Arc::new(connection_limit),
             dialing: Dialing::default(),
             started: Instant::now(),
             sockmap_lost: AtomicBool::new(false),

@@ -75,12 +75,12 @@ impl Orders {
 
 /// Flows without sockets that something was ordered of: nobody waits for each of them.
 #[derive(Default)]
-pub(crate) struct Errands {
+pub(crate) struct Commands {
     flows: Mutex<Vec<Arc<Flow>>>,
     bell: Notify,
 }
 
-impl Errands {
+impl Commands {
     pub(super) fn add(&self, flow: &Arc<Flow>) {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(flow));
         self.bell.notify_one();

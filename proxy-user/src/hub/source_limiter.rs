@@ -15,7 +15,7 @@ pub(crate) struct SourceLimiter {
     limit: u32,
     bits: [u8; 2],
     open: Mutex<HashMap<IpNet, u32>>,
-    pub(crate) complaint: LogThrottle,
+    pub(crate) throttle: LogThrottle,
 }
 
 /// A source has as many connections as it may.
@@ -25,12 +25,12 @@ pub(crate) struct AtLimit(pub(crate) IpNet);
 impl SourceLimiter {
     /// `limit` for each source; `bits` of IPv4 and of IPv6 addresses make one. None: any number.
     pub(crate) fn new(limit: u32, bits: [u8; 2]) -> Option<Arc<Self>> {
-        let caps = Self { limit, bits, open: Mutex::default(), complaint: LogThrottle::default() };
-        (limit > 0).then(|| Arc::new(caps))
+        let source_limiter = Self { limit, bits, open: Mutex::default(), throttle: LogThrottle::default() };
+        (limit > 0).then(|| Arc::new(source_limiter))
     }
 
     /// A connection takes its place until the returned value is dropped.
-    pub(crate) fn claim(self: &Arc<Self>, client: IpAddr) -> Result<SourcePermit, AtLimit> {
+    pub(crate) fn admit(self: &Arc<Self>, client: IpAddr) -> Result<SourcePermit, AtLimit> {
         let source = source_of(self.bits, client);
         let mut open = self.open();
         let count = open.entry(source).or_default();
@@ -39,14 +39,14 @@ impl SourceLimiter {
         }
         *count += 1;
         drop(open);
-        Ok(SourcePermit { caps: Arc::clone(self), source })
+        Ok(SourcePermit { source_limiter: Arc::clone(self), source })
     }
 
     /// The same for a connection that is there already, whatever the limit is now.
     pub(crate) fn keep(self: &Arc<Self>, client: IpAddr) -> SourcePermit {
         let source = source_of(self.bits, client);
         *self.open().entry(source).or_default() += 1;
-        SourcePermit { caps: Arc::clone(self), source }
+        SourcePermit { source_limiter: Arc::clone(self), source }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<IpNet, u32>> {
@@ -57,13 +57,13 @@ impl SourceLimiter {
 /// See [`SourceLimiter::claim`].
 #[derive(Debug)]
 pub(crate) struct SourcePermit {
-    caps: Arc<SourceLimiter>,
+    source_limiter: Arc<SourceLimiter>,
     source: IpNet,
 }
 
 impl Drop for SourcePermit {
     fn drop(&mut self) {
-        let mut open = self.caps.open();
+        let mut open = self.source_limiter.open();
         match open.get_mut(&self.source) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(open.remove(&self.source)),
@@ -78,21 +78,21 @@ mod tests {
     #[test]
     fn each_source_has_its_own_places_and_gets_them_back() {
         assert!(SourceLimiter::new(0, [32, 64]).is_none());
-        let caps = SourceLimiter::new(2, [24, 64]).unwrap();
-        let claim = |text: &str| caps.claim(text.parse().unwrap());
-        let first = claim("192.0.2.1").unwrap();
-        let second = claim("192.0.2.2").unwrap();
-        assert_eq!(claim("192.0.2.3").unwrap_err(), AtLimit("192.0.2.0/24".parse().unwrap()));
-        let other = claim("192.0.3.1").unwrap();
+        let source_limiter = SourceLimiter::new(2, [24, 64]).unwrap();
+        let admit = |text: &str| source_limiter.admit(text.parse().unwrap());
+        let first = admit("192.0.2.1").unwrap();
+        let second = admit("192.0.2.2").unwrap();
+        assert_eq!(admit("192.0.2.3").unwrap_err(), AtLimit("192.0.2.0/24".parse().unwrap()));
+        let other = admit("192.0.3.1").unwrap();
         drop(first);
-        let third = claim("192.0.2.3").unwrap();
-        assert!(claim("192.0.2.1").is_err());
-        let kept = caps.keep("192.0.2.1".parse().unwrap());
+        let third = admit("192.0.2.3").unwrap();
+        assert!(admit("192.0.2.1").is_err());
+        let kept = source_limiter.keep("192.0.2.1".parse().unwrap());
         drop((second, third));
-        assert!(claim("192.0.2.1").is_ok(), "one of two places is left");
-        let last = claim("192.0.2.1").unwrap();
-        assert!(claim("192.0.2.1").is_err());
+        assert!(admit("192.0.2.1").is_ok(), "one of two places is left");
+        let last = admit("192.0.2.1").unwrap();
+        assert!(admit("192.0.2.1").is_err());
         drop((kept, last, other));
-        assert!(caps.open().is_empty());
+        assert!(source_limiter.open().is_empty());
     }
 }

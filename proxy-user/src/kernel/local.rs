@@ -72,8 +72,8 @@ impl Captures {
 /// The program that finds sockets, and the iterator that captures them if the first may not.
 fn load_finder(ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<(OwnedFd, Option<OwnedFd>), Unavailable> {
     // Linux 7.3 and later refuse the first.
-    if let Ok(reach) = classifier(ebpf, REACH) {
-        return Ok((reach, None));
+    if let Ok(lookup) = classifier(ebpf, REACH) {
+        return Ok((lookup, None));
     }
     Ok((classifier(ebpf, MARK)?, Some(iterator(ebpf, btf)?)))
 }

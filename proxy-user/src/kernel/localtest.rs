@@ -26,7 +26,7 @@ struct Scene<'a> {
     ours: [TcpStream; 2],
     server: TcpStream,
     tracks: [Track<'a>; 2],
-    reach: &'a BackendLookup,
+    lookup: &'a BackendLookup,
     ends: FourTuple,
     client_cookie: u64,
 }
@@ -46,18 +46,18 @@ impl<'a> Scene<'a> {
         let (client, ours) = pair().context("cannot open loopback connections")?;
         let (theirs, server) = pair().context("cannot open loopback connections")?;
         let tracks = splice(sockmap, &ours, &theirs, credit).context("two sockets cannot be spliced")?;
-        let reach = sockmap.handle_ref().reach().context("the programs are not loaded")?;
+        let lookup = sockmap.handle_ref().lookup().context("the programs are not loaded")?;
         let ends = FourTuple { near: theirs.local_addr()?, far: theirs.peer_addr()? };
         let client_cookie = sys::cookie(&ours)?;
-        let scene = Self { client, ours: [ours, theirs], server, tracks, reach, ends, client_cookie };
-        ensure!(scene.reach.look(&scene.ends)? == Answer::Yes, "the server's socket is not found");
+        let scene = Self { client, ours: [ours, theirs], server, tracks, lookup, ends, client_cookie };
+        ensure!(scene.lookup.look(&scene.ends)? == Answer::Yes, "the server's socket is not found");
         // The first bytes go the ordinary way, and show where the stream begins.
         scene.download(0, FEW)?;
         Ok(scene)
     }
 
     fn capture(&self) -> anyhow::Result<Answer> {
-        Ok(self.reach.capture(&self.ends, self.tracks[1].place(), self.client_cookie, 0)?)
+        Ok(self.lookup.capture(&self.ends, self.tracks[1].place(), self.client_cookie, 0)?)
     }
 
     /// What the daemon has to wait for before it captures: the server has nothing on its way.
@@ -68,7 +68,7 @@ impl<'a> Scene<'a> {
     }
 
     fn release(&self) -> anyhow::Result<()> {
-        Ok(self.reach.release(self.tracks[1].place())?)
+        Ok(self.lookup.release(self.tracks[1].place())?)
     }
 
     fn beside(&self) -> u64 {

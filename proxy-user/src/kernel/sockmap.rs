@@ -51,7 +51,7 @@ pub(crate) struct Handle {
     sockets: Mutex<SockHash<MapData, u64>>,
     index: Mutex<HashMap<MapData, u64, u32>>,
     slots: Arc<Slots>,
-    reach: Option<BackendLookup>,
+    lookup: Option<BackendLookup>,
     /// Id of the program.
     program: u32,
 }
@@ -108,7 +108,7 @@ impl Sockmap {
             sockets: Mutex::new(sockets),
             index: Mutex::new(take(&mut ebpf, SLOTS)?),
             slots: map_slots(&directions, capacity)?,
-            reach: local.then(|| BackendLookup::load(&mut ebpf, btf.as_ref())).transpose()?,
+            lookup: local.then(|| BackendLookup::load(&mut ebpf, btf.as_ref())).transpose()?,
             program,
         };
         let counters = take(&mut ebpf, COUNTERS)?;
@@ -138,7 +138,7 @@ impl Sockmap {
                     sys::attach_to_map(&sockets.fd().as_fd(), &program.as_fd(), sys::STREAM)
                 }))
             };
-        let bypass = self.handle.reach.as_ref().and_then(BackendLookup::stay_attached);
+        let bypass = self.handle.lookup.as_ref().and_then(BackendLookup::stay_attached);
         match again.into_iter().chain(bypass).reduce(io::Result::and) {
             None => Attachment::Whole,
             Some(Ok(())) => {
@@ -215,7 +215,7 @@ impl Handle {
             sockets: Mutex::new(Map::SockHash(sockets).try_into().map_err(io::Error::other)?),
             index: Mutex::new(Map::HashMap(index).try_into().map_err(io::Error::other)?),
             slots: Arc::clone(&self.slots),
-            reach: self.reach.clone(),
+            lookup: self.lookup.clone(),
             program: self.program,
         })
     }
@@ -228,8 +228,8 @@ impl Handle {
     }
 
     /// Captures servers of this host. None: not loaded.
-    pub(crate) fn reach(&self) -> Option<&BackendLookup> {
-        self.reach.as_ref()
+    pub(crate) fn lookup(&self) -> Option<&BackendLookup> {
+        self.lookup.as_ref()
     }
 
     /// Lets the verdict know where bytes of two sockets go, before the sockets are inserted. `E2BIG`: there is no room for

@@ -28,7 +28,7 @@ pub struct Packet {
     pub errors: u64,
     pub copied: u64,
     pub refreshed: u64,
-    pub disbelieved: u64,
+    pub invalid: u64,
     pub no_route: u64,
     pub moved: u64,
     pub aged: u64,

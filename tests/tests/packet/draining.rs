@@ -91,7 +91,7 @@ fn the_first_to_reset_is_named_though_only_the_other_one_is_believed() -> Result
     client.write_all(&[8; 500])?;
     reset(client)?;
     wait_for("the client's reset to be doubted", PATIENCE, || {
-        (counted(&site.daemon).ok()?.disbelieved > before.disbelieved).then_some(())
+        (counted(&site.daemon).ok()?.invalid > before.invalid).then_some(())
     })?;
     drop(deaf);
     reset(server)?;

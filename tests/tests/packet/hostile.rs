@@ -43,7 +43,7 @@ fn wait_for_count(site: &RawSite, what: &str, wanted: impl Fn(&Packet) -> bool) 
 fn ends_and_resets_outside_the_window_are_not_believed() -> Result<()> {
     let site = site()?;
     let flow = gone(&site)?;
-    let before = counted(&site.daemon)?.disbelieved;
+    let before = counted(&site.daemon)?.invalid;
     let (client, listener) = (flow.0.local_addr()?, edge(SHARED_PORT));
     let (server, near) = (flow.1.local_addr()?, flow.1.peer_addr()?);
     for number in 0..8_u32 {
@@ -54,7 +54,7 @@ fn ends_and_resets_outside_the_window_are_not_believed() -> Result<()> {
             Forged::new(server, near, flags, seq).send(&site.net.backend)?;
         }
     }
-    wait_for_count(&site, "the forged packets to be counted", |now| now.disbelieved >= before + 48)?;
+    wait_for_count(&site, "the forged packets to be counted", |now| now.invalid >= before + 48)?;
     goes_on(&site, flow)?;
     let record = site.daemon.access().pop().context("no record")?;
     ensure!((record.bytes_out, record.bytes_in) == (100_000, 101_000 + hello_bytes()), "{record:?}");
@@ -128,7 +128,7 @@ fn forged_fragments_do_no_harm() -> Result<()> {
 fn frames_with_a_tag_are_not_taken_for_those_of_the_flow() -> Result<()> {
     let site = site()?;
     let flow = gone(&site)?;
-    let before = counted(&site.daemon)?.disbelieved;
+    let before = counted(&site.daemon)?.invalid;
     let address = flow.0.local_addr()?;
     let reset = Frame {
         ports: (address.port(), SHARED_PORT),
@@ -139,8 +139,8 @@ fn frames_with_a_tag_are_not_taken_for_those_of_the_flow() -> Result<()> {
     let frame = |tags: Vec<u16>| addressed(Frame { tags, ..reset.clone() }.bytes(), to);
     // Only the last one is the flow's.
     socket.send(&[frame(vec![0x8100]), frame(vec![0x88a8, 0x8100]), frame(Vec::new())])?;
-    let after = wait_for_count(&site, "the last frame to be counted", |now| now.disbelieved > before)?;
-    assert_eq!(after.disbelieved, before + 1);
+    let after = wait_for_count(&site, "the last frame to be counted", |now| now.invalid > before)?;
+    assert_eq!(after.invalid, before + 1);
     goes_on(&site, flow)?;
     site.daemon.stop()
 }

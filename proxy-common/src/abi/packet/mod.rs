@@ -113,7 +113,7 @@ pub enum Counter {
     /// Packets of draining sockets whose acknowledgement was brought up to date.
     Refreshed = 7,
     /// Packets that were not believed, or their flags.
-    Disbelieved = 8,
+    Invalid = 8,
     /// Packets dropped since their flow was about to get sockets.
     Held = 9,
     /// Events that found no room.

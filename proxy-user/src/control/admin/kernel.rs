@@ -25,7 +25,7 @@ impl fmt::Debug for Readings {
 
 impl Collector for Readings {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let room = &self.hub.room;
+        let connection_limit = &self.hub.connection_limit;
         let available = self.kernel.unavailable(&self.hub).is_none();
         let local = available && matches!(self.kernel.local, Some(Ok(_)));
         let packet = self.kernel.packet_unavailable().is_none();
@@ -36,9 +36,9 @@ impl Collector for Readings {
             (
                 "connections_limit",
                 "Most connections at a time",
-                i64::try_from(room.limit()).unwrap_or(i64::MAX),
+                i64::try_from(connection_limit.limit()).unwrap_or(i64::MAX),
             ),
-            ("accept_paused", "1 while new connections wait for room", i64::from(room.is_full())),
+            ("accept_paused", "1 while new connections wait for room", i64::from(connection_limit.is_full())),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
@@ -111,9 +111,9 @@ fn of_packet(counters: &PacketCounters) -> [Reading; 20] {
         ("packet_copied_packets", "Packets that a draining socket got too", counters.copied),
         ("packet_refreshed_packets", "Packets of draining sockets brought up to date", counters.refreshed),
         (
-            "packet_disbelieved_packets",
+            "packet_invalid_packets",
             "Packets whose numbers are not near those of their connection",
-            counters.disbelieved,
+            counters.invalid,
         ),
         ("packet_held_packets", "Packets dropped while a flow gets sockets", counters.held),
         ("packet_lost_events", "Events that did not fit into the ring", counters.lost_events),

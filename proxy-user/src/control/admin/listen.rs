@@ -140,7 +140,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 pub(crate) async fn serve(listeners: Listeners, admin: Arc<Admin>) -> io::Result<()> {
     let (router, full) = (http_router(&admin), socket_router(Arc::clone(&admin)));
     // Each has places of its own: whoever fills one does not keep the operator from the other.
-    let bounds = Bounds::of(admin.hub.room.admin());
+    let bounds = Bounds::of(admin.hub.connection_limit.admin());
     let http = async {
         let Some(listener) = listeners.http else { return Ok(()) };
         serve::serve(tokio::net::TcpListener::from_std(listener)?, router, bounds).await;

@@ -95,7 +95,9 @@ async fn index() -> &'static str {
 /// Ready: listening, with room for more and with the datapaths that the configuration asks for, and not on the way out.
 async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, Cow<'static, str>) {
     let why = match admin.hub.phases.now() {
-        Phase::Running if admin.hub.room.is_full() => Some("no room for more connections\n".into()),
+        Phase::Running if admin.hub.connection_limit.is_full() => {
+            Some("no room for more connections\n".into())
+        }
         Phase::Running => admin.kernel.lacks(&admin.hub).map(Cow::from),
         Phase::Draining | Phase::Closing | Phase::Stopped => Some("draining\n".into()),
     };

@@ -92,12 +92,12 @@ pub(super) async fn serve(listener: impl Accept, router: Router, bounds: Bounds)
         .layer(DefaultBodyLimit::max(BODY))
         .layer(from_fn(move |request: Request, next: Next| in_time(request, next, bounds.request)));
     let permits = Arc::new(Semaphore::new(bounds.connections));
-    let complaint = LogThrottle::default();
+    let throttle = LogThrottle::default();
     loop {
         let stream = match listener.next().await {
             Ok(stream) => stream,
             Err(error) => {
-                if complaint.is_due() {
+                if throttle.is_due() {
                     tracing::error!(%error, "the admin endpoint cannot accept connections");
                 }
                 tokio::time::sleep(BREATH).await;

@@ -101,14 +101,14 @@ fn fit(one: &Entry, other: &Entry) -> bool {
 /// Finds the flows of an earlier daemon in the maps, and their names in the journal. What was on its way out of its sockets
 /// has none any more: the stack resets it. What was on its way back goes on.
 /// `journal`: where the last daemon has written names, if that is known; else it is the one of the configuration.
-pub(super) fn adopt(road: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
+pub(super) fn adopt(datapath: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
     // The kernel must not take the daemon for dead meanwhile: with many flows this takes a while.
-    road.tend_during(|| find(road, hub, journal));
+    datapath.tend_during(|| find(datapath, hub, journal));
 }
 
-fn find(road: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
-    let entries: HashMap<Key, Entry> = road.packet.entries().into_iter().collect();
-    let notes = journal.map_or_else(|| road.lot.journal.load(), Journal::load_from);
+fn find(datapath: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
+    let entries: HashMap<Key, Entry> = datapath.packet.entries().into_iter().collect();
+    let notes = journal.map_or_else(|| datapath.table.journal.load(), Journal::load_from);
     let (mut adopted, mut removed) = (Vec::new(), 0);
     for (key, entry) in &entries {
         let other = entry.other();
@@ -117,26 +117,26 @@ fn find(road: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
             Remains::Whole => true,
             // Both halves at once, by that of the client.
             Remains::Held => {
-                entry.leg != 0 || road.packet.resume(key).is_ok_and(|answer| answer == Answer::Done)
+                entry.leg != 0 || datapath.packet.resume(key).is_ok_and(|answer| answer == Answer::Done)
             }
             Remains::Broken => false,
         };
         if !is_whole {
-            road.packet.forget(&[*key, other]);
+            datapath.packet.forget(&[*key, other]);
             removed += 1;
             continue;
         }
         if entry.leg == 0 {
             let keys = [*key, other];
-            let mut parked = revive(hub, keys, notes.get(&key.to_words()), entry, back);
-            parked.first = First::Due;
-            parked.due += PACE * u32::try_from(adopted.len()).unwrap_or(u32::MAX);
-            adopted.push(Note::of(&parked));
-            road.settle_in(hub, parked);
+            let mut offloaded = revive(hub, keys, notes.get(&key.to_words()), entry, back);
+            offloaded.first = First::Due;
+            offloaded.due += PACE * u32::try_from(adopted.len()).unwrap_or(u32::MAX);
+            adopted.push(Note::of(&offloaded));
+            datapath.settle_in(hub, offloaded);
         }
     }
     let flows = adopted.len();
-    road.lot.journal.begin_with(adopted);
+    datapath.table.journal.begin_with(adopted);
     if removed > 0 {
         tracing::info!(
             entries = removed,
@@ -176,7 +176,7 @@ fn revive(
     let route = Arc::clone(&facts.route);
     let protected = hub.snapshot.protects(facts.upstream.as_deref());
     drop(facts);
-    let story = AccessRecord {
+    let record = AccessRecord {
         before: known.map_or(Duration::ZERO, |note| {
             let since = sys::uptime_ms().saturating_sub(note.clock_ms);
             Duration::from_millis(note.age_ms.saturating_add(since))
@@ -184,12 +184,12 @@ fn revive(
         hello_ms: known.and_then(|note| note.hello_ms),
         connect_ms: known.and_then(|note| note.connect_ms),
         established: hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected)),
-        claim: hub.caps.as_ref().map(|caps| caps.keep(flow.client.ip())),
+        source_permit: hub.source_limiter.as_ref().map(|limiter| limiter.keep(flow.client.ip())),
         ..AccessRecord::default()
     };
-    let terms = known.and_then(|note| note.terms);
+    let options = known.and_then(|note| note.options);
     let moved_ms = back.map_or(entry.active_ms, |back| later(entry.active_ms, back.active_ms));
-    OffloadedFlow::new(flow, story, keys, terms, hub.meters.active(&route, Datapath::Packet), moved_ms)
+    OffloadedFlow::new(flow, record, keys, options, hub.meters.active(&route, Datapath::Packet), moved_ms)
 }
 
 #[cfg(test)]

@@ -137,21 +137,21 @@ impl PacketDatapath {
     pub(crate) async fn stay_attached(self: Arc<Self>) -> io::Result<()> {
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut complaints: HashMap<(String, _), LogThrottle> = HashMap::new();
+        let mut throttles: HashMap<(String, _), LogThrottle> = HashMap::new();
         let (mut missed, unexplained) = (self.packet.missed(), LogThrottle::default());
         for round in 0_u32.. {
             tick.tick().await;
-            let road = Arc::clone(&self);
+            let datapath = Arc::clone(&self);
             // The kernel may have to wait for its lock of interfaces.
             let look = move || {
-                let repinned = (round % PINS_EVERY == 0).then(|| road.packet.look_at_pins());
-                (road.packet.look_at_attachments(|| road.lot.gaps.open(sys::now_ms())), repinned)
+                let repinned = (round % PINS_EVERY == 0).then(|| datapath.packet.look_at_pins());
+                (datapath.packet.look_at_attachments(|| datapath.table.gaps.open(sys::now_ms())), repinned)
             };
             let before = std::mem::replace(&mut missed, self.packet.missed());
             let (taken, repinned) = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)?;
             // They are attached again, or the interface has gone.
-            if self.packet.lost().is_none() && self.lot.gaps.is_open() {
-                self.lot.gaps.close(sys::now_ms());
+            if self.packet.lost().is_none() && self.table.gaps.is_open() {
+                self.table.gaps.close(sys::now_ms());
             }
             if missed != before && taken.is_empty() && unexplained.is_due() {
                 tracing::warn!(
@@ -162,9 +162,9 @@ impl PacketDatapath {
             }
             for taken in &taken {
                 let kind = std::mem::discriminant(&taken.again);
-                let complaint = complaints.entry((taken.interface.clone(), kind)).or_default();
+                let throttle = throttles.entry((taken.interface.clone(), kind)).or_default();
                 // That they cannot be attached is told here only if the reason is news.
-                if matches!(taken.again, Again::Failed(_)) || complaint.is_due() {
+                if matches!(taken.again, Again::Failed(_)) || throttle.is_due() {
                     report(taken);
                 }
             }
@@ -190,8 +190,8 @@ impl PacketDatapath {
                 "somebody else has detached the BPF programs of the packet datapath while no daemon ran; they are attached again. \
                  If both were away, the kernel has reset offloaded connections that were in use: their records say datapath_lost"
             );
-            self.lot.gaps.open(sys::now_ms());
-            self.lot.gaps.close(sys::now_ms());
+            self.table.gaps.open(sys::now_ms());
+            self.table.gaps.close(sys::now_ms());
         }
     }
 

@@ -48,32 +48,32 @@ impl PacketDatapath {
     pub(super) fn cut(
         &self,
         hub: &Hub,
-        parked: &mut OffloadedFlow,
+        offloaded: &mut OffloadedFlow,
         entries: &[Option<Entry>; 2],
         end: End,
     ) -> Option<Duration> {
-        note_progress(parked, entries);
-        note_last(hub, parked, entries, end);
-        let [client, _] = &parked.keys;
+        note_progress(offloaded, entries);
+        note_last(hub, offloaded, entries, end);
+        let [client, _] = &offloaded.keys;
         // What is not the flow's any more may be another one's.
         let is_whole = entries.iter().all(Option::is_some);
         let answer = if is_whole { self.packet.end(client) } else { Ok(Answer::Unknown) };
         let after = match answer {
             Ok(Answer::Done) => {
-                parked.telling = Some(Telling::new([true; 2]));
-                self.linger(parked)
+                offloaded.telling = Some(Telling::new([true; 2]));
+                self.linger(offloaded)
             }
             _ => {
                 // One of them has gone: the stack answers the other end, too.
-                let unsent = self.send(&parked.keys, entries, [true; 2], Purpose::Reset);
-                note(&parked.flow, &unsent);
+                let unsent = self.send(&offloaded.keys, entries, [true; 2], Purpose::Reset);
+                note(&offloaded.flow, &unsent);
                 None
             }
         };
         // Whoever hears that the flow is over is to hear who was not told.
-        tell(hub, parked, end);
-        hub.flows.leave_parked(&parked.flow);
-        self.lot.forget(&parked.keys);
+        tell(hub, offloaded, end);
+        hub.flows.leave_parked(&offloaded.flow);
+        self.table.forget(&offloaded.keys);
         after
     }
 
@@ -86,27 +86,29 @@ impl PacketDatapath {
         entries: &[Option<Entry>; 2],
         end: End,
     ) -> Option<Duration> {
-        let after = self.cut(hub, inner.parked.get_mut(key)?, entries, end);
+        let after = self.cut(hub, inner.offloaded.get_mut(key)?, entries, end);
         if after.is_none() {
-            let parked = inner.parked.remove(key)?;
+            let offloaded = inner.offloaded.remove(key)?;
             drop(inner);
-            self.clear(&parked);
+            self.clear(&offloaded);
         }
         after
     }
 
     /// Ends the flow whose client's packets have this key, if it is not over.
     pub(super) fn end_now(&self, hub: &Hub, key: &Key, reason: Reason) {
-        let inner = self.lot.inner();
-        let Some(parked) = inner.parked.get(key).filter(|parked| parked.active.is_some()) else { return };
-        let entries = self.entries(&parked.keys);
+        let inner = self.table.inner();
+        let Some(offloaded) = inner.offloaded.get(key).filter(|offloaded| offloaded.active.is_some()) else {
+            return;
+        };
+        let entries = self.entries(&offloaded.keys);
         let after = self.cut_here(hub, inner, key, &entries, End { reason, side: None });
-        self.lot.look_after(key, after);
+        self.table.look_after(key, after);
     }
 
     /// Ends all flows: the operator wants none to outlive the daemon.
     pub(crate) fn end_all(&self, hub: &Hub) {
-        for client in self.lot.alive() {
+        for client in self.table.alive() {
             self.end_now(hub, &client, Reason::Drain);
         }
     }
@@ -114,7 +116,7 @@ impl PacketDatapath {
     /// Returns once all ends know that their flows are over, or after a while.
     pub(crate) async fn told(&self) {
         let begun = Instant::now();
-        while self.lot.inner().parked.values().any(|parked| parked.telling.is_some())
+        while self.table.inner().offloaded.values().any(|offloaded| offloaded.telling.is_some())
             && begun.elapsed() < TOLD
         {
             tokio::time::sleep(PAUSE_MIN / 4).await;
@@ -122,14 +124,14 @@ impl PacketDatapath {
     }
 
     /// What is left to do about a flow that is over. Some: again after this time.
-    pub(super) fn linger(&self, parked: &mut OffloadedFlow) -> Option<Duration> {
-        let entries = self.entries(&parked.keys);
+    pub(super) fn linger(&self, offloaded: &mut OffloadedFlow) -> Option<Duration> {
+        let entries = self.entries(&offloaded.keys);
         let [Some(client), Some(server)] = &entries else { return None };
         // A client that takes its port for another connection must not be sent anything.
         if client.state == state::DEAD || server.state == state::DEAD {
             return None;
         }
-        let Some(telling) = &mut parked.telling else {
+        let Some(telling) = &mut offloaded.telling else {
             let left = LINGER.saturating_sub(life::rested([client, server], sys::now_ms()));
             return (!left.is_zero()).then_some(left);
         };
@@ -141,21 +143,21 @@ impl PacketDatapath {
             return None;
         }
         telling.pause = (pause * 2).min(PAUSE_MAX);
-        let unsent = self.send(&parked.keys, &entries, ends, Purpose::Reset);
-        note(&parked.flow, &unsent);
-        self.send(&parked.keys, &entries, ends, Purpose::Probe);
+        let unsent = self.send(&offloaded.keys, &entries, ends, Purpose::Reset);
+        note(&offloaded.flow, &unsent);
+        self.send(&offloaded.keys, &entries, ends, Purpose::Probe);
         Some(pause)
     }
 
     /// Carries out what was ordered of flows without sockets.
-    pub(super) fn obey(self: &Arc<Self>, hub: &Arc<Hub>, flows: &[Arc<Flow>]) {
+    pub(super) fn execute(self: &Arc<Self>, hub: &Arc<Hub>, flows: &[Arc<Flow>]) {
         for flow in flows {
             let Some([client, _]) = flow.facts().keys.as_deref().copied() else { continue };
             if flow.orders.are_to_kill() {
                 self.end_now(hub, &client, Reason::Killed);
             } else if flow.orders.are_to_stay() {
-                let (road, hub) = (Arc::clone(self), Arc::clone(hub));
-                tokio::spawn(async move { road.take_back(&hub, client, None).await });
+                let (datapath, hub) = (Arc::clone(self), Arc::clone(hub));
+                tokio::spawn(async move { datapath.take_back(&hub, client, None).await });
             }
         }
     }

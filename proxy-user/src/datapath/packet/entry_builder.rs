@@ -24,11 +24,11 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) async fn make(
-        road: &PacketDatapath,
+        datapath: &PacketDatapath,
         flow: &Flow,
         sockets: &[&TcpStream; 2],
     ) -> Result<Self, Obstacle> {
-        let changes = road.routes.changes();
+        let changes = datapath.routes.changes();
         let [client, server] = sockets;
         let (client, server) = (Ends::of(client), Ends::of(server));
         // A socket that has failed has no ends any more.
@@ -42,20 +42,20 @@ impl Plan {
         let ((one, near), (other, far)) = (leg(&client, &sockets[0])?, leg(&server, &sockets[1])?);
         eligible::check([&one, &other]).inspect_err(|obstacle| {
             if *obstacle == Obstacle::TooLarge {
-                road.clamp.learn(&flow.listener, eligible::most_for(other.path, other.is_ipv6));
+                datapath.clamp.learn(&flow.listener, eligible::most_for(other.path, other.is_ipv6));
             }
         })?;
-        if !road.ports.is_own(server.near.port()) {
+        if !datapath.ports.is_own(server.near.port()) {
             return Err(Obstacle::Port);
         }
-        if let Some(reason) = road.packet.hindrance() {
+        if let Some(reason) = datapath.packet.hindrance() {
             tracing::debug!(reason, "no flow can leave its sockets");
             return Err(Obstacle::Device);
         }
         for device in [near, far] {
-            road.attach(device).await.map_err(|reason| {
+            datapath.attach(device).await.map_err(|reason| {
                 tracing::debug!(%reason, "an interface does not take the programs");
-                if road.packet.is_joining(device) { Obstacle::LargeReceive } else { Obstacle::Device }
+                if datapath.packet.is_joining(device) { Obstacle::LargeReceive } else { Obstacle::Device }
             })?;
         }
         let keys = [key(client.far, client.near), key(server.far, server.near)];

@@ -14,9 +14,9 @@ use crate::hub::{AccessRecord, Flow, Permit};
 /// A flow with new sockets, the client's first. They are armed to reset.
 pub(crate) struct Returned {
     pub(crate) flow: Arc<Flow>,
-    pub(crate) story: AccessRecord,
+    pub(crate) record: AccessRecord,
     pub(crate) sockets: [TcpStream; 2],
-    pub(crate) place: Permit,
+    pub(crate) permit: Permit,
 }
 
 /// The workers.
@@ -31,8 +31,8 @@ impl Homes {
     pub(super) fn send(&self, returned: Returned) -> Result<(), Box<AccessRecord>> {
         let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let Some(door) = doors.get(turn % doors.len().max(1)) else { return Err(Box::new(returned.story)) };
-        door.send(returned).map_err(|error| Box::new(error.0.story))
+        let Some(door) = doors.get(turn % doors.len().max(1)) else { return Err(Box::new(returned.record)) };
+        door.send(returned).map_err(|error| Box::new(error.0.record))
     }
 
     /// Where a worker gets flows that come back.
@@ -52,8 +52,8 @@ impl Carriers {
                 // What ends it is no new datapath: the record tells by which one it was carried.
                 let carried = if flow.closing.get().is_some() { Datapath::Packet } else { Datapath::Copy };
                 let pair = Pair { client, upstream };
-                match &self.road {
-                    Some(road) => self.until_it_leaves(road, flow, pair, carried).await,
+                match &self.packet {
+                    Some(datapath) => self.until_it_leaves(datapath, flow, pair, carried).await,
                     // An earlier daemon had offloaded it, which this one is not to do.
                     None => self.copy_to_the_end(flow, &pair, carried).await,
                 }

@@ -66,8 +66,8 @@ const BULKY: u64 = 1 << 20;
 /// What the workers share.
 pub(crate) struct PacketDatapath {
     pub(crate) packet: Arc<Packet>,
-    lot: OffloadTable,
-    grace: RcuBarrier,
+    table: OffloadTable,
+    rcu: RcuBarrier,
     ports: Ports,
     routes: Routes,
     policy: Policy,
@@ -82,14 +82,14 @@ pub(crate) struct PacketDatapath {
     /// The daemon ends, and no flow is to outlive it.
     is_closing: AtomicBool,
     /// That ends cannot be sent anything.
-    complaint: LogThrottle,
+    throttle: LogThrottle,
 }
 
 /// A flow that has left its sockets.
 pub(crate) struct Departed {
-    road: Arc<PacketDatapath>,
+    datapath: Arc<PacketDatapath>,
     keys: [Key; 2],
-    terms: NegotiatedOptions,
+    options: NegotiatedOptions,
     active: Active,
 }
 
@@ -126,8 +126,7 @@ impl PacketDatapath {
         claim: Claim,
         homes: Arc<Homes>,
     ) -> Result<Arc<Self>, Unavailable> {
-        let grace =
-            RcuBarrier::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
+        let rcu = RcuBarrier::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let former = claim.journal.clone();
         // The kernel does not know that they are in use.
         claim
@@ -136,10 +135,10 @@ impl PacketDatapath {
             .for_each(|key| ports.take(offload_table::source(key), offload_table::target(key)));
         let packet = Arc::new(Packet::open(claim, config.attach)?);
         let policy = Policy { age: config.after, bytes: BULKY };
-        let road = Arc::new(Self {
+        let datapath = Arc::new(Self {
             packet,
-            lot: OffloadTable::new(&config.journal),
-            grace,
+            table: OffloadTable::new(&config.journal),
+            rcu,
             ports,
             routes: Routes::default(),
             policy,
@@ -149,12 +148,12 @@ impl PacketDatapath {
             retrying: Semaphore::new(RETRIES),
             attaching: Arc::default(),
             is_closing: AtomicBool::new(false),
-            complaint: LogThrottle::default(),
+            throttle: LogThrottle::default(),
         });
-        road.begin_to_tend(hub)?;
-        adopt::adopt(&road, hub, former.as_deref());
-        road.doubt_adopted();
-        Ok(road)
+        datapath.begin_to_tend(hub)?;
+        adopt::adopt(&datapath, hub, former.as_deref());
+        datapath.doubt_adopted();
+        Ok(datapath)
     }
 
     /// Gives a socket that is about to connect to `server` what a flow needs that may leave its sockets, for `client`. None: no
@@ -226,27 +225,27 @@ pub(crate) struct Prepared<'a> {
 impl Carriers {
     /// Carries a flow whose upstream's datapath this is.
     pub(super) async fn by_packet(&self, flow: &Flow, pair: Pair) -> Outcome {
-        let Some(road) = self.working_road() else {
+        let Some(datapath) = self.working_packet() else {
             self.fall_back(flow, Datapath::Packet, Fallback::Unavailable);
             return self.copy_to_the_end(flow, &pair, Datapath::Copy).await;
         };
-        self.until_it_leaves(road, flow, pair, Datapath::Copy).await
+        self.until_it_leaves(datapath, flow, pair, Datapath::Copy).await
     }
 
     /// The same where the daemon is to choose. None: the flow keeps its sockets, and another datapath may carry it.
     pub(super) async fn by_packet_if_it_can(&self, flow: &Flow, pair: &Pair) -> Option<Outcome> {
-        let refused = match self.working_road() {
-            Some(road) if !self.can_splice() => {
-                return self.copy_or_leave(road, flow, pair, Datapath::Copy, None).await;
+        let refused = match self.working_packet() {
+            Some(datapath) if !self.can_splice() => {
+                return self.copy_or_leave(datapath, flow, pair, Datapath::Copy, None).await;
             }
             None => Fallback::Unavailable,
             Some(_) if super::is_near(pair) => {
                 flow.facts().obstacle = Some(Obstacle::SameHost.text().into());
                 Fallback::Packet(Obstacle::SameHost)
             }
-            Some(road) => {
+            Some(datapath) => {
                 let bell = Notify::new();
-                return self.copy_or_leave(road, flow, pair, Datapath::Copy, Some(&bell)).await;
+                return self.copy_or_leave(datapath, flow, pair, Datapath::Copy, Some(&bell)).await;
             }
         };
         self.fall_back(flow, Datapath::Packet, refused);
@@ -254,19 +253,19 @@ impl Carriers {
     }
 
     /// None: no flow can leave its sockets, or none can now.
-    fn working_road(&self) -> Option<&Arc<PacketDatapath>> {
-        self.road.as_ref().filter(|road| road.packet.hindrance().is_none())
+    fn working_packet(&self) -> Option<&Arc<PacketDatapath>> {
+        self.packet.as_ref().filter(|datapath| datapath.packet.hindrance().is_none())
     }
 
     /// Copies a flow until it leaves its sockets, or to its end. It counts as carried by `carried`.
     async fn until_it_leaves(
         &self,
-        road: &Arc<PacketDatapath>,
+        datapath: &Arc<PacketDatapath>,
         flow: &Flow,
         pair: Pair,
         carried: Datapath,
     ) -> Outcome {
-        let outcome = self.copy_or_leave(road, flow, &pair, carried, None).await;
+        let outcome = self.copy_or_leave(datapath, flow, &pair, carried, None).await;
         outcome
             .unwrap_or_else(|| Outcome::Ended(internal(flow, flow.copied(), &io::ErrorKind::TimedOut.into())))
     }
@@ -274,7 +273,7 @@ impl Carriers {
     /// `bell`: to be rung if the flow has to keep its sockets. None, which is not without it: it has, and rests.
     async fn copy_or_leave(
         &self,
-        road: &Arc<PacketDatapath>,
+        datapath: &Arc<PacketDatapath>,
         flow: &Flow,
         pair: &Pair,
         carried: Datapath,
@@ -287,7 +286,7 @@ impl Carriers {
             let mut copying = Box::pin(copy::carry(&self.hub, flow, sockets, due, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed. But polled after it: it
             // looks at the bytes that are copied in this very turn.
-            let mut leaving = Box::pin(offload::leave(road, self, flow, &sockets, bell));
+            let mut leaving = Box::pin(offload::offload(datapath, self, flow, &sockets, bell));
             tokio::select! {
                 biased;
                 copied = &mut copying => match copied {
@@ -300,14 +299,14 @@ impl Carriers {
         self.hub.meters.carried(flow, flow.copied());
         Some(match way {
             Way::Kept => return None,
-            Way::Free(keys, terms) => {
+            Way::Free(keys, options) => {
                 {
                     let mut facts = flow.facts();
                     (facts.keys, facts.obstacle) = (Some(Box::new(keys)), None);
                 }
                 self.hub.meters.moved("left");
                 let active = self.begin(flow, Datapath::Packet);
-                Outcome::Left(Departed { road: Arc::clone(road), keys, terms, active })
+                Outcome::Left(Departed { datapath: Arc::clone(datapath), keys, options, active })
             }
             // Closing resets both.
             Way::Broken(end, bytes) => {
@@ -327,18 +326,18 @@ impl Carriers {
 
 impl Departed {
     /// Leaves the flow to the lot. Its story is told when it ends.
-    pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, story: AccessRecord) {
+    pub(crate) fn park(self, hub: &Hub, entry: crate::hub::Entry<'_>, record: AccessRecord) {
         let flow = entry.park();
-        let Self { road, keys, terms, active } = self;
-        let parked = offload_table::OffloadedFlow::new(
+        let Self { datapath, keys, options, active } = self;
+        let offloaded = offload_table::OffloadedFlow::new(
             Arc::clone(&flow),
-            story,
+            record,
             keys,
-            Some(terms),
+            Some(options),
             active,
             sys::now_ms(),
         );
-        road.park(hub, parked);
+        datapath.park(hub, offloaded);
         // Who was told of an order before this has not found the flow in the lot.
         hub.flows.remind(&flow);
     }

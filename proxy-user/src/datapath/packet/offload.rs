@@ -43,8 +43,8 @@ const ESTABLISHED: u8 = 1;
 
 /// Returns when the sockets of `flow` are no longer needed, if ever. `bell` is rung, if there is one, when they are for as long as can
 /// be told: then another datapath may have them.
-pub(super) async fn leave(
-    road: &PacketDatapath,
+pub(super) async fn offload(
+    datapath: &PacketDatapath,
     carriers: &Carriers,
     flow: &Flow,
     sockets: &[&TcpStream; 2],
@@ -55,13 +55,13 @@ pub(super) async fn leave(
     for tries in 0.. {
         let mut turn = None;
         if !is_ordered {
-            due_to_leave(road, flow).await;
-            turn = turn_to_try(road, flow, tries).await;
+            due_to_leave(datapath, flow).await;
+            turn = turn_to_try(datapath, flow, tries).await;
         }
         let attempted = if is_silent(flow) {
             Err(Obstacle::Silent)
         } else {
-            attempt(road, &carriers.hub, flow, sockets, turn).await
+            attempt(datapath, &carriers.hub, flow, sockets, turn).await
         };
         let obstacle = match attempted {
             Ok(way) => return way,
@@ -94,24 +94,30 @@ fn is_silent(flow: &Flow) -> bool {
 /// Returns when a flow may try once more: with what it has to keep until it has tried. A try looks at the flow again and again, so that
 /// only so many may at a time: the more there are whose obstacle does not pass, the rarer each one tries. The first try is not
 /// kept waiting, nor is one that is ordered.
-async fn turn_to_try<'a>(road: &'a PacketDatapath, flow: &Flow, tries: u32) -> Option<SemaphorePermit<'a>> {
+async fn turn_to_try<'a>(
+    datapath: &'a PacketDatapath,
+    flow: &Flow,
+    tries: u32,
+) -> Option<SemaphorePermit<'a>> {
     if tries == 0 {
         return None;
     }
     tokio::select! {
-        turn = road.retrying.acquire() => turn.ok(),
+        turn = datapath.retrying.acquire() => turn.ok(),
         () = flow.orders.to_leave() => None,
     }
 }
 
 /// Returns when the flow is old or bulky enough and has carried a byte, or is ordered to leave.
-async fn due_to_leave(road: &PacketDatapath, flow: &Flow) {
+async fn due_to_leave(datapath: &PacketDatapath, flow: &Flow) {
     let stays = || {
-        flow.orders.are_to_stay() || flow.closing.get().is_some() || road.is_closing.load(Ordering::Relaxed)
+        flow.orders.are_to_stay()
+            || flow.closing.get().is_some()
+            || datapath.is_closing.load(Ordering::Relaxed)
     };
     while !stays() {
         tokio::select! {
-            () = due(&road.policy, flow) => if !stays() { return },
+            () = due(&datapath.policy, flow) => if !stays() { return },
             () = flow.orders.to_leave() => return,
         }
     }
@@ -152,7 +158,7 @@ async fn due(policy: &Policy, flow: &Flow) {
 
 /// `turn`: see [`turn_to_try`].
 async fn attempt(
-    road: &PacketDatapath,
+    datapath: &PacketDatapath,
     hub: &Hub,
     flow: &Flow,
     sockets: &[&TcpStream; 2],
@@ -165,46 +171,46 @@ async fn attempt(
             _ => Obstacle::Refused,
         }
     };
-    let plan = Plan::make(road, flow, sockets).await?;
-    road.relax(&plan.keys);
-    let mut armed = road.packet.begin(plan.keys).map_err(refused)?;
+    let plan = Plan::make(datapath, flow, sockets).await?;
+    datapath.relax(&plan.keys);
+    let mut armed = datapath.packet.begin(plan.keys).map_err(refused)?;
     let is_stamped = plan.arm(flow, &mut armed).map_err(refused)??;
-    road.routes.entered(plan.changes);
+    datapath.routes.entered(plan.changes);
     // Packets that went by before it was armed have come to their sockets afterwards.
-    road.grace.wait().await.map_err(refused)?;
+    datapath.rcu.wait().await.map_err(refused)?;
     flip(flow, &armed, &plan, sockets, is_stamped).await.map_err(refused)??;
     // No way back from here on, and what follows may take as long as a reader does.
     drop(turn);
-    let drained = match drain(road, hub, flow, &armed, &plan.keys, sockets).await {
+    let drained = match drain(datapath, hub, flow, &armed, &plan.keys, sockets).await {
         Ok(None) => armed.settle().map(|answer| (answer != Answer::Done).then(|| end(Reason::KernelLost))),
         other => other,
     };
     match drained {
         Ok(None) => {}
-        Ok(Some(end)) => return Ok(road.part(flow, &plan.keys, end)),
+        Ok(Some(end)) => return Ok(datapath.part(flow, &plan.keys, end)),
         Err(error) => {
             tracing::warn!(flow = flow.id, %error, "flow reset: its hand-over has failed");
-            return Ok(road.part(flow, &plan.keys, end(Reason::Internal)));
+            return Ok(datapath.part(flow, &plan.keys, end(Reason::Internal)));
         }
     }
-    let port = road.ports.leave_by(&plan.keys).await;
+    let port = datapath.ports.leave_by(&plan.keys).await;
     // A packet that was on its way to a socket must not find it closed: the stack would answer with a reset.
-    let waited = road.grace.wait().await.and_then(|()| armed.have_sockets_moved());
+    let waited = datapath.rcu.wait().await.and_then(|()| armed.have_sockets_moved());
     if let Ok(true) = waited {
         tracing::warn!(flow = flow.id, "flow reset: a socket has taken bytes of it after it had left");
-        let way = road.part(flow, &plan.keys, end(Reason::KernelLost));
-        road.packet.forget(&plan.keys);
+        let way = datapath.part(flow, &plan.keys, end(Reason::KernelLost));
+        datapath.packet.forget(&plan.keys);
         return Ok(way);
     }
     let closed = waited.and_then(|_| sockets.iter().try_for_each(sys::close_silently));
     if let Err(error) = closed {
         tracing::warn!(flow = flow.id, %error, "flow reset: its sockets cannot be left");
-        let way = road.part(flow, &plan.keys, end(Reason::Internal));
-        road.packet.forget(&plan.keys);
+        let way = datapath.part(flow, &plan.keys, end(Reason::Internal));
+        datapath.packet.forget(&plan.keys);
         return Ok(way);
     }
     port.left();
-    road.untrack(&plan.keys);
+    datapath.untrack(&plan.keys);
     Ok(Way::Free(plan.keys, NegotiatedOptions::of(&plan.legs, sockets)))
 }
 
@@ -274,7 +280,7 @@ async fn flip(
 
 /// Waits until both ends have what the sockets owe them. Some: that will not be.
 async fn drain(
-    road: &PacketDatapath,
+    datapath: &PacketDatapath,
     hub: &Hub,
     flow: &Flow,
     armed: &Armed<'_>,
@@ -292,14 +298,14 @@ async fn drain(
         if flow.orders.are_to_kill() {
             return Ok(Some(end(Reason::Killed)));
         }
-        if let Some(side) = resetter(road, keys, &handover) {
+        if let Some(side) = resetter(datapath, keys, &handover) {
             // The other end may still be owed something that came before.
             let since = reset_since.get_or_insert_with(Instant::now);
             if is_served(&handover, side.other()) || since.elapsed() >= FLUSH {
                 return Ok(Some(end(Reason::Reset(side))));
             }
         }
-        if let Some(end) = overdue(road, hub, keys) {
+        if let Some(end) = overdue(datapath, hub, keys) {
             return Ok(Some(end));
         }
         for (socket, side) in sockets.iter().zip(Side::BOTH) {
@@ -316,8 +322,8 @@ async fn drain(
 }
 
 /// A reader that takes no more may keep a socket from finishing: the bounds of all flows hold here, too.
-fn overdue(road: &PacketDatapath, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
-    let entries = road.entries(keys);
+fn overdue(datapath: &PacketDatapath, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
+    let entries = datapath.entries(keys);
     let [Some(client), Some(server)] = &entries else { return None };
     let active_ms = later(client.active_ms, server.active_ms);
     match life::step([Some(client), Some(server)], active_ms, sys::now_ms(), &bounds(hub)) {
@@ -328,9 +334,9 @@ fn overdue(road: &PacketDatapath, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
 
 /// Who has reset the connection, if that is certain of any end. An end that has gone for a reset which was not believed answers what our
 /// socket sends it with one that is.
-fn resetter(road: &PacketDatapath, keys: &[Key; 2], handover: &Handover) -> Option<Side> {
+fn resetter(datapath: &PacketDatapath, keys: &[Key; 2], handover: &Handover) -> Option<Side> {
     let (heard, _) = Side::BOTH.into_iter().zip(handover.reset).find(|(_, reset)| *reset != 0)?;
-    let [Some(client), Some(server)] = &road.entries(keys) else { return Some(heard) };
+    let [Some(client), Some(server)] = &datapath.entries(keys) else { return Some(heard) };
     Some(life::resetter(client, server).unwrap_or(heard))
 }
 

@@ -39,10 +39,10 @@ const BEAT: Duration = Duration::from_millis(50);
 /// One flow.
 pub(crate) struct OffloadedFlow {
     pub(super) flow: Arc<Flow>,
-    pub(super) story: AccessRecord,
+    pub(super) record: AccessRecord,
     pub(super) keys: [Key; 2],
     /// None: an earlier daemon has left no word of it.
-    pub(super) terms: Option<NegotiatedOptions>,
+    pub(super) options: Option<NegotiatedOptions>,
     /// None: its story is told already.
     pub(super) active: Option<Active>,
     /// It is over by a reset, which an end may not know of.
@@ -64,9 +64,9 @@ pub(crate) struct OffloadedFlow {
 impl OffloadedFlow {
     pub(super) fn new(
         flow: Arc<Flow>,
-        story: AccessRecord,
+        record: AccessRecord,
         keys: [Key; 2],
-        terms: Option<NegotiatedOptions>,
+        options: Option<NegotiatedOptions>,
         active: Active,
         moved_ms: u32,
     ) -> Self {
@@ -74,9 +74,9 @@ impl OffloadedFlow {
         flow.moved_to(bytes, since(moved_ms));
         Self {
             flow,
-            story,
+            record,
             keys,
-            terms,
+            options,
             active: Some(active),
             telling: None,
             due,
@@ -101,7 +101,7 @@ pub(crate) struct OffloadTable {
 
 #[derive(Default)]
 pub(super) struct Inner {
-    pub(super) parked: HashMap<Key, OffloadedFlow>,
+    pub(super) offloaded: HashMap<Key, OffloadedFlow>,
     due: BinaryHeap<Reverse<(Instant, [u32; 10])>>,
 }
 
@@ -122,17 +122,17 @@ impl OffloadTable {
     }
 
     /// Some: a client has one flow only. It has taken the port of this one for the other, which is newer.
-    fn put(&self, mut parked: OffloadedFlow) -> Option<OffloadedFlow> {
-        parked.due = self.beat_after(parked.due);
-        self.gaps.begin(&mut parked.gaps);
+    fn put(&self, mut offloaded: OffloadedFlow) -> Option<OffloadedFlow> {
+        offloaded.due = self.beat_after(offloaded.due);
+        self.gaps.begin(&mut offloaded.gaps);
         let mut inner = self.inner();
-        let [key, _] = parked.keys;
-        if inner.parked.get(&key).is_some_and(|other| other.flow.id > parked.flow.id) {
-            return Some(parked);
+        let [key, _] = offloaded.keys;
+        if inner.offloaded.get(&key).is_some_and(|other| other.flow.id > offloaded.flow.id) {
+            return Some(offloaded);
         }
-        let is_first = inner.due.peek().is_none_or(|Reverse((at, _))| parked.due < *at);
-        inner.due.push(Reverse((parked.due, key.to_words())));
-        let older = inner.parked.insert(key, parked);
+        let is_first = inner.due.peek().is_none_or(|Reverse((at, _))| offloaded.due < *at);
+        inner.due.push(Reverse((offloaded.due, key.to_words())));
+        let older = inner.offloaded.insert(key, offloaded);
         drop(inner);
         if is_first {
             self.news.notify_one();
@@ -154,11 +154,11 @@ impl OffloadTable {
     pub(super) fn look_after(&self, key: &Key, after: Option<Duration>) {
         let Some(after) = after else { return };
         let mut inner = self.inner();
-        let Some(parked) = inner.parked.get_mut(key) else { return };
+        let Some(offloaded) = inner.offloaded.get_mut(key) else { return };
         let due = Instant::now() + after;
         // What is looked at this often is waited for.
         let due = if after < BEAT { due } else { self.beat_after(due) };
-        parked.due = due;
+        offloaded.due = due;
         inner.due.push(Reverse((due, key.to_words())));
     }
 
@@ -172,7 +172,7 @@ impl OffloadTable {
             inner.due.pop();
             let key = Key::from_words(words);
             // It may have been looked at since, or be another flow.
-            if inner.parked.get(&key).is_some_and(|parked| parked.due == at) {
+            if inner.offloaded.get(&key).is_some_and(|offloaded| offloaded.due == at) {
                 return Ok(key);
             }
         }
@@ -204,14 +204,14 @@ impl PacketDatapath {
                     }
                     ready.clear_ready();
                 }
-                () = self.lot.news.notified() => {}
-                () = self.lot.gaps.closed() => missed = self.lot.inner().parked.keys().copied().collect(),
-                flows = hub.flows.errands.next() => self.obey(&hub, &flows),
+                () = self.table.news.notified() => {}
+                () = self.table.gaps.closed() => missed = self.table.inner().offloaded.keys().copied().collect(),
+                flows = hub.flows.commands.next() => self.execute(&hub, &flows),
                 () = sleep_until(next) => {}
                 _ = round.tick() => {
                     let now = self.packet.counters().lost_events;
                     if missed.is_empty() && std::mem::replace(&mut lost, now) != now {
-                        missed = self.lot.inner().parked.keys().copied().collect();
+                        missed = self.table.inner().offloaded.keys().copied().collect();
                     }
                 }
             }
@@ -221,7 +221,7 @@ impl PacketDatapath {
     /// When to go on.
     fn look_at_due(self: &Arc<Self>, hub: &Arc<Hub>) -> Option<Instant> {
         for _ in 0..TURN {
-            match self.lot.next(Instant::now()) {
+            match self.table.next(Instant::now()) {
                 Ok(key) => self.look_at(hub, &key),
                 Err(next) => return next,
             }
@@ -231,30 +231,30 @@ impl PacketDatapath {
 
     fn look_at(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) {
         let after = self.look(hub, key);
-        self.lot.look_after(key, after);
+        self.table.look_after(key, after);
     }
 
     /// Looks at one flow. Some: again after this time.
     fn look(self: &Arc<Self>, hub: &Arc<Hub>, key: &Key) -> Option<Duration> {
-        let mut inner = self.lot.inner();
-        let parked = inner.parked.get_mut(key)?;
-        if parked.active.is_none() {
+        let mut inner = self.table.inner();
+        let offloaded = inner.offloaded.get_mut(key)?;
+        if offloaded.active.is_none() {
             // It was over when it was last looked at, and has lingered since; or there is news of it meanwhile.
-            if let Some(after) = self.linger(parked) {
+            if let Some(after) = self.linger(offloaded) {
                 return Some(after);
             }
-            let parked = inner.parked.remove(key)?;
+            let offloaded = inner.offloaded.remove(key)?;
             drop(inner);
-            self.clear(&parked);
+            self.clear(&offloaded);
             return None;
         }
-        let entries = self.entries(&parked.keys);
-        note_progress(parked, &entries);
-        hub.meters.carried(&parked.flow, parked.bytes);
-        if self.lot.gaps.note(&mut parked.gaps, &entries) {
-            parked.first = First::Due;
+        let entries = self.entries(&offloaded.keys);
+        note_progress(offloaded, &entries);
+        hub.meters.carried(&offloaded.flow, offloaded.bytes);
+        if self.table.gaps.note(&mut offloaded.gaps, &entries) {
+            offloaded.first = First::Due;
         }
-        let step = next_step(parked, &entries, &bounds(hub));
+        let step = next_step(offloaded, &entries, &bounds(hub));
         if !matches!(step, Step::Over(_))
             && let Some(wait) = self.wait_for_programs(bounds(hub).keepalive, &entries)
         {
@@ -263,24 +263,24 @@ impl PacketDatapath {
                 Err(end) => self.cut_here(hub, inner, key, &entries, end),
             };
         }
-        if parked.first.is_to_ask(&step) {
-            self.ask(parked, &entries, [true; 2]);
+        if offloaded.first.is_to_ask(&step) {
+            self.ask(offloaded, &entries, [true; 2]);
             return Some(ANSWER);
         }
-        match parked.gaps.cause(step) {
-            Step::Wait(after) => Some(parked.gaps.limit(after)),
+        match offloaded.gaps.cause(step) {
+            Step::Wait(after) => Some(offloaded.gaps.limit(after)),
             Step::Probe(ends, after) => {
-                self.ask(parked, &entries, ends);
-                Some(parked.gaps.limit(after))
+                self.ask(offloaded, &entries, ends);
+                Some(offloaded.gaps.limit(after))
             }
             Step::Search(ends, after) => {
-                self.search(parked, &entries, ends);
-                Some(parked.gaps.limit(after))
+                self.search(offloaded, &entries, ends);
+                Some(offloaded.gaps.limit(after))
             }
-            Step::Over(end) => Some(self.note_over(hub, parked, &entries, end)),
+            Step::Over(end) => Some(self.note_over(hub, offloaded, &entries, end)),
             Step::Cut(end) if end.reason == Reason::IdleTimeout => {
-                let (road, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
-                tokio::spawn(async move { road.end_idle(&hub, key).await });
+                let (datapath, hub, key) = (Arc::clone(self), Arc::clone(hub), *key);
+                tokio::spawn(async move { datapath.end_idle(&hub, key).await });
                 None
             }
             Step::Cut(end) => self.cut_here(hub, inner, key, &entries, end),
@@ -291,24 +291,24 @@ impl PacketDatapath {
     fn note_over(
         &self,
         hub: &Hub,
-        parked: &mut OffloadedFlow,
+        offloaded: &mut OffloadedFlow,
         entries: &[Option<Entry>; 2],
         end: End,
     ) -> Duration {
-        note_last(hub, parked, entries, end);
-        tell(hub, parked, end);
-        hub.flows.leave_parked(&parked.flow);
-        self.lot.forget(&parked.keys);
+        note_last(hub, offloaded, entries, end);
+        tell(hub, offloaded, end);
+        hub.flows.leave_parked(&offloaded.flow);
+        self.table.forget(&offloaded.keys);
         if let Reason::Reset(_) = end.reason {
             let is_to_hear = |entry: &Option<Entry>| entry.is_some_and(|it| it.reset == 0);
-            parked.telling = Some(Telling::new(entries.each_ref().map(is_to_hear)));
+            offloaded.telling = Some(Telling::new(entries.each_ref().map(is_to_hear)));
         }
-        self.linger(parked).unwrap_or_default()
+        self.linger(offloaded).unwrap_or_default()
     }
 
-    pub(super) fn clear(&self, parked: &OffloadedFlow) {
-        self.packet.forget(&parked.keys);
-        let [_, server] = &parked.keys;
+    pub(super) fn clear(&self, offloaded: &OffloadedFlow) {
+        self.packet.forget(&offloaded.keys);
+        let [_, server] = &offloaded.keys;
         self.ports.give_back(source(server), target(server));
     }
 
@@ -319,23 +319,23 @@ impl PacketDatapath {
     }
 
     /// Enters a flow, whose port is taken already.
-    pub(super) fn park(&self, hub: &Hub, parked: OffloadedFlow) {
-        self.lot.journal.add(Note::of(&parked));
-        self.put(hub, parked);
+    pub(super) fn park(&self, hub: &Hub, offloaded: OffloadedFlow) {
+        self.table.journal.add(Note::of(&offloaded));
+        self.put(hub, offloaded);
     }
 
     /// Enters a flow of an earlier daemon, but for the journal.
-    pub(super) fn settle_in(&self, hub: &Hub, parked: OffloadedFlow) {
-        let [_, server] = &parked.keys;
+    pub(super) fn settle_in(&self, hub: &Hub, offloaded: OffloadedFlow) {
+        let [_, server] = &offloaded.keys;
         let _ = self.packet.cover(server);
         self.ports.take(source(server), target(server));
-        self.put(hub, parked);
+        self.put(hub, offloaded);
     }
 
     /// Puts a flow into the lot. One that its client has given up is over, and nothing is left of it: it may have had to be told
     /// so yet.
-    pub(super) fn put(&self, hub: &Hub, parked: OffloadedFlow) {
-        if let Some(mut older) = self.lot.put(parked) {
+    pub(super) fn put(&self, hub: &Hub, offloaded: OffloadedFlow) {
+        if let Some(mut older) = self.table.put(offloaded) {
             tell(hub, &mut older, End { reason: Reason::KernelLost, side: None });
             hub.flows.leave_parked(&older.flow);
             self.clear(&older);
@@ -353,9 +353,9 @@ pub(super) fn since(ms: u32) -> Duration {
     Duration::from_millis(sys::now_ms().wrapping_sub(ms).into())
 }
 
-pub(super) fn tell(hub: &Hub, parked: &mut OffloadedFlow, end: End) {
-    if parked.active.take().is_some() {
-        parked.story.settle(hub, &parked.flow, end, parked.bytes);
+pub(super) fn tell(hub: &Hub, offloaded: &mut OffloadedFlow, end: End) {
+    if offloaded.active.take().is_some() {
+        offloaded.record.settle(hub, &offloaded.flow, end, offloaded.bytes);
     }
 }
 
@@ -383,18 +383,19 @@ mod tests {
     fn of_two_flows_of_one_client_the_newer_stays() {
         let (flows, meters) = (crate::hub::Flows::default(), crate::hub::Meters::new(&[]));
         let name = Arc::from("");
-        let parked = |port: u16| {
+        let offloaded = |port: u16| {
             let flow = flows.adopt("10.0.0.1:5000".parse().unwrap(), &name);
             let server = Key { target_port: port, ..Key::default() };
             let active = meters.active(&name, Datapath::Packet);
             OffloadedFlow::new(flow, AccessRecord::default(), [Key::default(), server], None, active, 0)
         };
-        let lot = OffloadTable::new(Path::new("/nonexistent/journal"));
-        let (one, other, last) = (parked(1), parked(2), parked(3));
-        let port = |parked: Option<OffloadedFlow>| parked.map(|parked| parked.keys[1].target_port);
-        assert_eq!(port(lot.put(one)), None);
-        assert_eq!(port(lot.put(last)), Some(1));
-        assert_eq!(port(lot.put(other)), Some(2), "it was away meanwhile");
-        assert_eq!(port(lot.inner().parked.remove(&Key::default())), Some(3));
+        let table = OffloadTable::new(Path::new("/nonexistent/journal"));
+        let (one, other, last) = (offloaded(1), offloaded(2), offloaded(3));
+        let port =
+            |offloaded: Option<OffloadedFlow>| offloaded.map(|offloaded| offloaded.keys[1].target_port);
+        assert_eq!(port(table.put(one)), None);
+        assert_eq!(port(table.put(last)), Some(1));
+        assert_eq!(port(table.put(other)), Some(2), "it was away meanwhile");
+        assert_eq!(port(table.inner().offloaded.remove(&Key::default())), Some(3));
     }
 }

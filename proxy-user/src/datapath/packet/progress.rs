@@ -11,28 +11,28 @@ use crate::hub::Hub;
 
 /// Bytes that are not in the entries any more are known from here. What answers to probes is no progress, nor is what nobody has
 /// acknowledged.
-pub(super) fn note_progress(parked: &mut OffloadedFlow, entries: &[Option<Entry>; 2]) {
+pub(super) fn note_progress(offloaded: &mut OffloadedFlow, entries: &[Option<Entry>; 2]) {
     let [Some(client), Some(server)] = entries else {
-        parked.flow.moved_to(parked.bytes, since(parked.moved_ms));
+        offloaded.flow.moved_to(offloaded.bytes, since(offloaded.moved_ms));
         return;
     };
-    let known = parked.bytes.iter_mut().zip(&mut parked.ended);
+    let known = offloaded.bytes.iter_mut().zip(&mut offloaded.ended);
     for ((bytes, ended), (entry, other)) in known.zip([(client, server), (server, client)]) {
         let now = (life::bytes(entry, other), is_acknowledged(entry, other));
         if now != (*bytes, *ended) {
             (*bytes, *ended) = now;
-            parked.moved_ms = later(parked.moved_ms, later(entry.active_ms, other.active_ms));
+            offloaded.moved_ms = later(offloaded.moved_ms, later(entry.active_ms, other.active_ms));
         }
     }
-    parked.flow.moved_to(parked.bytes, since(parked.moved_ms));
+    offloaded.flow.moved_to(offloaded.bytes, since(offloaded.moved_ms));
 }
 
 /// Of a flow that has not ended in order, the last acknowledgements may be lost.
-pub(super) fn note_last(hub: &Hub, parked: &mut OffloadedFlow, entries: &[Option<Entry>; 2], end: End) {
+pub(super) fn note_last(hub: &Hub, offloaded: &mut OffloadedFlow, entries: &[Option<Entry>; 2], end: End) {
     if end.reason != Reason::Eof
         && let [Some(client), Some(server)] = entries
     {
-        parked.bytes = [life::most_bytes(client, server), life::most_bytes(server, client)];
+        offloaded.bytes = [life::most_bytes(client, server), life::most_bytes(server, client)];
     }
-    hub.meters.carried(&parked.flow, parked.bytes);
+    hub.meters.carried(&offloaded.flow, offloaded.bytes);
 }

@@ -94,15 +94,15 @@ mod tests {
     fn who_asks_together_waits_together_and_nobody_for_who_gave_up() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let grace = RcuBarrier::start().unwrap();
+            let rcu = RcuBarrier::start().unwrap();
             let first = tokio::spawn({
-                let grace = grace.clone();
-                async move { grace.wait().await }
+                let rcu = rcu.clone();
+                async move { rcu.wait().await }
             });
             let others: Vec<_> = (0..10)
                 .map(|_| {
-                    let grace = grace.clone();
-                    tokio::spawn(async move { grace.wait().await })
+                    let rcu = rcu.clone();
+                    tokio::spawn(async move { rcu.wait().await })
                 })
                 .collect();
             tokio::task::yield_now().await;
@@ -110,7 +110,7 @@ mod tests {
             for other in others {
                 other.await.unwrap().unwrap();
             }
-            grace.wait().await.unwrap();
+            rcu.wait().await.unwrap();
         });
     }
 }

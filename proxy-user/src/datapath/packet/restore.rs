@@ -64,20 +64,20 @@ enum Failed {
 
 /// Its packets are held. Dropped: they are forwarded again.
 struct Held<'a> {
-    road: &'a PacketDatapath,
+    datapath: &'a PacketDatapath,
     client: Key,
     freed: bool,
 }
 
 impl<'a> Held<'a> {
-    fn begin(road: &'a PacketDatapath, client: Key) -> Result<Self, Failed> {
-        done(road.packet.hold(&client)?)?;
-        Ok(Self { road, client, freed: false })
+    fn begin(datapath: &'a PacketDatapath, client: Key) -> Result<Self, Failed> {
+        done(datapath.packet.hold(&client)?)?;
+        Ok(Self { datapath, client, freed: false })
     }
 
     /// The sockets are there.
     fn free(&mut self) -> Result<(), Failed> {
-        done(self.road.packet.free(&self.client)?)?;
+        done(self.datapath.packet.free(&self.client)?)?;
         self.freed = true;
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         if !self.freed {
             // Where that fails they have been held for so long that they are forwarded already.
-            let _ = self.road.packet.resume(&self.client);
+            let _ = self.datapath.packet.resume(&self.client);
         }
     }
 }
@@ -96,7 +96,7 @@ impl Drop for Held<'_> {
 struct Restored {
     sockets: [Socket; 2],
     starts: Starts,
-    place: Permit,
+    permit: Permit,
 }
 
 fn done(answer: Answer) -> Result<(), Failed> {
@@ -107,14 +107,14 @@ impl OffloadTable {
     /// Takes a flow that is not over out of the lot: whoever does so puts it back, or sees to its end.
     fn take(&self, client: &Key) -> Option<OffloadedFlow> {
         let mut inner = self.inner();
-        inner.parked.get(client).filter(|parked| parked.active.is_some())?;
-        inner.parked.remove(client)
+        inner.offloaded.get(client).filter(|offloaded| offloaded.active.is_some())?;
+        inner.offloaded.remove(client)
     }
 
     /// The flows that are not over.
     pub(super) fn alive(&self) -> Vec<Key> {
         let inner = self.inner();
-        let alive = inner.parked.iter().filter(|(_, parked)| parked.active.is_some());
+        let alive = inner.offloaded.iter().filter(|(_, offloaded)| offloaded.active.is_some());
         alive.map(|(key, _)| *key).collect()
     }
 }
@@ -122,16 +122,16 @@ impl OffloadTable {
 impl PacketDatapath {
     /// Takes back the flow whose client's packets have this key. `closing`: to end it in order, or else with resets.
     pub(super) async fn take_back(&self, hub: &Hub, client: Key, closing: Option<Reason>) {
-        let Some(parked) = self.lot.take(&client) else { return };
-        let flow = Arc::clone(&parked.flow);
-        match self.restore_in_time(hub, &parked, closing.is_some()).await {
-            Ok(restored) => self.bring_home(hub, parked, restored, closing),
+        let Some(offloaded) = self.table.take(&client) else { return };
+        let flow = Arc::clone(&offloaded.flow);
+        match self.restore_in_time(hub, &offloaded, closing.is_some()).await {
+            Ok(restored) => self.bring_home(hub, offloaded, restored, closing),
             Err(failed) => {
                 tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
                 hub.meters.moved("return_failed");
                 flow.facts().obstacle = Some(failed.to_string().into());
-                self.put(hub, parked);
-                self.lot.look_after(&client, Some(Duration::ZERO));
+                self.put(hub, offloaded);
+                self.table.look_after(&client, Some(Duration::ZERO));
                 if let Some(reason) = closing {
                     self.end_now(hub, &client, reason);
                 }
@@ -145,21 +145,22 @@ impl PacketDatapath {
     async fn restore_in_time(
         &self,
         hub: &Hub,
-        parked: &OffloadedFlow,
+        offloaded: &OffloadedFlow,
         closing: bool,
     ) -> Result<Restored, Failed> {
-        let place = tokio::time::timeout(ROOM, hub.room.wait()).await.map_err(|_| Failed::Full)?.kept();
-        let mut restored = self.restore(parked, closing).await;
+        let permit =
+            tokio::time::timeout(ROOM, hub.connection_limit.wait()).await.map_err(|_| Failed::Full)?.kept();
+        let mut restored = self.restore(offloaded, closing).await;
         for _ in 1..TRIES {
             if !matches!(restored, Err(Failed::Unsettled)) {
                 break;
             }
             // Meanwhile they may send again what was lost.
             tokio::time::sleep(PAUSE).await;
-            restored = self.restore(parked, closing).await;
+            restored = self.restore(offloaded, closing).await;
         }
         let (sockets, starts) = restored?;
-        Ok(Restored { sockets, starts, place })
+        Ok(Restored { sockets, starts, permit })
     }
 
     /// Takes a flow back that is idle, to end it in order. Many may be so at once: each has its turn before it is held, since what is
@@ -169,65 +170,75 @@ impl PacketDatapath {
         if self.is_idle(hub, &client) {
             self.take_back(hub, client, Some(Reason::IdleTimeout)).await;
         } else {
-            self.lot.look_after(&client, Some(Duration::ZERO));
+            self.table.look_after(&client, Some(Duration::ZERO));
         }
     }
 
     /// Whether it still is.
     fn is_idle(&self, hub: &Hub, client: &Key) -> bool {
-        let mut inner = self.lot.inner();
-        let Some(parked) = inner.parked.get_mut(client).filter(|parked| parked.active.is_some()) else {
+        let mut inner = self.table.inner();
+        let Some(offloaded) = inner.offloaded.get_mut(client).filter(|offloaded| offloaded.active.is_some())
+        else {
             return false;
         };
-        let entries = self.entries(&parked.keys);
-        note_progress(parked, &entries);
-        let step =
-            life::step(entries.each_ref().map(Option::as_ref), parked.moved_ms, sys::now_ms(), &bounds(hub));
+        let entries = self.entries(&offloaded.keys);
+        note_progress(offloaded, &entries);
+        let step = life::step(
+            entries.each_ref().map(Option::as_ref),
+            offloaded.moved_ms,
+            sys::now_ms(),
+            &bounds(hub),
+        );
         matches!(step, Step::Cut(end) if end.reason == Reason::IdleTimeout)
     }
 
     /// `closing`: it ends anyway, and there need be nobody who answers.
-    async fn restore(&self, parked: &OffloadedFlow, closing: bool) -> Result<([Socket; 2], Starts), Failed> {
-        let [client, server] = parked.keys;
+    async fn restore(
+        &self,
+        offloaded: &OffloadedFlow,
+        closing: bool,
+    ) -> Result<([Socket; 2], Starts), Failed> {
+        let [client, server] = offloaded.keys;
         let mut held = Held::begin(self, client)?;
         // Packets that were seen before may be on their way through the programs.
-        self.grace.wait().await?;
-        if !self.are_held(parked) {
+        self.rcu.wait().await?;
+        if !self.are_held(offloaded) {
             // A packet came between: the next try finds the entries as they are after it.
             return Err(Failed::Unsettled);
         }
-        let unasked = self.rest(parked, closing).await;
-        let [Some(one), Some(other)] = self.entries(&parked.keys) else {
+        let unasked = self.rest(offloaded, closing).await;
+        let [Some(one), Some(other)] = self.entries(&offloaded.keys) else {
             return Err(Failed::Refused(Answer::Unknown));
         };
-        let terms = parked.terms.unwrap_or_else(|| NegotiatedOptions::unknown([&one, &other]));
-        let starts = restore::start([&one, &other], terms.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
+        let options = offloaded.options.unwrap_or_else(|| NegotiatedOptions::unknown([&one, &other]));
+        let starts =
+            restore::start([&one, &other], options.stamps, sys::now_ms()).map_err(Failed::Hindered)?;
         if !closing && !restore::have_confirmed([&one, &other]) {
             return Err(unasked.map_or(Failed::Unsettled, Failed::Unasked));
         }
         let under_way = restore::under_way([&one, &other]).unwrap_or([u64::MAX; 2]);
         let catch_up = |(bytes, [most, _]): (u64, [u32; 2])| restore::can_catch_up(bytes, most);
-        if !under_way.into_iter().zip(terms.sizes).all(catch_up) {
+        if !under_way.into_iter().zip(options.sizes).all(catch_up) {
             return Err(unasked.map_or(Failed::Unsettled, Failed::Unasked));
         }
         let [first, second] = &starts.legs;
-        let sockets = [make(&client, &other, first, &terms, 0)?, make(&server, &one, second, &terms, 1)?];
-        self.track(&parked.keys);
+        let sockets = [make(&client, &other, first, &options, 0)?, make(&server, &one, second, &options, 1)?];
+        self.track(&offloaded.keys);
         held.free()?;
         Ok((sockets, starts))
     }
 
-    fn are_held(&self, parked: &OffloadedFlow) -> bool {
-        let [Some(client), Some(server)] = &self.entries(&parked.keys) else { return false };
+    fn are_held(&self, offloaded: &OffloadedFlow) -> bool {
+        let [Some(client), Some(server)] = &self.entries(&offloaded.keys) else { return false };
         restore::are_held([client, server], sys::now_ms())
     }
 
     /// Waits until both ends have said that they have got all that was forwarded to them, or for a while. They are asked even if that is
     /// known already, unless the flow is to end anyway: what is known may be what somebody else has said. Some: one could not be asked.
-    async fn rest(&self, parked: &OffloadedFlow, closing: bool) -> Option<io::Error> {
+    async fn rest(&self, offloaded: &OffloadedFlow, closing: bool) -> Option<io::Error> {
         let (begun, mut asked, mut unasked) = (Instant::now(), [false; 2], None);
         while begun.elapsed() < REST {
-            let entries = self.entries(&parked.keys);
+            let entries = self.entries(&offloaded.keys);
             let [Some(client), Some(server)] = &entries else { return unasked };
             let ends = [client, server];
             if (closing || restore::have_confirmed(ends)) && restore::under_way(ends) == Some([0; 2]) {
@@ -236,7 +247,7 @@ impl PacketDatapath {
             let turn = usize::from(begun.elapsed() >= ASK_AGAIN);
             if let Some(asked) = asked.get_mut(turn).filter(|asked| !**asked) {
                 *asked = true;
-                let unsent = self.send(&parked.keys, &entries, [true; 2], Purpose::Probe);
+                let unsent = self.send(&offloaded.keys, &entries, [true; 2], Purpose::Probe);
                 unasked = unsent.into_iter().flatten().next();
             }
             tokio::time::sleep(LOOK).await;
@@ -248,40 +259,40 @@ impl PacketDatapath {
     fn bring_home(
         &self,
         hub: &Hub,
-        parked: OffloadedFlow,
-        Restored { sockets, starts, place }: Restored,
+        offloaded: OffloadedFlow,
+        Restored { sockets, starts, permit }: Restored,
         closing: Option<Reason>,
     ) {
-        let flow = Arc::clone(&parked.flow);
-        flow.moved(self.packet.rested(&parked.keys).unwrap_or_default());
-        self.clear(&parked);
-        self.lot.forget(&parked.keys);
+        let flow = Arc::clone(&offloaded.flow);
+        flow.moved(self.packet.rested(&offloaded.keys).unwrap_or_default());
+        self.clear(&offloaded);
+        self.table.forget(&offloaded.keys);
         hub.meters.carried(&flow, starts.delivered);
-        for (place, delivered) in
+        for (permit, delivered) in
             flow.copied.iter().chain(&flow.restored).zip(starts.delivered.iter().cycle())
         {
-            place.store(*delivered, Ordering::Relaxed);
+            permit.store(*delivered, Ordering::Relaxed);
         }
         flow.leaving.store(false, Ordering::Relaxed);
         flow.facts().keys = None;
         if let Some(reason) = closing {
             let _ = flow.closing.set(reason);
         }
-        let OffloadedFlow { story, .. } = parked;
+        let OffloadedFlow { record, .. } = offloaded;
         let begun = begin(&sockets, hub.snapshot.timeouts.keepalive);
         let sockets = sockets.map(TcpStream::from);
         let sent = match begun {
-            Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), story, sockets, place }),
+            Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), record, sockets, permit }),
             Err(error) => {
                 tracing::warn!(flow = flow.id, %error, "flow reset: its new sockets cannot be used");
-                Err(Box::new(story))
+                Err(Box::new(record))
             }
         };
         match sent {
             Ok(()) => hub.meters.moved("returned"),
-            Err(mut story) => {
+            Err(mut record) => {
                 hub.meters.moved("return_failed");
-                story.settle(hub, &flow, End { reason: Reason::Internal, side: None }, starts.delivered);
+                record.settle(hub, &flow, End { reason: Reason::Internal, side: None }, starts.delivered);
                 hub.flows.leave_parked(&flow);
             }
         }
@@ -292,15 +303,15 @@ impl PacketDatapath {
         self.is_closing.store(true, Ordering::Relaxed);
         let begun = Instant::now();
         let mut tasks = JoinSet::new();
-        for client in self.lot.alive() {
+        for client in self.table.alive() {
             if tasks.len() >= AT_A_TIME {
                 tasks.join_next().await;
             }
             if begun.elapsed() >= RELEASE {
                 break;
             }
-            let (road, hub) = (Arc::clone(self), Arc::clone(hub));
-            tasks.spawn(async move { road.take_back(&hub, client, Some(Reason::Drain)).await });
+            let (datapath, hub) = (Arc::clone(self), Arc::clone(hub));
+            tasks.spawn(async move { datapath.take_back(&hub, client, Some(Reason::Drain)).await });
         }
         // Each of them is short.
         while tasks.join_next().await.is_some() {}
@@ -308,15 +319,21 @@ impl PacketDatapath {
 }
 
 /// The socket of one leg. `back` is the entry of what it sends, as long as that is forwarded.
-fn make(key: &Key, back: &Entry, start: &Start, terms: &NegotiatedOptions, leg: usize) -> io::Result<Socket> {
-    let [most_sent, most_received] = terms.sizes.get(leg).copied().unwrap_or_default();
+fn make(
+    key: &Key,
+    back: &Entry,
+    start: &Start,
+    options: &NegotiatedOptions,
+    leg: usize,
+) -> io::Result<Socket> {
+    let [most_sent, most_received] = options.sizes.get(leg).copied().unwrap_or_default();
     let connection = sys::Connection {
         near: target(key),
         far: scoped(source(key), back.device),
         start: *start,
         most_sent,
         most_received: Some(most_received).filter(|most| *most > 0),
-        selective: terms.selective,
+        selective: options.selective,
     };
     let socket = sys::restore(&connection)?;
     sys::reset_on_close(&socket, true)?;

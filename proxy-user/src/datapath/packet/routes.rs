@@ -69,8 +69,8 @@ impl PacketDatapath {
         // They may have changed while no daemon ran.
         loop {
             let begun = Instant::now();
-            let road = Arc::clone(&self);
-            let look = tokio::task::spawn_blocking(move || road.look_up());
+            let datapath = Arc::clone(&self);
+            let look = tokio::task::spawn_blocking(move || datapath.look_up());
             let is_blocked = match look.await.map_err(io::Error::other)? {
                 Ok(Found { moved, lost, is_blocked }) => {
                     if moved + lost > 0 {
@@ -135,7 +135,7 @@ impl PacketDatapath {
 
     /// Looks up the ways of all flows, and changes those that are others now.
     fn look_up(&self) -> io::Result<Found> {
-        let mut ways = Ways { road: self, router: sys::Router::open()?, known: HashMap::new() };
+        let mut ways = Ways { datapath: self, router: sys::Router::open()?, known: HashMap::new() };
         let (mut found, mut any) = (Found::default(), false);
         self.packet.for_each(|key, entry| {
             any = true;
@@ -176,7 +176,7 @@ impl PacketDatapath {
 
 /// The ways of many flows, most of which are the same.
 struct Ways<'a> {
-    road: &'a PacketDatapath,
+    datapath: &'a PacketDatapath,
     router: sys::Router,
     known: HashMap<(Address, Address), u32>,
 }
@@ -206,7 +206,7 @@ impl Ways<'_> {
         if route.is_here {
             return Err(io::Error::other("the address is one of this host"));
         }
-        self.road.packet.attach(route.device).map_err(|reason| io::Error::other(reason.to_string()))?;
+        self.datapath.packet.attach(route.device).map_err(|reason| io::Error::other(reason.to_string()))?;
         Ok(route.device)
     }
 }

@@ -42,7 +42,7 @@ impl PacketDatapath {
 
     fn complain(&self, key: &Key, purpose: Purpose, error: &io::Error) {
         self.packet.unsent.fetch_add(1, Ordering::Relaxed);
-        if !self.complaint.is_due() {
+        if !self.throttle.is_due() {
             return;
         }
         let what = match purpose {

@@ -9,27 +9,29 @@ use crate::hub::Hub;
 impl PacketDatapath {
     /// Ends all flows with resets: the operator wants none to outlive the daemon.
     pub(crate) fn release(&self, hub: &Hub) {
-        let all: Vec<OffloadedFlow> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
-        for mut parked in all {
-            let entries = self.entries(&parked.keys);
-            if parked.active.is_some() {
-                self.cut(hub, &mut parked, &entries, End { reason: Reason::Drain, side: None });
+        let all: Vec<OffloadedFlow> =
+            self.table.inner().offloaded.drain().map(|(_, offloaded)| offloaded).collect();
+        for mut offloaded in all {
+            let entries = self.entries(&offloaded.keys);
+            if offloaded.active.is_some() {
+                self.cut(hub, &mut offloaded, &entries, End { reason: Reason::Drain, side: None });
             }
-            self.clear(&parked);
+            self.clear(&offloaded);
         }
-        self.lot.journal.finish();
+        self.table.journal.finish();
     }
 
     /// Leaves all flows to the next daemon. Says how many there are.
     pub(crate) fn abandon(&self, hub: &Hub) -> usize {
-        let all: Vec<OffloadedFlow> = self.lot.inner().parked.drain().map(|(_, parked)| parked).collect();
-        for parked in &all {
-            hub.flows.leave_parked(&parked.flow);
-            if parked.active.is_none() {
-                self.clear(parked);
+        let all: Vec<OffloadedFlow> =
+            self.table.inner().offloaded.drain().map(|(_, offloaded)| offloaded).collect();
+        for offloaded in &all {
+            hub.flows.leave_parked(&offloaded.flow);
+            if offloaded.active.is_none() {
+                self.clear(offloaded);
             }
         }
-        self.lot.journal.finish();
-        all.iter().filter(|parked| parked.active.is_some()).count()
+        self.table.journal.finish();
+        all.iter().filter(|offloaded| offloaded.active.is_some()).count()
     }
 }

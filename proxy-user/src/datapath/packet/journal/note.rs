@@ -15,7 +15,7 @@ pub(in crate::datapath::packet) struct Note {
     pub(in crate::datapath::packet) keys: [Words; 2],
     /// Not in what an earlier version has written.
     #[serde(default)]
-    pub(in crate::datapath::packet) terms: Option<NegotiatedOptions>,
+    pub(in crate::datapath::packet) options: Option<NegotiatedOptions>,
     pub(in crate::datapath::packet) listener: String,
     pub(in crate::datapath::packet) sni: Option<Box<str>>,
     pub(in crate::datapath::packet) route: String,
@@ -28,20 +28,20 @@ pub(in crate::datapath::packet) struct Note {
 }
 
 impl Note {
-    pub(in crate::datapath::packet) fn of(parked: &OffloadedFlow) -> Self {
-        let facts = parked.flow.facts().clone();
+    pub(in crate::datapath::packet) fn of(offloaded: &OffloadedFlow) -> Self {
+        let facts = offloaded.flow.facts().clone();
         Self {
-            keys: parked.keys.each_ref().map(Key::to_words),
-            terms: parked.terms,
-            listener: parked.flow.listener.to_string(),
+            keys: offloaded.keys.each_ref().map(Key::to_words),
+            options: offloaded.options,
+            listener: offloaded.flow.listener.to_string(),
             sni: facts.sni,
             route: facts.route.to_string(),
             upstream: facts.upstream.map(|name| name.to_string()),
-            age_ms: u64::try_from((parked.story.before + parked.flow.accepted.elapsed()).as_millis())
+            age_ms: u64::try_from((offloaded.record.before + offloaded.flow.accepted.elapsed()).as_millis())
                 .unwrap_or(0),
             clock_ms: sys::uptime_ms(),
-            hello_ms: parked.story.hello_ms,
-            connect_ms: parked.story.connect_ms,
+            hello_ms: offloaded.record.hello_ms,
+            connect_ms: offloaded.record.connect_ms,
         }
     }
 }

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn note(number: u32) -> Note {
     Note {
         keys: [[number; KEY_WORDS], [0; KEY_WORDS]],
-        terms: Some(NegotiatedOptions { stamps: true, selective: false, sizes: [[number, 2], [3, 4]] }),
+        options: Some(NegotiatedOptions { stamps: true, selective: false, sizes: [[number, 2], [3, 4]] }),
         listener: "tls".to_owned(),
         sni: Some("a.example".into()),
         route: "r".to_owned(),

@@ -72,7 +72,7 @@ pub enum Step {
 
 /// One flow in the kernel's hands.
 #[derive(Debug)]
-pub struct Splice {
+pub struct Teardown {
     legs: [Leg; 2],
     bounds: Bounds,
     fin_in: [bool; 2],
@@ -86,7 +86,7 @@ pub struct Splice {
     quiet: bool,
 }
 
-impl Splice {
+impl Teardown {
     /// A flow whose sockets stood at `legs` when the kernel took over. `now` is any steady clock.
     #[must_use]
     pub const fn new(legs: [Leg; 2], bounds: Bounds, now: Duration) -> Self {
@@ -330,5 +330,5 @@ enum Source {
 }
 
 #[cfg(test)]
-#[path = "splice_tests.rs"]
+#[path = "teardown_tests.rs"]
 mod tests;

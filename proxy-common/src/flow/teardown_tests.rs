@@ -12,7 +12,7 @@ fn what_was_sent_before_a_reset_counts_also_where_it_was_not_acknowledged() {
     let open = |syn| Reading { state: 1, acked: syn + 100, queued: 20, sent: 110, ..Reading::default() };
     for (side, syn) in [(Side::Client, 0), (Side::Upstream, 1)] {
         let start = open(syn);
-        let machine = Splice::new([Leg::from_now(&start, 0); 2], BOUNDS, Duration::ZERO);
+        let machine = Teardown::new([Leg::from_now(&start, 0); 2], BOUNDS, Duration::ZERO);
         // 50 more were written, of which 30 are not sent yet, and none is acknowledged.
         let busy = Reading { queued: 70, sent: 140, ..start };
         assert_eq!(machine.given(side, &busy), 50);
@@ -106,15 +106,15 @@ impl Kernel {
     }
 }
 
-fn start() -> Splice {
+fn start() -> Teardown {
     let kernel = Kernel::default();
-    Splice::new(Side::BOTH.map(|side| Leg::from_start(&kernel.leg(side), 0)), BOUNDS, Duration::ZERO)
+    Teardown::new(Side::BOTH.map(|side| Leg::from_start(&kernel.leg(side), 0)), BOUNDS, Duration::ZERO)
 }
 
 /// Steps until the machine waits or has finished; checks that no FIN overtakes a byte.
-fn drive(splice: &mut Splice, kernel: &mut Kernel, now: Duration) -> Option<(End, bool)> {
+fn drive(teardown: &mut Teardown, kernel: &mut Kernel, now: Duration) -> Option<(End, bool)> {
     for _ in 0..8 {
-        match splice.step(now, &kernel.look()) {
+        match teardown.step(now, &kernel.look()) {
             Step::Wait(_) => return None,
             Step::Finished { end, clean } => return Some((end, clean)),
             Step::ShutdownWrite(target) => {
@@ -133,12 +133,12 @@ proptest! {
     fn ends_pass_after_the_last_byte_and_only_then(
         script in proptest::collection::vec((0_u8..7, any::<bool>(), 1_u64..100_000), 0..200),
     ) {
-        let (mut splice, mut kernel) = (start(), Kernel::default());
+        let (mut teardown, mut kernel) = (start(), Kernel::default());
         let mut now = Duration::ZERO;
         for (what, client, amount) in script {
             now += Duration::from_millis(1);
             kernel.act(what, if client { Side::Client } else { Side::Upstream }, amount);
-            if let Some((end, clean)) = drive(&mut splice, &mut kernel, now) {
+            if let Some((end, clean)) = drive(&mut teardown, &mut kernel, now) {
                 prop_assert!(clean && end.reason == Reason::Eof);
                 prop_assert!(kernel.pipes.iter().all(|p| p.fin_in && p.acked == p.sent && p.fin_out));
                 return Ok(());
@@ -149,12 +149,12 @@ proptest! {
         for _ in 0..10 {
             now += Duration::from_millis(1);
             kernel.settle();
-            if let Some((end, clean)) = drive(&mut splice, &mut kernel, now) {
+            if let Some((end, clean)) = drive(&mut teardown, &mut kernel, now) {
                 prop_assert!(clean && end.reason == Reason::Eof);
                 let carried = kernel.pipes.map(|pipe| pipe.sent);
                 let look = kernel.look();
-                prop_assert_eq!(splice.written(Side::Upstream, &look.legs[1]), carried[0]);
-                prop_assert_eq!(splice.written(Side::Client, &look.legs[0]), carried[1]);
+                prop_assert_eq!(teardown.written(Side::Upstream, &look.legs[1]), carried[0]);
+                prop_assert_eq!(teardown.written(Side::Client, &look.legs[0]), carried[1]);
                 return Ok(());
             }
         }
@@ -166,17 +166,17 @@ proptest! {
         script in proptest::collection::vec((0_u8..4, any::<bool>(), 1_u64..100_000), 0..100),
         client in any::<bool>(),
     ) {
-        let (mut splice, mut kernel) = (start(), Kernel::default());
+        let (mut teardown, mut kernel) = (start(), Kernel::default());
         let side = if client { Side::Client } else { Side::Upstream };
         for (what, from_client, amount) in script {
             kernel.act(what, if from_client { Side::Client } else { Side::Upstream }, amount);
-            prop_assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+            prop_assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
         }
         kernel.reset[side.index()] = true;
         let mut now = Duration::ZERO;
         for _ in 0..2000 {
             now += Duration::from_millis(1);
-            if let Some((end, clean)) = drive(&mut splice, &mut kernel, now) {
+            if let Some((end, clean)) = drive(&mut teardown, &mut kernel, now) {
                 prop_assert_eq!(end.reason, Reason::Reset(side));
                 prop_assert!(!clean);
                 return Ok(());
@@ -189,18 +189,18 @@ proptest! {
 
 #[test]
 fn an_idle_flow_sets_no_timer() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[0] = Pipe { sent: 10, seen: 10, written: 10, acked: 10, ..Pipe::default() };
-    assert_eq!(splice.step(Duration::from_secs(1_000_000), &kernel.look()), Step::Wait(None));
+    assert_eq!(teardown.step(Duration::from_secs(1_000_000), &kernel.look()), Step::Wait(None));
 }
 
 #[test]
 fn a_target_that_never_drains_ends_in_a_reset_after_the_half_close_bound() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[0] = Pipe { sent: 10, seen: 10, written: 4, acked: 4, fin_in: true, ..Pipe::default() };
-    assert!(matches!(splice.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
-    assert!(matches!(splice.step(Duration::from_secs(59), &kernel.look()), Step::Wait(Some(_))));
-    let Step::Finished { end, clean } = splice.step(Duration::from_secs(60), &kernel.look()) else {
+    assert!(matches!(teardown.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
+    assert!(matches!(teardown.step(Duration::from_secs(59), &kernel.look()), Step::Wait(Some(_))));
+    let Step::Finished { end, clean } = teardown.step(Duration::from_secs(60), &kernel.look()) else {
         panic!("not bounded");
     };
     assert_eq!((end.reason, end.side, clean), (Reason::HalfCloseTimeout, Some(Side::Client), false));
@@ -208,25 +208,25 @@ fn a_target_that_never_drains_ends_in_a_reset_after_the_half_close_bound() {
 
 #[test]
 fn progress_of_the_open_direction_renews_the_half_close_bound() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[0].fin_in = true;
-    assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+    assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
     for minute in 1..100_u64 {
         kernel.pipes[1].sent += 1;
         kernel.settle();
-        assert_eq!(drive(&mut splice, &mut kernel, Duration::from_secs(minute * 59)), None);
+        assert_eq!(drive(&mut teardown, &mut kernel, Duration::from_secs(minute * 59)), None);
     }
 }
 
 /// Steps every 10 ms, with something happening in between, until the end.
 fn drive_to_end(
-    splice: &mut Splice,
+    teardown: &mut Teardown,
     kernel: &mut Kernel,
     mut happen: impl FnMut(&mut Kernel),
 ) -> (Duration, bool) {
     let mut now = Duration::ZERO;
     loop {
-        if let Some((end, clean)) = drive(splice, kernel, now) {
+        if let Some((end, clean)) = drive(teardown, kernel, now) {
             assert_eq!(end.reason, Reason::Drain);
             return (now, clean);
         }
@@ -238,10 +238,10 @@ fn drive_to_end(
 
 #[test]
 fn told_to_close_a_quiet_flow_ends_in_order() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[0] = Pipe { sent: 5, seen: 5, written: 5, acked: 5, ..Pipe::default() };
-    splice.close(Duration::ZERO, Reason::Drain);
-    let (took, clean) = drive_to_end(&mut splice, &mut kernel, Kernel::settle);
+    teardown.close(Duration::ZERO, Reason::Drain);
+    let (took, clean) = drive_to_end(&mut teardown, &mut kernel, Kernel::settle);
     assert!(clean && took >= QUIET && took < BOUNDS.flush, "{took:?}");
 }
 
@@ -250,34 +250,34 @@ fn a_flow_that_has_rested_for_long_ends_in_order_at_once_and_one_that_waits_with
     let rested = Pipe { sent: 5, seen: 5, written: 5, acked: 5, ..Pipe::default() };
     let waiting = Pipe { written: 4, acked: 3, ..rested };
     for (pipe, in_order) in [(rested, true), (waiting, false)] {
-        let (mut splice, mut kernel) = (start(), Kernel::default());
+        let (mut teardown, mut kernel) = (start(), Kernel::default());
         kernel.pipes[0] = pipe;
-        splice.close(Duration::ZERO, Reason::IdleTimeout);
-        assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+        teardown.close(Duration::ZERO, Reason::IdleTimeout);
+        assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
         let (sent, later) = (kernel.pipes.map(|pipe| pipe.fin_out), Duration::from_millis(1));
         assert_eq!(sent, [in_order; 2]);
         if in_order {
             kernel.settle();
         }
-        let ended = drive(&mut splice, &mut kernel, if in_order { later } else { BOUNDS.flush });
+        let ended = drive(&mut teardown, &mut kernel, if in_order { later } else { BOUNDS.flush });
         assert_eq!(ended, Some((End { reason: Reason::IdleTimeout, side: None }, in_order)));
     }
 }
 
 #[test]
 fn told_to_close_a_stuck_flow_ends_with_a_reset() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[1] = Pipe { sent: 5, seen: 5, ..Pipe::default() };
-    splice.close(Duration::ZERO, Reason::Drain);
-    let (took, clean) = drive_to_end(&mut splice, &mut kernel, |_| {});
+    teardown.close(Duration::ZERO, Reason::Drain);
+    let (took, clean) = drive_to_end(&mut teardown, &mut kernel, |_| {});
     assert!(!clean && took >= BOUNDS.flush, "{took:?}");
 }
 
 #[test]
 fn told_to_close_a_flow_in_mid_transfer_ends_with_a_reset_even_if_nothing_is_under_way_for_a_moment() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
-    splice.close(Duration::ZERO, Reason::Drain);
-    let (took, clean) = drive_to_end(&mut splice, &mut kernel, |kernel| {
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
+    teardown.close(Duration::ZERO, Reason::Drain);
+    let (took, clean) = drive_to_end(&mut teardown, &mut kernel, |kernel| {
         kernel.act(0, Side::Upstream, 1000);
         kernel.settle();
     });
@@ -286,11 +286,11 @@ fn told_to_close_a_flow_in_mid_transfer_ends_with_a_reset_even_if_nothing_is_und
 
 #[test]
 fn told_to_close_a_stalled_transfer_that_goes_on_ends_with_a_reset() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[1] = Pipe { sent: 1000, seen: 1000, written: 10, acked: 10, ..Pipe::default() };
-    splice.close(Duration::ZERO, Reason::Drain);
+    teardown.close(Duration::ZERO, Reason::Drain);
     let mut elapsed = 0;
-    let (_, clean) = drive_to_end(&mut splice, &mut kernel, |kernel| {
+    let (_, clean) = drive_to_end(&mut teardown, &mut kernel, |kernel| {
         elapsed += 10;
         if elapsed > 800 {
             kernel.settle();
@@ -301,13 +301,13 @@ fn told_to_close_a_stalled_transfer_that_goes_on_ends_with_a_reset() {
 
 #[test]
 fn a_source_that_failed_while_userspace_was_stuck_is_lost_whatever_its_counts_say() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[0] = Pipe { sent: 10, seen: 9, written: 9, acked: 9, ..Pipe::default() };
     kernel.reset[0] = true;
     let look = |seen| Look { seen: [seen, Seen::Unknown], ..kernel.look() };
-    assert_eq!(splice.step(Duration::ZERO, &look(Seen::Unknown)), Step::Wait(None));
-    assert!(matches!(splice.step(Duration::ZERO, &look(Seen::Failed)), Step::Wait(Some(_))));
-    let Step::Finished { end, clean } = splice.step(Duration::from_secs(1), &look(Seen::Failed)) else {
+    assert_eq!(teardown.step(Duration::ZERO, &look(Seen::Unknown)), Step::Wait(None));
+    assert!(matches!(teardown.step(Duration::ZERO, &look(Seen::Failed)), Step::Wait(Some(_))));
+    let Step::Finished { end, clean } = teardown.step(Duration::from_secs(1), &look(Seen::Failed)) else {
         panic!("not ended");
     };
     assert_eq!((end.reason, clean), (Reason::Reset(Side::Client), false));
@@ -315,25 +315,25 @@ fn a_source_that_failed_while_userspace_was_stuck_is_lost_whatever_its_counts_sa
 
 #[test]
 fn the_last_segment_may_be_on_its_way_through_the_verdict() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     // FIN came with the last data, both sides closed, and the verdict has not run for that data.
     kernel.pipes[0] = Pipe { sent: 10, seen: 4, fin_in: true, ..Pipe::default() };
     kernel.reset[0] = true;
-    assert!(matches!(splice.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
+    assert!(matches!(teardown.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
     kernel.pipes[0].seen = 10;
-    assert!(matches!(splice.step(Duration::from_millis(1), &kernel.look()), Step::Wait(Some(_))));
+    assert!(matches!(teardown.step(Duration::from_millis(1), &kernel.look()), Step::Wait(Some(_))));
 }
 
 #[test]
 fn a_verdict_that_never_runs_for_the_last_segment_ends_in_a_reset() {
-    let (mut splice, mut kernel) = (start(), Kernel::default());
+    let (mut teardown, mut kernel) = (start(), Kernel::default());
     kernel.pipes[0] = Pipe { sent: 10, seen: 4, ..Pipe::default() };
     kernel.reset[0] = true;
-    assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+    assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
     let mut now = Duration::from_secs(1);
     let (end, clean) = loop {
         now += Duration::from_millis(10);
-        if let Some(end) = drive(&mut splice, &mut kernel, now) {
+        if let Some(end) = drive(&mut teardown, &mut kernel, now) {
             break end;
         }
         assert!(now < Duration::from_secs(3), "never ended");
@@ -344,14 +344,14 @@ fn a_verdict_that_never_runs_for_the_last_segment_ends_in_a_reset() {
 #[test]
 fn a_reset_is_put_down_to_the_side_that_sent_it_though_the_other_one_ended_first() {
     for side in Side::BOTH {
-        let (mut splice, mut kernel) = (start(), Kernel::default());
+        let (mut teardown, mut kernel) = (start(), Kernel::default());
         kernel.pipes[side.other().index()].fin_in = true;
-        assert_eq!(drive(&mut splice, &mut kernel, Duration::ZERO), None);
+        assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
         kernel.reset[side.index()] = true;
         let mut now = Duration::ZERO;
         let (end, _) = loop {
             now += Duration::from_millis(10);
-            if let Some(end) = drive(&mut splice, &mut kernel, now) {
+            if let Some(end) = drive(&mut teardown, &mut kernel, now) {
                 break end;
             }
             assert!(now < Duration::from_secs(3), "never ended");

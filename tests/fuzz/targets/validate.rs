@@ -12,7 +12,8 @@ use proxy_common::packet::header::{Segment, tcp};
 use proxy_common::packet::life::{bytes, most_bytes};
 use proxy_common::packet::seq::before;
 use proxy_common::packet::seq_validation::{
-    Acceptance, ROOM, believe, heed, is_acknowledged, is_over, is_reset, learn, may_have_ended, trust,
+    Acceptance, ROOM, acceptance, is_acknowledged, is_over, is_reset, learn, may_have_ended, record_end,
+    validate_flags,
 };
 
 /// The largest window of TCP (RFC 7323).
@@ -31,7 +32,7 @@ fn look(noise: &mut Unstructured<'_>) -> Result<()> {
         let [client, server] = entries;
         let (mut entry, mut other) = if second { (server, client) } else { (client, server) };
         let (segment, payload) = packet(noise, &entry, &other)?;
-        let mut trusted = trust(&entry, &other, &segment, payload);
+        let mut trusted = validate(&entry, &other, &segment, payload);
         stranger(&entry, &other, &segment, trusted);
         if matches!(trusted, Acceptance::Nothing | Acceptance::Old | Acceptance::Less)
             && claim(&mut entry, &mut other, &segment)
@@ -39,7 +40,7 @@ fn look(noise: &mut Unstructured<'_>) -> Result<()> {
             trusted = Acceptance::All;
         }
         told(&entry, &other, &segment, trusted);
-        let _ = heed(&mut entry, &other, &segment, trusted);
+        let _ = record_end(&mut entry, &other, &segment, trusted);
         see(&mut entry, &segment, payload, trusted, noise.arbitrary()?);
         assert!(!is_acknowledged(&entry, &other) || may_have_ended(&entry, &other));
         assert!(most_bytes(&entry, &other) >= bytes(&entry, &other));
@@ -151,17 +152,17 @@ fn claim(entry: &mut Entry, other: &mut Entry, segment: &Segment) -> bool {
 }
 
 fn told(entry: &Entry, other: &Entry, segment: &Segment, trusted: Acceptance) {
-    let belief = believe(entry, other, segment, trusted);
+    let valid = validate_flags(entry, other, segment, trusted);
     let expected = other.acked.wrapping_sub(entry.seq);
-    assert_eq!(belief.flags & flag::RST != 0, segment.has(tcp::RST) && segment.seq == expected);
+    assert_eq!(valid.flags & flag::RST != 0, segment.has(tcp::RST) && segment.seq == expected);
     assert!(
-        belief.flags & flag::FIN == 0
+        valid.flags & flag::FIN == 0
             || (segment.has(tcp::FIN)
                 && matches!(trusted, Acceptance::All | Acceptance::Sent | Acceptance::Less))
     );
-    assert!(belief.flags == 0 || segment.has(tcp::FIN | tcp::RST));
+    assert!(valid.flags == 0 || segment.has(tcp::FIN | tcp::RST));
     let said = |flags| flags & (flag::RST | flag::DOUBT) != 0;
-    assert_eq!(belief.flags & flag::CAUSE != 0, said(belief.flags) && !said(other.flags()));
+    assert_eq!(valid.flags & flag::CAUSE != 0, said(valid.flags) && !said(other.flags()));
 }
 
 /// Counts go up, acknowledgements go on, and a packet that is not believed leaves no trace but that it came.
