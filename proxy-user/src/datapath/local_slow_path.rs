@@ -46,7 +46,7 @@ thread_local! {
 }
 
 /// Userspace's share of one download.
-pub(super) struct Ahead<'a> {
+pub(super) struct LocalSlowPath<'a> {
     track: &'a Track<'a>,
     client: &'a Socket,
     server: &'a Socket,
@@ -62,7 +62,7 @@ pub(super) struct Ahead<'a> {
     lost: bool,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> LocalSlowPath<'a> {
     /// To be made before the flow begins.
     pub(super) fn new([_, track]: &'a [Track<'a>; 2], [client, server]: [&'a Socket; 2]) -> io::Result<Self> {
         // The kernel doubles it.

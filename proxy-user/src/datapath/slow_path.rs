@@ -42,7 +42,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(128);
 const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// Userspace's share of one flow.
-pub(super) struct Leftover<'a> {
+pub(super) struct SlowPath<'a> {
     tracks: &'a [Track<'a>; 2],
     sockets: [&'a Socket; 2],
     watch: &'a Watch,
@@ -80,7 +80,7 @@ enum Outcome {
     Lost,
 }
 
-impl<'a> Leftover<'a> {
+impl<'a> SlowPath<'a> {
     /// `windows`: those sources whose receive buffer is not somebody else's, client first.
     pub(super) fn new(
         tracks: &'a [Track<'a>; 2],

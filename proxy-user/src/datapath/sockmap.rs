@@ -12,8 +12,8 @@ use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
 use super::local::Bypass;
-use super::local_slow_path::Ahead;
-use super::slow_path::Leftover;
+use super::local_slow_path::LocalSlowPath;
+use super::slow_path::SlowPath;
 use super::teardown::{Next, TeardownDriver, earlier};
 use super::window::Window;
 use super::{Carried, Pair, Watch, internal};
@@ -181,26 +181,14 @@ impl Spliced<'_> {
         for socket in sockets {
             self.watch.add(socket, flow.id)?;
         }
-        for socket in sockets {
-            sys::force_send_buffer(socket, SEND_BUFFER)?;
-            sys::limit_unsent(socket, u64::MAX)?;
-        }
-        let [up, down] = &self.tracks;
-        let windows = match &self.bypass {
-            Some(_) => [Some(Window::new(up, client)?), None],
-            None => [Some(Window::new(up, client)?), Some(Window::new(down, upstream)?)],
-        };
-        for socket in sockets {
-            // Sets bytes going that were queued before.
-            sys::wake_when_readable(socket, 1)?;
-        }
+        let windows = start(&self.tracks, sockets, self.bypass.is_some())?;
         if let Some(bypass) = &self.bypass {
             bypass.begin(&self.tracks);
         }
-        let mut leftover = Leftover::new(&self.tracks, sockets, windows, self.watch, flow.id);
+        let mut slow_path = SlowPath::new(&self.tracks, sockets, windows, self.watch, flow.id);
         // Boxed, since few flows have it.
-        let mut ahead = match &self.bypass {
-            Some(_) => Some(Box::new(Ahead::new(&self.tracks, sockets)?)),
+        let mut local_slow_path = match &self.bypass {
+            Some(_) => Some(Box::new(LocalSlowPath::new(&self.tracks, sockets)?)),
             None => None,
         };
         let mut stopped = false;
@@ -211,9 +199,9 @@ impl Spliced<'_> {
                 None => None,
             };
             let held = Side::BOTH.map(|side| self.bypass.as_ref().is_some_and(|bypass| bypass.holds(side)));
-            let mut again = earlier(look, leftover.carry(teardown, held)?);
-            if let Some(ahead) = &mut ahead {
-                again = earlier(again, ahead.carry(teardown)?);
+            let mut again = earlier(look, slow_path.carry(teardown, held)?);
+            if let Some(local_slow_path) = &mut local_slow_path {
+                again = earlier(again, local_slow_path.carry(teardown)?);
             }
             teardown.execute(flow);
             if !stopped && hub.is_closing() {
@@ -232,6 +220,25 @@ impl Spliced<'_> {
             }
         }
     }
+}
+
+/// Prepares the sockets and has the verdict look at bytes that were queued before.
+fn start<'a>(
+    [up, down]: &'a [Track<'a>; 2],
+    sockets: [&'a std::net::TcpStream; 2],
+    is_bypassed: bool,
+) -> io::Result<[Option<Window<'a>>; 2]> {
+    for socket in sockets {
+        sys::force_send_buffer(socket, SEND_BUFFER)?;
+        sys::limit_unsent(socket, u64::MAX)?;
+    }
+    let [client, upstream] = sockets;
+    let down = if is_bypassed { None } else { Some(Window::new(down, upstream)?) };
+    let windows = [Some(Window::new(up, client)?), down];
+    for socket in sockets {
+        sys::wake_when_readable(socket, 1)?;
+    }
+    Ok(windows)
 }
 
 impl Drop for Spliced<'_> {

@@ -62,16 +62,16 @@ async fn look_on(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::R
 /// `WouldBlock`: nothing new can be said until more bytes are there. The runtime then waits for the next edge, which comes at
 /// once if they are there already.
 fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Opening> {
-    let mut connection_limit = vec![0; LEAST_LOOK.max(*needed)];
-    let seen = sys::peek(stream, &mut connection_limit)?;
-    let mut looked = decide(connection_limit.get(..seen).unwrap_or_default(), max);
+    let mut buffer = vec![0; LEAST_LOOK.max(*needed)];
+    let seen = sys::peek(stream, &mut buffer)?;
+    let mut looked = decide(buffer.get(..seen).unwrap_or_default(), max);
     let mut is_stopped = false;
     if matches!(looked, Looked::Needs(_)) {
         // There may be more behind an urgent mark, at which a look stops. To find out takes another system call.
         let count;
-        (count, is_stopped) = sys::peek_past_marks(stream, &mut connection_limit, seen)?;
+        (count, is_stopped) = sys::peek_past_marks(stream, &mut buffer, seen)?;
         if count > seen {
-            looked = decide(connection_limit.get(..count).unwrap_or_default(), max);
+            looked = decide(buffer.get(..count).unwrap_or_default(), max);
         }
     }
     let need = match looked {

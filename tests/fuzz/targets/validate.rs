@@ -12,7 +12,7 @@ use proxy_common::packet::header::{Segment, tcp};
 use proxy_common::packet::life::{bytes, most_bytes};
 use proxy_common::packet::seq::before;
 use proxy_common::packet::seq_validation::{
-    Acceptance, ROOM, acceptance, is_acknowledged, is_over, is_reset, learn, may_have_ended, record_end,
+    Acceptance, ROOM, is_acknowledged, is_over, is_reset, learn, may_have_ended, record_end, validate,
     validate_flags,
 };
 

@@ -66,6 +66,18 @@ impl Key {
         }
     }
 
+    /// Where the packets come from.
+    #[must_use]
+    pub fn source_address(&self) -> core::net::SocketAddr {
+        core::net::SocketAddr::new(address_from(&self.source), u16::from_be(self.source_port))
+    }
+
+    /// Where the packets go to.
+    #[must_use]
+    pub fn target_address(&self) -> core::net::SocketAddr {
+        core::net::SocketAddr::new(address_from(&self.target), u16::from_be(self.target_port))
+    }
+
     /// Whether both addresses are IPv4.
     #[must_use]
     #[inline(always)]

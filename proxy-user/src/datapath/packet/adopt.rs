@@ -13,7 +13,7 @@ use proxy_common::plan::Datapath;
 
 use super::PacketDatapath;
 use super::journal::{Journal, Note};
-use super::offload_table::{OffloadedFlow, source, target};
+use super::offload_table::OffloadedFlow;
 use crate::hub::{AccessRecord, Hub, Stage};
 use crate::sys;
 
@@ -157,14 +157,14 @@ fn revive(
 ) -> OffloadedFlow {
     let [client, server] = &keys;
     let listener: Arc<str> = known.map_or("", |note| note.listener.as_str()).into();
-    let flow = hub.flows.adopt(source(client), &listener);
+    let flow = hub.flows.adopt(client.source_address(), &listener);
     let mut facts = flow.facts();
     facts.stage = Stage::Carry;
     facts.sni = known.and_then(|note| note.sni.clone());
     facts.route = known.map_or("", |note| note.route.as_str()).into();
     facts.upstream = known.and_then(|note| note.upstream.as_deref()).map(Arc::from);
-    facts.server = Some(source(server));
-    facts.upstream_local = Some(target(server));
+    facts.server = Some(server.source_address());
+    facts.upstream_local = Some(server.target_address());
     facts.datapath = Some(Datapath::Packet);
     facts.keys = Some(Box::new(keys));
     // What was carried before counts for the daemon that carried it.

@@ -6,14 +6,16 @@ use std::sync::atomic::Ordering;
 use proxy_common::abi::packet::Key;
 
 use super::PacketDatapath;
-use super::offload_table::{source, target};
 use crate::sys;
 
 impl PacketDatapath {
     /// Removes what connection tracking knows of a flow, if there is any.
     pub(super) fn untrack(&self, [client, server]: &[Key; 2]) {
         // As the connections were made: by the client, and by us.
-        match sys::untrack([(source(client), target(client)), (target(server), source(server))]) {
+        match sys::untrack([
+            (client.source_address(), client.target_address()),
+            (server.target_address(), server.source_address()),
+        ]) {
             Ok(entries) => drop(self.packet.untracked.fetch_add(entries, Ordering::Relaxed)),
             Err(error) => tracing::debug!(%error, "connection tracking is not here, or does not answer"),
         }
@@ -21,7 +23,10 @@ impl PacketDatapath {
 
     /// Has connection tracking let the draining sockets have their packets, whatever has gone past it by then.
     pub(super) fn relax(&self, [client, server]: &[Key; 2]) {
-        if let Err(error) = sys::relax([(source(client), target(client)), (target(server), source(server))]) {
+        if let Err(error) = sys::relax([
+            (client.source_address(), client.target_address()),
+            (server.target_address(), server.source_address()),
+        ]) {
             tracing::debug!(%error, "connection tracking is not here, or does not answer");
         }
     }
@@ -29,7 +34,10 @@ impl PacketDatapath {
     /// Tells connection tracking that there are these two connections. It would not take them up in the middle if
     /// `net.netfilter.nf_conntrack_tcp_loose` is 0, and takes who speaks first for the one who has made the connection.
     pub(super) fn track(&self, [client, server]: &[Key; 2]) {
-        if let Err(error) = sys::track([(source(client), target(client)), (target(server), source(server))]) {
+        if let Err(error) = sys::track([
+            (client.source_address(), client.target_address()),
+            (server.target_address(), server.source_address()),
+        ]) {
             tracing::debug!(%error, "connection tracking is not here, or does not answer");
         }
     }

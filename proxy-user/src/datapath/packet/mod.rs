@@ -129,10 +129,7 @@ impl PacketDatapath {
         let rcu = RcuBarrier::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let former = claim.journal.clone();
         // The kernel does not know that they are in use.
-        claim
-            .others
-            .iter()
-            .for_each(|key| ports.take(offload_table::source(key), offload_table::target(key)));
+        claim.others.iter().for_each(|key| ports.take(key.source_address(), key.target_address()));
         let packet = Arc::new(Packet::open(claim, config.attach)?);
         let policy = Policy { age: config.after, bytes: BULKY };
         let datapath = Arc::new(Self {

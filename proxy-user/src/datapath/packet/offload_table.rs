@@ -4,12 +4,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use proxy_common::abi::packet::{Entry, KEY_BYTES, Key, address_from};
+use proxy_common::abi::packet::{Entry, KEY_BYTES, Key};
 use proxy_common::flow::{End, Reason};
 use proxy_common::packet::asked::Asked;
 use proxy_common::packet::life::{Bounds, Step};
@@ -309,7 +308,7 @@ impl PacketDatapath {
     pub(super) fn clear(&self, offloaded: &OffloadedFlow) {
         self.packet.forget(&offloaded.keys);
         let [_, server] = &offloaded.keys;
-        self.ports.give_back(source(server), target(server));
+        self.ports.give_back(server.source_address(), server.target_address());
     }
 
     /// Those that are the flow's: its client may have taken its port for another one.
@@ -328,7 +327,7 @@ impl PacketDatapath {
     pub(super) fn settle_in(&self, hub: &Hub, offloaded: OffloadedFlow) {
         let [_, server] = &offloaded.keys;
         let _ = self.packet.cover(server);
-        self.ports.take(source(server), target(server));
+        self.ports.take(server.source_address(), server.target_address());
         self.put(hub, offloaded);
     }
 
@@ -357,14 +356,6 @@ pub(super) fn tell(hub: &Hub, offloaded: &mut OffloadedFlow, end: End) {
     if offloaded.active.take().is_some() {
         offloaded.record.settle(hub, &offloaded.flow, end, offloaded.bytes);
     }
-}
-
-pub(super) fn source(key: &Key) -> SocketAddr {
-    SocketAddr::new(address_from(&key.source), u16::from_be(key.source_port))
-}
-
-pub(super) fn target(key: &Key) -> SocketAddr {
-    SocketAddr::new(address_from(&key.target), u16::from_be(key.target_port))
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -14,7 +14,6 @@ use proxy_common::abi::packet::Key;
 use proxy_common::ports::are_own;
 use socket2::Socket;
 
-use super::offload_table::{source, target};
 use super::port_table::{By, PortTable, Way};
 use crate::kernel::Unavailable;
 use crate::sys;
@@ -129,7 +128,7 @@ impl Ports {
     /// Who asks from now on finds it taken. Who has bound to it before, and has not connected yet, is waited for: as long
     /// as the sockets are there the kernel refuses that at once.
     pub(super) async fn leave_by(&self, [_, server]: &[Key; 2]) -> Leaving<'_> {
-        let way = (source(server), target(server));
+        let way = (server.source_address(), server.target_address());
         self.taken().enter(way, By::Flow);
         let leaving = Leaving { ports: self, way, has_left: false };
         let begun = Instant::now();

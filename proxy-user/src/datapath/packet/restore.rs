@@ -18,7 +18,7 @@ use socket2::Socket;
 use tokio::task::JoinSet;
 
 use super::negotiated_options::NegotiatedOptions;
-use super::offload_table::{OffloadTable, OffloadedFlow, bounds, source, target};
+use super::offload_table::{OffloadTable, OffloadedFlow, bounds};
 use super::progress::note_progress;
 use super::{PacketDatapath, Returned};
 use crate::hub::{Hub, Permit};
@@ -328,8 +328,8 @@ fn make(
 ) -> io::Result<Socket> {
     let [most_sent, most_received] = options.sizes.get(leg).copied().unwrap_or_default();
     let connection = sys::Connection {
-        near: target(key),
-        far: scoped(source(key), back.device),
+        near: key.target_address(),
+        far: scoped(key.source_address(), back.device),
         start: *start,
         most_sent,
         most_received: Some(most_received).filter(|most| *most > 0),

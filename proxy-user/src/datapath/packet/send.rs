@@ -9,7 +9,6 @@ use proxy_common::flow::Side;
 use proxy_common::packet::craft::{Purpose, craft};
 
 use super::PacketDatapath;
-use super::offload_table::{source, target};
 use crate::hub::Flow;
 use crate::sys;
 
@@ -30,7 +29,8 @@ impl PacketDatapath {
         let send = |key: &Key, own, other| {
             let made = craft(purpose, key, own, other, sys::now_ms());
             let bytes = made.bytes.get(..made.len).unwrap_or_default();
-            let error = sys::send_segment(target(key).ip(), source(key).ip(), bytes).err()?;
+            let error =
+                sys::send_segment(key.target_address().ip(), key.source_address().ip(), bytes).err()?;
             self.complain(key, purpose, &error);
             Some(error)
         };
@@ -51,11 +51,11 @@ impl PacketDatapath {
         };
         if is_our_fault(error) {
             tracing::error!(
-                peer = %source(key), %error,
+                peer = %key.source_address(), %error,
                 "cannot send {what} to a peer of an offloaded connection; no connection is closed for that; {}", remedy(error)
             );
         } else {
-            tracing::warn!(peer = %source(key), %error, "cannot send {what} to a peer of an offloaded connection: no route");
+            tracing::warn!(peer = %key.source_address(), %error, "cannot send {what} to a peer of an offloaded connection: no route");
         }
     }
 }
