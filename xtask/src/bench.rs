@@ -25,7 +25,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     cargo
         .args(["build", "--release", "--package", "snisplice-tests", "--bin", program])
         .args(workspace::locked());
-    process::step("build the benchmark", &mut cargo, "mend tests/ as the compiler says")?;
+    process::step("build the benchmark", &mut cargo, "fix the errors that the compiler reports in tests/")?;
     privilege::unlock("make network namespaces and load BPF programs")?;
     let mut fixed = vec![OsString::from("--snisplice"), workspace::daemon().into()];
     if let Some(rivals) = rivals {

@@ -24,7 +24,11 @@ pub(crate) fn objects() -> Result<()> {
     let mut build = bpf.cargo_build();
     build.args(["--package", "proxy-ebpf", "--bins"]).args(locked()).arg("--target-dir").arg(&target);
     build.current_dir(root());
-    process::step("build the BPF objects", &mut build, "mend proxy-ebpf as the compiler says")?;
+    process::step(
+        "build the BPF objects",
+        &mut build,
+        "fix the errors that the compiler reports in proxy-ebpf",
+    )?;
     let built = target.join(TARGET).join("bpf");
     let place = own_target().join("bpf");
     fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
@@ -38,7 +42,7 @@ pub(crate) fn objects() -> Result<()> {
 pub(crate) fn host() -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--release", "--package", "snisplice"]).args(locked());
-    process::step("build the daemon", &mut build, "mend proxy-user as the compiler says")?;
+    process::step("build the daemon", &mut build, "fix the errors that the compiler reports in proxy-user")?;
     if !daemon().is_file() {
         bail!(
             "the build left no {}\n  remedy: unset build.target in your cargo configuration, or CARGO_BUILD_TARGET",

@@ -14,7 +14,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     cargo
         .args(["build", "--package", "snisplice-tests", "--bin", "snisplice-demo"])
         .args(workspace::locked());
-    process::step("build the demo", &mut cargo, "mend tests/ as the compiler says")?;
+    process::step("build the demo", &mut cargo, "fix the errors that the compiler reports in tests/")?;
     privilege::unlock("make network namespaces and load BPF programs")?;
     let fixed = [OsString::from("--snisplice"), workspace::daemon().into()];
     run::become_root(&workspace::target().join("debug/snisplice-demo"), fixed.iter().chain(args))

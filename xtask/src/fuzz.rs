@@ -38,14 +38,14 @@ const LEAST_RATE: u64 = 100;
 /// What to fuzz.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// hello, guard, translate or validate [default: each of them]
+    /// hello, guard, translate or validate [default: all]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
-    /// For how long each target is run
+    /// Seconds for each target
     // libFuzzer takes 0 for ever.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// One input instead, which has made the target fail
+    /// Run this one input, with which the target has failed, instead of fuzzing
     #[arg(long, value_name = "FILE", requires = "targets")]
     input: Option<PathBuf>,
 }
@@ -93,7 +93,11 @@ fn build() -> Result<()> {
         .args(workspace::locked())
         .env("CARGO_TARGET_DIR", folder())
         .env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENT.join("\u{1f}"));
-    process::step("build what is fuzzed", &mut cargo, "mend tests/fuzz as the compiler says")
+    process::step(
+        "build what is fuzzed",
+        &mut cargo,
+        "fix the errors that the compiler reports in tests/fuzz",
+    )
 }
 
 /// Apart from all else that is built, since it is built with other flags.
@@ -151,7 +155,7 @@ fn play(name: &str, seeds: Option<&str>, seconds: u64) -> Result<()> {
 
 fn again(name: &str, input: &Path) -> Result<()> {
     let mut command = Command::new(program(name)?);
-    process::step(&format!("fuzz {name} once"), command.arg(input), "mend what the last lines name")
+    process::step(&format!("fuzz {name} once"), command.arg(input), "fix what the last lines name")
 }
 
 /// The last figure behind a word.

@@ -1,7 +1,9 @@
-//! `lint`: formatting, clippy, the rules of the house, licences and advisories.
+//! `lint`: formatting, clippy, the project rules, licences and advisories.
 
 use std::path::Path;
 use std::process::Command;
+
+use anyhow::Result;
 
 use crate::console::{Step, Tone, paint};
 use crate::process::{keep_log, observe, tail};
@@ -49,6 +51,19 @@ pub(crate) fn run() -> bool {
     good
 }
 
+/// `lint --tree DIR`: the project rules alone, for another checkout, with a count for each rule. True when all hold.
+pub(crate) fn other_tree(tree: &Path) -> Result<bool> {
+    let findings = house::findings(tree)?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    for (rule, count) in house::by_rule(&findings) {
+        println!("{rule}: {count}");
+    }
+    println!("lint of {}: {} findings", tree.display(), findings.len());
+    Ok(findings.is_empty())
+}
+
 /// Makes all checks.
 pub(crate) fn checks() -> Vec<Check> {
     let mut checks = vec![house_rules()];
@@ -71,14 +86,14 @@ pub(crate) fn checks() -> Vec<Check> {
 }
 
 fn house_rules() -> Check {
-    let step = Step::begin("rules of the house");
-    let verdict = match house::findings() {
+    let step = Step::begin("project rules");
+    let verdict = match house::findings(&root()) {
         Ok(findings) if findings.is_empty() => Verdict::Passed,
         Ok(findings) => Verdict::Failed(findings.iter().map(|finding| format!("    {finding}\n")).collect()),
         Err(error) => Verdict::Failed(format!("    {error:#}\n")),
     };
     step.end(if matches!(verdict, Verdict::Passed) { Tone::Good } else { Tone::Bad }, "");
-    Check { name: "rules of the house", verdict }
+    Check { name: "project rules", verdict }
 }
 
 /// Clippy on all crates. The daemon embeds the BPF objects, so these are built first.

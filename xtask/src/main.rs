@@ -18,6 +18,7 @@ mod test;
 mod workspace;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -32,7 +33,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Find, or install, what the other commands need
+    /// Find or install the tools that the other commands need
     Setup {
         /// Only report; exit 1 if something is missing
         #[arg(long)]
@@ -40,7 +41,7 @@ enum Task {
     },
     /// Build the BPF objects and the daemon (target/release/snisplice)
     Build {
-        /// What is always done: accepted out of habit
+        /// No effect: the build is always a release build
         #[arg(long)]
         release: bool,
     },
@@ -50,7 +51,7 @@ enum Task {
         #[arg(last = true)]
         args: Vec<OsString>,
     },
-    /// Build, then show the whole thing at work on this machine (as root, or with sudo)
+    /// Build, then demonstrate snisplice on this machine (as root, or with sudo)
     Demo {
         /// Arguments of the demo
         #[arg(last = true)]
@@ -63,11 +64,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Any bytes for what reads bytes of strangers, guided by what they reach
+    /// Fuzz what parses bytes from the network, guided by code coverage
     Fuzz(fuzz::Options),
-    /// Formatting, clippy, the rules of the house, licences and advisories
-    Lint,
-    /// Everything that says whether this tree is good: build, lint, unit and end-to-end tests
+    /// Check formatting, clippy, the project rules, licences and advisories
+    Lint {
+        /// Check only the project rules, in another checkout, and count the findings of each rule
+        #[arg(long, value_name = "DIR")]
+        tree: Option<PathBuf>,
+    },
+    /// Run everything that checks this tree: build, lint, unit tests and end-to-end tests
     Test(test::Options),
 }
 
@@ -80,7 +85,8 @@ fn main() -> ExitCode {
         Task::Demo { args } => demo::run(&args).map(|()| true),
         Task::Bench { args } => bench::run(&args).map(|()| true),
         Task::Fuzz(options) => fuzz::run(&options),
-        Task::Lint => Ok(lint::run()),
+        Task::Lint { tree: Some(tree) } => lint::other_tree(&tree),
+        Task::Lint { tree: None } => Ok(lint::run()),
         Task::Test(options) => test::run(&options),
     };
     match done {

@@ -58,7 +58,7 @@ fn play((client, server): (TcpStream, TcpStream), number: u64, over: &AtomicBool
 }
 
 /// Orders all of `ids` what `verb` says: those that have obeyed. Some have something in their way now and then.
-fn obey(daemon: &Daemon, verb: &str, ids: &[u64]) -> Result<Vec<u64>> {
+fn execute(daemon: &Daemon, verb: &str, ids: &[u64]) -> Result<Vec<u64>> {
     let texts: Vec<String> = ids.iter().map(u64::to_string).collect();
     let arguments: Vec<&str> = std::iter::once("--json").chain(texts.iter().map(String::as_str)).collect();
     let said: serde_json::Value = serde_json::from_str(&daemon.command(verb, &arguments)?.stdout)?;
@@ -71,8 +71,8 @@ fn alternate(daemon: &Daemon, ids: &[u64]) -> Result<HashMap<u64, u64>> {
     let mut turns: HashMap<u64, u64> = ids.iter().map(|id| (*id, 0)).collect();
     let begun = Instant::now();
     while turns.values().any(|turns| *turns < TURNS) && begun.elapsed() < LIMIT {
-        let gone = obey(daemon, "promote", ids)?;
-        for id in obey(daemon, "demote", &gone)? {
+        let gone = execute(daemon, "promote", ids)?;
+        for id in execute(daemon, "demote", &gone)? {
             *turns.entry(id).or_default() += 1;
         }
     }

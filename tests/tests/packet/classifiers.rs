@@ -12,8 +12,8 @@ use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
 
+use crate::detached::has_links;
 use crate::refusals::wait_for_reason;
-use crate::taken::has_links;
 use crate::{counted, wait_for_packets};
 
 const PASS_ON: i32 = -1;

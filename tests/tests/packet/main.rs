@@ -10,6 +10,7 @@ mod blind;
 mod churn;
 mod classifiers;
 mod conntrack;
+mod detached;
 mod docker;
 mod draining;
 mod filters;
@@ -32,7 +33,6 @@ mod routes;
 mod silent;
 mod sizes;
 mod sources;
-mod taken;
 mod unsent;
 mod unusual;
 

@@ -62,7 +62,7 @@ fn rooms(source: &Source<'_>, file: &str) -> Vec<Finding> {
     };
     let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| name == room) else {
         let what =
-            format!("the room {room} has no place in the order of imports: give it one in xtask/src/house");
+            format!("module {room} is missing in the order of imports: add it to xtask/src/house/imports.rs");
         return vec![Finding::new(source.path, 1, what)];
     };
     let mut found = Vec::new();
@@ -72,9 +72,9 @@ fn rooms(source: &Source<'_>, file: &str) -> Vec<Finding> {
             continue;
         }
         let what = if known {
-            format!("{room} must not import {name}: of the rooms it may import only [{}]", allowed.join(", "))
+            format!("{room} must not import {name}: it may import only [{}]", allowed.join(", "))
         } else {
-            format!("crate::{name} is no room: name the room that it comes from")
+            format!("crate::{name} is no module of the order: import it from its own module")
         };
         found.push(Finding::new(source.path, line, what));
     }

@@ -1,8 +1,8 @@
-//! Rust text as a flat list of tokens. Comments and the inside of literals are gone.
+//! Rust text as a flat list of tokens. Comments are gone, doc comments are attributes.
 
 use std::str::FromStr;
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Literal, TokenStream, TokenTree};
 
 use super::Finding;
 
@@ -14,6 +14,9 @@ pub(crate) enum Kind {
     Punct(char),
     Open(Delimiter),
     Close(Delimiter),
+    /// The value of a string literal.
+    Text(String),
+    /// Every other literal.
     Literal,
 }
 
@@ -94,7 +97,7 @@ fn flatten(stream: TokenStream, tokens: &mut Vec<Token>) {
         match tree {
             TokenTree::Ident(name) => tokens.push(Token { kind: Kind::Ident(name.to_string()), line }),
             TokenTree::Punct(punct) => tokens.push(Token { kind: Kind::Punct(punct.as_char()), line }),
-            TokenTree::Literal(_) => tokens.push(Token { kind: Kind::Literal, line }),
+            TokenTree::Literal(literal) => tokens.push(Token { kind: kind_of(literal), line }),
             TokenTree::Group(group) => {
                 tokens.push(Token { kind: Kind::Open(group.delimiter()), line });
                 flatten(group.stream(), tokens);
@@ -102,5 +105,12 @@ fn flatten(stream: TokenStream, tokens: &mut Vec<Token>) {
                 tokens.push(Token { kind: Kind::Close(group.delimiter()), line });
             }
         }
+    }
+}
+
+fn kind_of(literal: Literal) -> Kind {
+    match syn::Lit::new(literal) {
+        syn::Lit::Str(text) => Kind::Text(text.value()),
+        _ => Kind::Literal,
     }
 }

@@ -13,7 +13,8 @@ pub(crate) fn check(source: &Source<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     for (at, token) in source.tokens.iter().enumerate() {
         if token.ident() == Some("ignore") && is_attribute(source, at) {
-            let what = "an ignored test says nothing: mend it, remove it, or have it print SKIPPED: and why";
+            let what =
+                "an ignored test checks nothing: fix it, remove it, or let it print SKIPPED: and the reason";
             found.push(Finding::new(source.path, token.line, what));
         }
         if source.path.starts_with("tests/") && is_sleep(source, at) {

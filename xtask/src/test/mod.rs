@@ -59,31 +59,34 @@ const FUZZ_SECONDS: u64 = 5;
 /// What to test.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only tests whose name contains this, and no lint
+    /// Run only tests whose names contain PATTERN, and no lint
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
-    /// End-to-end tests only over this datapath; may be given more than once [default: all of them over sockmap, those
-    /// that carry bytes over copy too, those of the contract over local, packet and auto too, and what packet alone has]
+    /// Run only end-to-end tests, with this datapath; may be given more than once [default: all tests with sockmap]
+    ///
+    /// By default the tests of transfers also run with copy. Those of the contract also run with local, packet and auto.
     #[arg(long, value_name = "KIND")]
     datapath: Vec<Datapath>,
-    /// Only on other kernels, in a virtual machine: the newest of these suites of Debian, closely, with a row each for the table in
-    /// docs/kernel.md; "all" names them all [default: those of the gate, and not closely]
+    /// Run only tests on other kernels, in a virtual machine: the newest kernel of each named suite of Debian
+    ///
+    /// A named kernel gets more tests, and a row in the table of docs/kernel.md. "all" names all suites. Without a name the
+    /// kernels of `cargo xtask test` are used, with its few tests.
     #[arg(long, value_name = "KERNEL", num_args = 0..)]
     #[arg(value_parser = PossibleValuesParser::new(setup::KERNELS.into_iter().chain([ALL_KERNELS])))]
     #[arg(conflicts_with_all = ["datapath", "soak", "soak_idle"])]
     guest: Option<Vec<String>>,
-    /// Only offloaded connections over network cards, in a virtual machine: these combinations, or all; writes docs/cards.md. With
-    /// `--guest`: on those kernels [default: trixie, Linux 6.12]
+    /// Run only tests of offloaded connections over network cards, in a virtual machine; writes docs/cards.md
+    ///
+    /// NAME selects combinations; without a name all are tested. `--guest` selects the kernels [default: trixie, Linux 6.12].
     #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["only", "datapath", "soak", "soak_idle"])]
     cards: Option<Vec<String>>,
-    /// MiB that are sent each way by each datapath on kernels that are named (a GiB is sent on this machine)
+    /// MiB that the tests on named kernels send each way with each datapath (on this machine: a GiB)
     #[arg(long, value_name = "MIB", requires = "guest", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1024))]
     bulk: u32,
-    /// Nothing but the contract's scripts, with fresh seeds, also on a bad network, for so long; stops at the first failure
+    /// Run only the scripts of the contract for this time, with fresh seeds, also on a lossy network; stop at the first failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath"])]
     soak: Option<f64>,
-    /// Nothing but 9,000 idle offloaded connections beside three threads that use up the processors, for so long; stops at the
-    /// tenth failure
+    /// Hold 9,000 idle offloaded connections for this time while three threads load the processors; stop at the tenth failure
     #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "datapath", "soak"])]
     soak_idle: Option<f64>,
 }
@@ -91,15 +94,15 @@ pub(crate) struct Options {
 /// What the end-to-end tests tell the daemon to carry flows with.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Datapath {
-    /// Without sockets, by translating packets
+    /// Offloaded: BPF programs translate packets
     Packet,
-    /// What the daemon itself thinks best
+    /// The daemon chooses
     Auto,
-    /// In the kernel, past the loopback connection of a server on the same host
+    /// Sockmap that also bypasses the loopback connection of a server on the same host
     Local,
-    /// In the kernel
+    /// Spliced in the kernel
     Sockmap,
-    /// In userspace
+    /// Copied in userspace
     Copy,
 }
 
