@@ -27,3 +27,5 @@ pub mod ports;
 pub mod precedence;
 #[cfg(feature = "std")]
 pub mod route;
+#[cfg(feature = "std")]
+pub mod upstream;

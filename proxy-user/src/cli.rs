@@ -14,6 +14,7 @@ use crate::app;
 use crate::control::config::{Host, Loaded, Origin};
 use crate::control::guard::{self, command::Request};
 use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders, paths, pinned};
+use crate::hub::UpstreamRegistry;
 use crate::sys;
 
 #[derive(Parser)]
@@ -275,7 +276,8 @@ fn guard_command(what: GuardCommand) -> Result<(), Failure> {
 
 /// Loads a configuration for use.
 fn load(path: &ConfigPath) -> Result<Loaded, Failure> {
-    let (mut loaded, origin) = config::load(path.config.as_deref(), &Host::default())?;
+    let (mut loaded, origin) =
+        config::load(path.config.as_deref(), &Host::default(), &UpstreamRegistry::default())?;
     loaded.warnings.extend(paths::warnings(&loaded.snapshot, &origin));
     tracing::info!(%origin, version = env!("CARGO_PKG_VERSION"), "configuration loaded");
     Ok(loaded)
@@ -291,7 +293,8 @@ struct Checked {
 
 /// A configuration and the files that it names, with what warnings say of this host.
 fn checked(path: &ConfigPath) -> Result<(Loaded, Origin), Failure> {
-    let (mut loaded, origin) = config::load(path.config.as_deref(), &Host::ask())?;
+    let (mut loaded, origin) =
+        config::load(path.config.as_deref(), &Host::ask(), &UpstreamRegistry::default())?;
     guard::check(&loaded.snapshot)?;
     paths::check(&loaded.snapshot)?;
     loaded.warnings.extend(paths::warnings(&loaded.snapshot, &origin));

@@ -9,7 +9,6 @@ mod liveness;
 mod rate_gate;
 mod reading;
 mod reason;
-mod server;
 mod teardown;
 
 pub use budget::{Budget, Change};
@@ -21,5 +20,4 @@ pub use liveness::{Alarm, Liveness};
 pub use rate_gate::{RateGate, Turned};
 pub use reading::{Leg, Reading};
 pub use reason::{ConnectFailure, End, Reason, Side};
-pub use server::{ServerHealth, ServerNews, ServerState};
 pub use teardown::{Bounds, Look, Seen, Step, Teardown};

@@ -12,17 +12,17 @@ use ipnet::{IpNet, Ipv4Net};
 use super::Pattern;
 use crate::hello::HostName;
 
-/// Which connections go to which upstream.
+/// Which connections go to which target: an upstream, or its place in a file that is being checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub struct Route<T> {
     /// Its name in the configuration.
     pub name: Arc<str>,
     /// The server names that it takes. Empty: it goes by `source` alone.
     pub sni: Vec<Pattern>,
     /// The networks whose clients it takes. Empty: all clients.
     pub source: Vec<IpNet>,
-    /// Number of the upstream, for the caller.
-    pub upstream: usize,
+    /// Where they go.
+    pub to: T,
     /// Whether it also takes what no other route takes (from `source`, if there is one).
     pub default: bool,
 }
@@ -38,9 +38,9 @@ pub struct Route {
 /// prefix before a shorter one. What is still equal goes by the order of the routes.
 ///
 /// A client with an IPv4-mapped IPv6 address counts as IPv4: `::/0` does not hold it.
-#[derive(Debug, Clone, Default)]
-pub struct Table {
-    routes: Vec<Route>,
+#[derive(Debug, Clone)]
+pub struct Table<T> {
+    routes: Vec<Route<T>>,
     exact: HashMap<HostName, Vec<Candidate>>,
     /// Sorted, the most specific first.
     wild: Vec<Candidate>,
@@ -48,6 +48,18 @@ pub struct Table {
     by_source: Vec<Candidate>,
     /// Sorted, the longest prefix first.
     defaults: Vec<Candidate>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self {
+            routes: Vec::new(),
+            exact: HashMap::new(),
+            wild: Vec::new(),
+            by_source: Vec::new(),
+            defaults: Vec::new(),
+        }
+    }
 }
 
 /// One way to be taken by a route.
@@ -62,13 +74,21 @@ struct Candidate {
 }
 
 /// What [`Table::find`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Match<'a> {
+#[derive(Debug, PartialEq, Eq)]
+pub struct Match<'a, T> {
     /// Where the connection goes.
-    pub route: &'a Route,
+    pub route: &'a Route<T>,
     /// Why it goes there.
     pub why: Why<'a>,
 }
+
+impl<T> Clone for Match<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Match<'_, T> {}
 
 /// Why a route takes a connection. Displayed as the rest of a sentence that begins with the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +103,10 @@ pub enum Why<'a> {
     Default(Option<IpNet>),
 }
 
-impl Table {
+impl<T> Table<T> {
     /// Ranks `routes`. A route without names, source and default takes nothing.
     #[must_use]
-    pub fn build(routes: Vec<Route>) -> Self {
+    pub fn build(routes: Vec<Route<T>>) -> Self {
         let mut table = Self::default();
         for (index, route) in routes.iter().enumerate() {
             table.add(index, route);
@@ -103,7 +123,7 @@ impl Table {
         table
     }
 
-    fn add(&mut self, route: usize, of: &Route) {
+    fn add(&mut self, route: usize, of: &Route<T>) {
         for net in nets(of) {
             for (pattern, name) in of.sni.iter().enumerate() {
                 let list = match name.exact() {
@@ -123,7 +143,7 @@ impl Table {
 
     /// The routes, in the order in which they were given.
     #[must_use]
-    pub fn routes(&self) -> &[Route] {
+    pub fn routes(&self) -> &[Route<T>] {
         &self.routes
     }
 
@@ -131,14 +151,14 @@ impl Table {
     ///
     /// Takes one hash look-up and a walk over the patterns with wildcards; allocates nothing.
     #[must_use]
-    pub fn find(&self, name: Option<&HostName>, source: IpAddr) -> Option<Match<'_>> {
+    pub fn find(&self, name: Option<&HostName>, source: IpAddr) -> Option<Match<'_, T>> {
         let source = source.to_canonical();
         name.and_then(|name| self.find_name(name, source))
             .or_else(|| self.first(&self.by_source, source, |candidate| candidate.net.map(Why::Source)))
             .or_else(|| self.first(&self.defaults, source, |candidate| Some(Why::Default(candidate.net))))
     }
 
-    fn find_name(&self, name: &HostName, source: IpAddr) -> Option<Match<'_>> {
+    fn find_name(&self, name: &HostName, source: IpAddr) -> Option<Match<'_, T>> {
         let exact = self.exact.get(name).map(Vec::as_slice).unwrap_or_default();
         self.first(exact, source, |candidate| {
             Some(Why::Exact(candidate.pattern(&self.routes)?, candidate.net))
@@ -157,7 +177,7 @@ impl Table {
         candidates: &[Candidate],
         source: IpAddr,
         why: impl Fn(&Candidate) -> Option<Why<'a>>,
-    ) -> Option<Match<'a>> {
+    ) -> Option<Match<'a, T>> {
         let takes = |candidate: &Candidate| candidate.net.is_none_or(|net| net.contains(&source));
         candidates.iter().filter(|candidate| takes(candidate)).find_map(|candidate| {
             Some(Match { route: self.routes.get(candidate.route)?, why: why(candidate)? })
@@ -169,7 +189,7 @@ impl Table {
     ///
     /// Each pair is named once for each thing that it has in common, in the order of the second route.
     #[must_use]
-    pub fn conflicts(routes: &[Route]) -> Vec<Conflict> {
+    pub fn conflicts(routes: &[Route<T>]) -> Vec<Conflict> {
         let mut owners: HashMap<Overlap, usize> = HashMap::new();
         let mut conflicts = Vec::new();
         for (second, route) in routes.iter().enumerate() {
@@ -192,7 +212,7 @@ impl Table {
 }
 
 impl Candidate {
-    fn pattern<'a>(&self, routes: &'a [Route]) -> Option<&'a Pattern> {
+    fn pattern<'a, T>(&self, routes: &'a [Route<T>]) -> Option<&'a Pattern> {
         routes.get(self.route)?.sni.get(self.pattern)
     }
 }
@@ -220,7 +240,7 @@ pub enum Overlap {
 }
 
 /// All that a route asks for.
-fn claims(route: &Route) -> impl Iterator<Item = Overlap> {
+fn claims<T>(route: &Route<T>) -> impl Iterator<Item = Overlap> {
     let names = nets(route).into_iter().flat_map(|net| {
         let claim = move |pattern: &Pattern| Overlap::Pattern(pattern.clone(), net);
         route.sni.iter().map(claim)
@@ -231,7 +251,7 @@ fn claims(route: &Route) -> impl Iterator<Item = Overlap> {
 }
 
 /// The networks of a route in canonical form; a single None when it takes all clients.
-fn nets(route: &Route) -> Vec<Option<IpNet>> {
+fn nets<T>(route: &Route<T>) -> Vec<Option<IpNet>> {
     if route.source.is_empty() {
         return vec![None];
     }

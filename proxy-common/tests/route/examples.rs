@@ -6,21 +6,21 @@ use proxy_common::hello::HostName;
 use proxy_common::route::{Pattern, Route, Table, Why};
 
 /// A route with these patterns and sources.
-fn route(name: &str, sni: &[&str], source: &[&str]) -> Route {
+fn route(name: &str, sni: &[&str], source: &[&str]) -> Route<()> {
     Route {
         name: name.into(),
         sni: sni.iter().map(|pattern| Pattern::parse(pattern).unwrap()).collect(),
         source: source.iter().map(|net| net.parse().unwrap()).collect(),
-        upstream: 0,
+        to: (),
         default: false,
     }
 }
 
-fn default(name: &str) -> Route {
+fn default(name: &str) -> Route<()> {
     Route { default: true, ..route(name, &[], &[]) }
 }
 
-fn found<'a>(table: &'a Table, name: &str, source: &str) -> (&'a str, String) {
+fn found<'a>(table: &'a Table<()>, name: &str, source: &str) -> (&'a str, String) {
     let name = (!name.is_empty()).then(|| HostName::parse(name).unwrap());
     let source: IpAddr = source.parse().unwrap();
     match table.find(name.as_ref(), source) {
@@ -29,12 +29,12 @@ fn found<'a>(table: &'a Table, name: &str, source: &str) -> (&'a str, String) {
     }
 }
 
-fn taker<'a>(table: &'a Table, name: &str, source: &str) -> &'a str {
+fn taker<'a>(table: &'a Table<()>, name: &str, source: &str) -> &'a str {
     found(table, name, source).0
 }
 
 /// Asserts which route takes `name`, whatever the order of the routes.
-fn takes_in_any_order(routes: &[Route], name: &str, source: &str, expected: &str) {
+fn takes_in_any_order(routes: &[Route<()>], name: &str, source: &str, expected: &str) {
     let forward = Table::build(routes.to_vec());
     let backward = Table::build(routes.iter().rev().cloned().collect());
     assert_eq!(taker(&forward, name, source), expected, "{name} from {source}");
@@ -166,7 +166,7 @@ fn the_reason_ends_a_sentence() {
     assert_eq!(site.why, Why::Source("10.0.0.0/8".parse().unwrap()));
 }
 
-fn conflicts(routes: &[Route]) -> Vec<(usize, usize, String)> {
+fn conflicts(routes: &[Route<()>]) -> Vec<(usize, usize, String)> {
     let conflicts = Table::conflicts(routes).into_iter();
     conflicts.map(|conflict| (conflict.first, conflict.second, conflict.overlap.to_string())).collect()
 }

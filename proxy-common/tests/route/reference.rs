@@ -65,12 +65,12 @@ struct Spec {
 }
 
 impl Spec {
-    fn compile(&self, index: usize) -> Route {
+    fn compile(&self, index: usize) -> Route<usize> {
         Route {
             name: index.to_string().into(),
             sni: self.sni.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
             source: self.source.clone(),
-            upstream: index,
+            to: index,
             default: self.default,
         }
     }
@@ -156,7 +156,7 @@ proptest! {
             let claims = |(at, spec)| claims(at, spec, name.as_deref(), source);
             let expected = specs.iter().enumerate().flat_map(claims).min().map(|(.., index)| index);
             let host = name.map(|name| HostName::parse(&name).unwrap());
-            let found = table.find(host.as_ref(), client).map(|found| found.route.upstream);
+            let found = table.find(host.as_ref(), client).map(|found| found.route.to);
             prop_assert_eq!(found, expected, "{:?} from {}", host, client);
         }
     }

@@ -35,10 +35,10 @@ pub(crate) fn run(mut snapshot: Snapshot, release: bool) -> Result<(), Failure> 
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start: {error}")))?;
-    runtime.block_on(control(Arc::new(snapshot), release))
+    runtime.block_on(control(snapshot, release))
 }
 
-async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> {
+async fn control(snapshot: Snapshot, release: bool) -> Result<(), Failure> {
     paths::check(&snapshot)?;
     let files = open_files();
     let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
@@ -47,12 +47,13 @@ async fn control(snapshot: Arc<Snapshot>, release: bool) -> Result<(), Failure> 
         let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
         Failure::new(bind_exit(code), error)
     })?;
-    let hub = Arc::new(Hub::new(Arc::clone(&snapshot), ConnectionLimit::new(files, sockets.len() as u64)));
+    let hub = Arc::new(Hub::new(snapshot, ConnectionLimit::new(files, sockets.len() as u64)));
     // Before flows of an earlier daemon are found: it is to know where they come from.
     let guard = guard::start(&hub)?;
     let homes = Arc::new(Homes::default());
-    let wanted = hub.snapshot.wants_packet();
-    let packet = wanted.then(|| PacketDatapath::open(&hub, &hub.snapshot.packet, Arc::clone(&homes)));
+    let config = hub.config.current();
+    let packet =
+        config.wants_packet().then(|| PacketDatapath::open(&hub, &config.packet, Arc::clone(&homes)));
     if let Some(packet) = &packet {
         look_after(&hub, packet);
     }
@@ -112,11 +113,11 @@ fn open_files() -> Option<u64> {
 
 /// Must run inside the runtime: it starts to listen to what the BPF programs tell.
 fn probe(hub: &Arc<Hub>, packet: Option<&Result<Arc<PacketDatapath>, Unavailable>>) -> Kernel {
-    let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.snapshot));
+    let mut probed = kernel::probe(logs::debug_enabled(), wants_local(&hub.config.current()));
     match &mut probed.sockmap {
         Ok(sockmap) => {
             tracing::info!(took_ms = millis(probed.took), "sockmap datapath passed its self-test");
-            if let Some(reason) = probed.caution.as_ref().filter(|_| hub.snapshot.has_auto()) {
+            if let Some(reason) = probed.caution.as_ref().filter(|_| hub.config.current().has_auto()) {
                 tracing::warn!(%reason, "connections of upstreams with datapath = \"auto\" are not spliced");
             }
             if let Some(ring) = sockmap.take_events() {
@@ -149,7 +150,8 @@ fn probe(hub: &Arc<Hub>, packet: Option<&Result<Arc<PacketDatapath>, Unavailable
     let packet = packet.map(packet_of);
     let left = OnceLock::new();
     let kernel::Probed { sockmap, caution, local, .. } = probed;
-    let packet_caution = kernel::packet_caution().filter(|_| hub.snapshot.packet.is_forbidden_to_auto);
+    let packet_caution =
+        kernel::packet_caution().filter(|_| hub.config.current().packet.is_forbidden_to_auto);
     Kernel { sockmap, caution, local, packet, packet_caution, left }
 }
 
@@ -168,7 +170,7 @@ fn look_for_left(
     kernel: &Arc<Kernel>,
 ) -> Arc<OnceLock<Arc<PacketDatapath>>> {
     let left = Arc::new(OnceLock::new());
-    if !hub.snapshot.wants_packet() {
+    if !hub.config.current().wants_packet() {
         let (hub, homes, kernel) = (Arc::clone(hub), Arc::clone(homes), Arc::clone(kernel));
         tokio::spawn(open_later(hub, homes, kernel, Arc::clone(&left)));
     }
@@ -201,7 +203,7 @@ async fn open_later(
 
 /// Starts what the packet datapath needs all the time. Must run inside the runtime.
 fn look_after(hub: &Arc<Hub>, packet: &Result<Arc<PacketDatapath>, Unavailable>) {
-    let is_wanted = hub.snapshot.wants_packet();
+    let is_wanted = hub.config.current().wants_packet();
     match packet {
         Ok(packet) => {
             if is_wanted {
@@ -256,7 +258,7 @@ fn wants_local(snapshot: &Snapshot) -> bool {
     };
     snapshot.upstreams.iter().any(|upstream| match upstream.datapath {
         Choice::Only(Datapath::Local) => true,
-        Choice::Auto => upstream.servers.iter().any(here),
+        Choice::Auto => upstream.servers().any(here),
         Choice::Only(_) => false,
     })
 }
@@ -298,12 +300,13 @@ fn millis(time: Duration) -> u64 {
 }
 
 fn announce(hub: &Hub) {
-    for listener in &hub.snapshot.listeners {
+    let config = hub.config.current();
+    for listener in &config.listeners {
         for address in &listener.addresses {
             tracing::info!(listener = %listener.name, %address, "listening");
         }
     }
-    if let Some(http) = hub.snapshot.admin.http {
+    if let Some(http) = config.admin.http {
         tracing::info!("metrics and status on http://{http}/");
     }
 }
@@ -316,7 +319,7 @@ async fn stop(
     workers: Vec<JoinHandle<()>>,
     released: Option<&Arc<PacketDatapath>>,
 ) {
-    let limit = hub.snapshot.timeouts.drain;
+    let limit = hub.config.current().timeouts.drain;
     hub.phases.advance(Phase::Draining);
     tracing::info!(
         flows = if released.is_some() { hub.flows.count() } else { hub.flows.count_sockets() },

@@ -43,8 +43,8 @@ pub(crate) async fn run(hub: Arc<Hub>, events: RingBuf<MapData>) -> std::io::Res
 /// Once a second: flows look for themselves, each in its turn, and the kernel part is looked at as a whole. Every flow looks
 /// at once where an event was lost, since any may have been meant.
 pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
-    let rounds = (hub.snapshot.timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
-    let mut budget = Keeper::new(&hub.snapshot.limits);
+    let rounds = (hub.config.current().timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
+    let mut budget = Keeper::new(&hub.config.current().limits);
     let mut lost_events = 0;
     let throttle = LogThrottle::default();
     for round in 0_u64.. {

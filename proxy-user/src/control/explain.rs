@@ -9,7 +9,7 @@ use proxy_common::plan::Choice;
 use proxy_common::route::{Match, Route, Table};
 use serde::Serialize;
 
-use crate::hub::snapshot::{Listener, Snapshot};
+use crate::hub::snapshot::{Listener, Snapshot, Upstream};
 
 /// The way of one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,40 +72,38 @@ pub(crate) fn explain(
         why: "matches no route, and there is no default route".to_owned(),
         left_out: 0,
     };
-    if let Some(index) = listener.to {
-        explanation.go_to(snapshot, index);
+    if let Some(upstream) = &listener.to {
+        explanation.go_to(upstream);
         explanation.why = format!("arrives at listener \"{}\", which sends all there", listener.name);
     } else if let Some(source) = source {
-        explanation.take_route(snapshot, snapshot.routes.find(name.as_ref(), source));
+        explanation.take_route(snapshot.routes.find(name.as_ref(), source));
     } else {
         let routes = snapshot.routes.routes();
-        let for_all: Vec<Route> = routes.iter().filter(|route| route.source.is_empty()).cloned().collect();
+        let for_all: Vec<Route<_>> = routes.iter().filter(|route| route.source.is_empty()).cloned().collect();
         explanation.left_out = routes.len() - for_all.len();
         // None of these looks at the source, so any address will do.
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        explanation.take_route(snapshot, Table::build(for_all).find(name.as_ref(), any));
+        explanation.take_route(Table::build(for_all).find(name.as_ref(), any));
     }
     Ok(explanation)
 }
 
 impl Explanation {
-    fn take_route(&mut self, snapshot: &Snapshot, found: Option<Match<'_>>) {
+    fn take_route(&mut self, found: Option<Match<'_, Arc<Upstream>>>) {
         if let Some(Match { route, why }) = found {
             self.route = Some(route.name.to_string());
             self.why = why.to_string();
-            self.go_to(snapshot, route.upstream);
+            self.go_to(&route.to);
         }
     }
 
-    fn go_to(&mut self, snapshot: &Snapshot, upstream: usize) {
-        if let Some(upstream) = snapshot.upstreams.get(upstream) {
-            self.upstream = Some(upstream.name.to_string());
-            self.servers = upstream.servers.iter().map(ToString::to_string).collect();
-            self.datapath = Some(match upstream.datapath {
-                Choice::Auto => "auto",
-                Choice::Only(datapath) => datapath.name(),
-            });
-        }
+    fn go_to(&mut self, upstream: &Upstream) {
+        self.upstream = Some(upstream.name.to_string());
+        self.servers = upstream.servers().map(ToString::to_string).collect();
+        self.datapath = Some(match upstream.datapath {
+            Choice::Auto => "auto",
+            Choice::Only(datapath) => datapath.name(),
+        });
     }
 }
 
@@ -148,6 +146,7 @@ impl fmt::Display for Explanation {
 mod tests {
     use super::*;
     use crate::control::config;
+    use crate::hub::UpstreamRegistry;
 
     const CONFIG: &str = r#"
         [[listen]]
@@ -179,14 +178,23 @@ mod tests {
         source: Option<&str>,
         listener: Option<&str>,
     ) -> Result<Explanation, ExplainError> {
-        let snapshot = config::parse(CONFIG, "test.toml", &config::Host::default()).unwrap().snapshot;
+        let snapshot =
+            config::parse(CONFIG, "test.toml", &config::Host::default(), &UpstreamRegistry::default())
+                .unwrap()
+                .snapshot;
         explain(&snapshot, sni, source.map(|source| source.parse().unwrap()), listener)
     }
 
     #[test]
     fn a_route_is_named_with_its_upstream_and_the_reason() {
-        let snapshot =
-            config::parse(config::DEFAULT, "default.toml", &config::Host::default()).unwrap().snapshot;
+        let snapshot = config::parse(
+            config::DEFAULT,
+            "default.toml",
+            &config::Host::default(),
+            &UpstreamRegistry::default(),
+        )
+        .unwrap()
+        .snapshot;
         let source = "10.1.2.3".parse().unwrap();
         let answer = explain(&snapshot, Some("Polling.example.com."), Some(source), None).unwrap();
         assert_eq!(

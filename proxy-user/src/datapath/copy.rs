@@ -121,7 +121,7 @@ fn begin(hub: &Hub, flow: &Flow, [client, upstream]: [&TcpStream; 2]) -> io::Res
         flow.wake.notify_one();
     }
     let [up, down] = flow.copied_here();
-    Ok(TeardownDriver::new(hub, [leg(client, down)?, leg(upstream, up)?], false))
+    Ok(TeardownDriver::new(&flow.config.timeouts, [leg(client, down)?, leg(upstream, up)?], false))
 }
 
 /// Where a socket stands that `written` bytes of the flow were written to.

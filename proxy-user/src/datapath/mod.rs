@@ -109,7 +109,7 @@ impl Carriers {
         // Boxed, as all that follows: each flow has room for its own way only.
         match choice {
             Choice::Only(Datapath::Packet) => return Box::pin(self.by_packet(flow, pair)).await,
-            Choice::Auto if self.hub.snapshot.may_leave(choice) => {
+            Choice::Auto if flow.config.may_leave(choice) => {
                 if let Some(outcome) = Box::pin(self.by_packet_if_it_can(flow, &pair)).await {
                     return outcome;
                 }

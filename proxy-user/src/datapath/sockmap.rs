@@ -151,7 +151,7 @@ impl Spliced<'_> {
 
     /// Carries the flow to its end.
     pub(super) async fn carry(&mut self, hub: &Hub, flow: &Flow) -> Carried {
-        let mut teardown = TeardownDriver::new(hub, self.legs, true);
+        let mut teardown = TeardownDriver::new(&flow.config.timeouts, self.legs, true);
         let mut carried = match self.try_carry(hub, flow, &mut teardown).await {
             Ok(carried) => {
                 if carried.end.reason == Reason::KernelLost {

@@ -11,7 +11,8 @@ use proxy_common::flow::{
 use socket2::SockRef;
 
 use super::Carried;
-use crate::hub::{Bytes, Flow, Hub};
+use crate::hub::snapshot::Timeouts;
+use crate::hub::{Bytes, Flow};
 use crate::sys;
 
 /// How long bytes that came before a reset, or before a stop, may take to be acknowledged.
@@ -45,8 +46,7 @@ pub(super) enum Next {
 
 impl TeardownDriver {
     /// For a flow whose sockets stand at `legs`.
-    pub(super) fn new(hub: &Hub, legs: [Leg; 2], in_kernel: bool) -> Self {
-        let timeouts = &hub.snapshot.timeouts;
+    pub(super) fn new(timeouts: &Timeouts, legs: [Leg; 2], in_kernel: bool) -> Self {
         let bounds = Bounds { half_close: timeouts.half_close, flush: FLUSH };
         Self {
             machine: Teardown::new(legs, bounds, Duration::ZERO),

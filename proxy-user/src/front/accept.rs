@@ -13,7 +13,7 @@ use super::conn;
 use super::exchange::{Door, Exchange, Held, Newcomer};
 use crate::datapath::Carriers;
 use crate::datapath::packet::Clamped;
-use crate::hub::snapshot::Listener;
+use crate::hub::snapshot::{Listener, Snapshot};
 use crate::hub::{AtLimit, Hub, LogThrottle, Permit, Phase, SourcePermit};
 use crate::sys;
 
@@ -82,12 +82,18 @@ async fn less(clamped: &mut Option<Clamped>) -> u32 {
     }
 }
 
-/// A new connection, which has its place.
-type Accepted = (Permit, TcpStream, SocketAddr);
+/// What a connection is accepted under.
+pub(super) struct Accepted {
+    pub(super) listener: Arc<Listener>,
+    pub(super) config: Arc<Snapshot>,
+}
+
+/// A new connection, which has its permit.
+type New = (Permit, TcpStream, SocketAddr);
 
 /// The next connection, once there is room for it. Until then it waits in the queue of the kernel, which turns away what
 /// the queue does not hold.
-async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<Accepted> {
+async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Result<New> {
     loop {
         if hub.connection_limit.is_full() && hub.connection_limit.throttle.is_due() {
             tracing::error!(
@@ -109,7 +115,11 @@ async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Resul
     }
 }
 
-fn start((permit, stream, client): Accepted, listener: &Arc<Listener>, desk: &Desk) {
+fn start((permit, stream, client): New, listener: &Arc<Listener>, desk: &Desk) {
+    let config = desk.carriers.hub.config.current();
+    // One that is removed serves connections that came before under its last configuration.
+    let listener = config.listener(&listener.name).unwrap_or(listener);
+    let accepted = Accepted { listener: Arc::clone(listener), config: Arc::clone(&config) };
     desk.carriers.hub.meters.accepted(&listener.name);
     // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d; routes and logs speak of a.b.c.d.
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
@@ -119,19 +129,16 @@ fn start((permit, stream, client): Accepted, listener: &Arc<Listener>, desk: &De
     };
     let seat = desk.exchange.seat(desk.worker);
     if seat.worker == desk.worker {
-        serve(stream, client, Arc::clone(listener), desk, Held { permit, seat, source_permit });
+        serve(stream, client, accepted, desk, Held { permit, seat, source_permit });
         return;
     }
     let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::error!(%error, "a new connection cannot leave the runtime"),
     };
-    if let Err(newcomer) = desk.exchange.send(Newcomer {
-        stream,
-        client,
-        listener: Arc::clone(listener),
-        held: Held { permit, seat, source_permit },
-    }) {
+    if let Err(newcomer) =
+        desk.exchange.send(Newcomer { stream, client, accepted, held: Held { permit, seat, source_permit } })
+    {
         let mut newcomer = *newcomer;
         newcomer.held.seat = newcomer.held.seat.at(desk.worker);
         take_in(newcomer, desk);
@@ -145,11 +152,11 @@ pub(super) async fn welcome(Door(mut door): Door, desk: Arc<Desk>) {
     }
 }
 
-fn take_in(Newcomer { stream, client, listener, held }: Newcomer, desk: &Desk) {
+fn take_in(Newcomer { stream, client, accepted, held }: Newcomer, desk: &Desk) {
     match TcpStream::from_std(stream) {
-        Ok(stream) => serve(stream, client, listener, desk, held),
+        Ok(stream) => serve(stream, client, accepted, desk, held),
         Err(error) => {
-            desk.carriers.hub.meters.accept_error(&listener.name);
+            desk.carriers.hub.meters.accept_error(&accepted.listener.name);
             tracing::error!(%error, "a new connection cannot enter the runtime");
         }
     }
@@ -181,8 +188,8 @@ fn source_permit(
     Err(AtLimit(source))
 }
 
-fn serve(stream: TcpStream, client: SocketAddr, listener: Arc<Listener>, desk: &Desk, held: Held) {
-    tokio::spawn(conn::serve(stream, client, listener, Arc::clone(&desk.carriers), held));
+fn serve(stream: TcpStream, client: SocketAddr, accepted: Accepted, desk: &Desk, held: Held) {
+    tokio::spawn(conn::serve(stream, client, accepted, Arc::clone(&desk.carriers), held));
 }
 
 /// Errors of a connection that died in the queue (accept(2), "Error handling"): the next one may be fine.

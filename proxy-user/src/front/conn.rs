@@ -11,12 +11,13 @@ use proxy_common::hello::Sni;
 use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
 
+use super::accept::Accepted;
 use super::connect::{self, Connected, Failed, Wanted};
 use super::exchange::Held;
 use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carriers, Outcome, Pair};
-use crate::hub::snapshot::Listener;
+use crate::hub::snapshot::{Listener, Upstream};
 use crate::hub::{AccessRecord, Dialed, Flow, HelloResult, Hub, LogThrottle, Phase, Stage, millis};
 use crate::sys;
 
@@ -24,12 +25,12 @@ use crate::sys;
 pub(super) async fn serve(
     stream: TcpStream,
     client: SocketAddr,
-    listener: Arc<Listener>,
+    Accepted { listener, config }: Accepted,
     carriers: Arc<Carriers>,
     held: Held,
 ) {
     let hub = &carriers.hub;
-    let entry = hub.flows.enter(client, &listener.name);
+    let entry = hub.flows.enter(client, &listener.name, config);
     let mut record = AccessRecord { source_permit: held.source_permit, ..AccessRecord::default() };
     match travel(stream, &listener, &carriers, &entry.flow, &mut record).await {
         Ok(Outcome::Ended(carried)) => record.settle(hub, &entry.flow, carried.end, carried.bytes),
@@ -51,50 +52,48 @@ async fn travel(
     refuse::our_own(&stream, flow, hub, record)?;
     let stopping = hub.phases.reached(Phase::Closing);
     // Dropped after the sockets are closed.
-    let (dialed, pair, number) = tokio::select! {
+    let (dialed, pair, upstream) = tokio::select! {
         // Boxed: what follows lasts much longer, and needs less room.
         result = Box::pin(establish(stream, listener, carriers, flow, record)) => result?,
         () = stopping => return Err(Reason::Drain),
     };
-    let datapath = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?.datapath;
-    let protected = hub.snapshot.guard.as_ref().is_some_and(|guard| guard.protects(number));
+    let is_protected = flow.config.guard.as_ref().is_some_and(|guard| guard.protects(&upstream.name));
     let sources = hub.sources.get();
-    record.established = sources.map(|sources| sources.established(flow.client.ip(), protected));
-    let outcome = carriers.carry(flow, pair, datapath).await;
+    record.established = sources.map(|sources| sources.established(flow.client.ip(), is_protected));
+    let outcome = carriers.carry(flow, pair, upstream.datapath).await;
     drop(dialed);
     Ok(outcome)
 }
 
 async fn establish<'a>(
     stream: TcpStream,
-    listener: &Listener,
+    listener: &'a Listener,
     carriers: &'a Carriers,
-    flow: &Flow,
+    flow: &'a Flow,
     record: &mut AccessRecord,
-) -> Result<(Dialed<'a>, Pair, usize), Reason> {
-    let hub = &carriers.hub;
-    let (stream, number) = match listener.to {
-        Some(number) => {
+) -> Result<(Dialed<'a>, Pair, &'a Upstream), Reason> {
+    let (stream, upstream) = match &listener.to {
+        Some(upstream) => {
             flow.facts().route = format!("listener/{}", listener.name).into();
-            (stream, number)
+            (stream, &**upstream)
         }
-        None => route(stream, hub, flow, record).await?,
+        None => route(stream, &carriers.hub, flow, record).await?,
     };
-    let upstream = hub.snapshot.upstreams.get(number).ok_or(Reason::NoRoute)?;
     note_upstream(flow, &upstream.name);
     let begun = Instant::now();
     // The hello is there. But local looks for the server's socket first, which is none before the handshake has ended.
     let follows = listener.to.is_none() && upstream.datapath != Choice::Only(Datapath::Local);
-    let wanted = Wanted { carriers, upstream, number, follows, flow: flow.id };
+    let wanted = Wanted { carriers, upstream, follows, flow };
     let connected = tokio::select! {
         connected = connect::connect(wanted, &stream) => connected,
         () = flow.killed() => return Err(killed(&stream)),
     };
     record.connect_ms = Some(millis(begun.elapsed()));
     match connected {
-        Ok(Connected { stream: upstream, server, dialed }) => {
+        Ok(Connected { stream: server_stream, server, dialed, endpoint }) => {
             note_server(flow, server, dialed.near());
-            Ok((dialed, Pair { client: stream, upstream }, number))
+            record.endpoint = endpoint;
+            Ok((dialed, Pair { client: stream, upstream: server_stream }, upstream))
         }
         Err(failed) => {
             // Nothing was read, and nothing can be served: a reset lets the client try again at once.
@@ -111,16 +110,16 @@ async fn establish<'a>(
     }
 }
 
-/// Waits for the hello and finds its route. Gives the stream back with the number of the upstream.
-async fn route(
+/// Waits for the hello and finds its route. Gives the stream back with the upstream.
+async fn route<'a>(
     stream: TcpStream,
     hub: &Hub,
-    flow: &Flow,
+    flow: &'a Flow,
     record: &mut AccessRecord,
-) -> Result<(TcpStream, usize), Reason> {
+) -> Result<(TcpStream, &'a Upstream), Reason> {
     let begun = Instant::now();
-    let limit = hub.snapshot.timeouts.hello;
-    let looks = peek::opening(&stream, hub.snapshot.limits.hello_size);
+    let limit = flow.config.timeouts.hello;
+    let looks = peek::opening(&stream, flow.config.limits.hello_size);
     let opening = tokio::select! {
         opening = tokio::time::timeout(limit, looks) => opening,
         () = flow.killed() => return Err(killed(&stream)),
@@ -149,7 +148,7 @@ async fn route(
         return Err(unusable(result));
     }
     flow.facts().sni = name.map(|name| name.to_string().into());
-    let Some(found) = hub.snapshot.routes.find(name, flow.client.ip()) else {
+    let Some(found) = flow.config.routes.find(name, flow.client.ip()) else {
         if matches!(opening, Opening::Hello(_)) {
             // Boxed, since every connection would have room for it otherwise, for as long as it lives.
             Box::pin(refuse::unrecognized_name(stream)).await;
@@ -157,7 +156,7 @@ async fn route(
         return Err(Reason::NoRoute);
     };
     flow.facts().route = Arc::clone(&found.route.name);
-    Ok((stream, found.route.upstream))
+    Ok((stream, &found.route.to))
 }
 
 /// Nothing was read, so that closing the socket says so.

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::ConnectFailure;
+use proxy_common::upstream::{Attempts, Pause, time_per_address};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -13,12 +14,8 @@ use tokio::net::TcpStream;
 use crate::datapath::Carriers;
 use crate::datapath::packet::PacketDatapath;
 use crate::hub::snapshot::{Server, Upstream};
-use crate::hub::{Dialed, Dialing, Names, reached};
+use crate::hub::{Dialed, Dialing, EndpointUse, Flow, Names, reached};
 use crate::sys;
-
-/// First and longest pause between two passes over the servers.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Ports of our own that are tried, before one is left to the kernel.
 const TRIES: usize = 32;
@@ -44,12 +41,10 @@ pub(super) enum Failed {
 pub(super) struct Wanted<'a> {
     pub(super) carriers: &'a Carriers,
     pub(super) upstream: &'a Upstream,
-    /// Its number in the snapshot.
-    pub(super) number: usize,
     /// The client's first bytes follow as soon as a server takes the connection.
     pub(super) follows: bool,
-    /// The id of the client's flow.
-    pub(super) flow: u64,
+    /// The client's flow.
+    pub(super) flow: &'a Flow,
 }
 
 /// A connection to a server.
@@ -58,6 +53,8 @@ pub(super) struct Connected<'a> {
     pub(super) server: SocketAddr,
     /// To be kept as long as `stream`.
     pub(super) dialed: Dialed<'a>,
+    /// The server that it counts for.
+    pub(super) endpoint: Option<EndpointUse>,
 }
 
 /// Connects, or fails once the upstream's hold time is over and each server was tried again. The hello stays in the
@@ -72,46 +69,44 @@ pub(super) async fn connect<'a>(wanted: Wanted<'a>, client: &TcpStream) -> Resul
 
 async fn attempts<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connected<'a>, Failed> {
     let begun = Instant::now();
-    let mut pause = PAUSE_MIN;
+    let mut pause = Pause::new(wanted.flow.id);
     loop {
         let failure = match pass(wanted, client).await {
             Err(failure @ Failed::Upstream { .. }) => failure,
             settled => return settled,
         };
         let left = wanted.upstream.hold.saturating_sub(begun.elapsed());
-        if left.is_zero() {
-            return Err(failure);
-        }
-        // Held clients come back at slightly different times, or a server that has just come up meets them all at once.
-        let spread = f64::from(u8::try_from(wanted.flow % 64).unwrap_or(0)) / 128.0;
-        tokio::time::sleep((pause + pause.mul_f64(spread)).min(left)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        let Some(pause) = pause.next(left) else { return Err(failure) };
+        tokio::time::sleep(pause).await;
     }
 }
 
 /// Every server once.
 async fn pass<'a>(wanted: &Wanted<'a>, client: &TcpStream) -> Result<Connected<'a>, Failed> {
-    let Wanted { carriers, upstream, number, follows, flow } = *wanted;
+    let Wanted { carriers, upstream, follows, flow } = *wanted;
     let hub = &carriers.hub;
-    let packet = carriers.packet.as_deref().filter(|_| hub.snapshot.may_leave(upstream.datapath));
+    let packet = carriers.packet.as_deref().filter(|_| flow.config.may_leave(upstream.datapath));
     let mut failed = Failed::Upstream { failure: ConnectFailure::Other, error: "no server".to_owned() };
-    for (permit, server) in upstream.servers.iter().enumerate() {
+    for endpoint in
+        Attempts::new(upstream.endpoints.len()).filter_map(|number| upstream.endpoints.get(number))
+    {
+        let server = endpoint.server();
         let attempt = Instant::now();
         // What the packet datapath knows of an address does not say on which link it is.
         let packet = packet.filter(|_| !matches!(server, Server::LinkLocal { .. }));
         let packet = packet.map(|packet| (packet, client));
-        let call = Call { follows, packet, dialing: &hub.dialing, names: &hub.names, flow };
-        match one(server, call, hub.snapshot.timeouts.connect, upstream.hold).await {
-            Ok(connected) => {
+        let call = Call { follows, packet, dialing: &hub.dialing, names: &hub.names, flow: flow.id };
+        match one(server, call, flow.config.timeouts.connect, upstream.hold).await {
+            Ok(mut connected) => {
                 hub.meters.connected(attempt.elapsed());
-                hub.servers.accepted(&hub.meters, number, permit);
+                connected.endpoint = Some(endpoint.accepted(&hub.meters));
                 return Ok(connected);
             }
             Err((_, error)) if is_reset(&error) => return Err(Failed::Reset),
             Err((reason, error)) => {
                 hub.meters.connect_failed(&upstream.name, reason);
                 if !is_our_own_lack(&error) {
-                    hub.servers.failed(&hub.meters, (number, permit), reason, &error);
+                    endpoint.failed(&hub.meters, reason, &error);
                 }
                 tracing::debug!(upstream = %upstream.name, %server, %error, "cannot connect");
                 failed = Failed::Upstream { failure: reason, error: format!("{server}: {error}") };
@@ -143,7 +138,7 @@ async fn one<'a>(
     let addresses = within(limit + LATE, Box::pin(resolve(server, call.names)))
         .await
         .map_err(|error| (ConnectFailure::Resolve, error))?;
-    let limit = share(limit, hold, addresses.len());
+    let limit = time_per_address(limit, hold, addresses.len());
     any_of(&addresses, call, limit).await
 }
 
@@ -179,13 +174,6 @@ fn told_apart(error: io::Error, address: SocketAddr) -> io::Error {
     error
 }
 
-/// How long each address of a name has: one that does not answer must not hide the others, and all together must not take longer
-/// than the client is held, or than one attempt.
-fn share(limit: Duration, hold: Duration, addresses: usize) -> Duration {
-    let addresses = u32::try_from(addresses).unwrap_or(u32::MAX).max(1);
-    limit.min(hold.max(limit) / addresses)
-}
-
 /// Boxed: each `async fn` that `work` is handed through would have room for it twice.
 async fn within<T>(limit: Duration, work: Pin<Box<impl Future<Output = io::Result<T>>>>) -> io::Result<T> {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -211,7 +199,7 @@ async fn open<'a>(address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connect
 
 async fn dial<'a>(socket: Socket, address: SocketAddr, call: Call<'a, '_>) -> io::Result<Connected<'a>> {
     let dialed = call.dialing.dial(call.flow, address, || sys::dial(&socket, address))?;
-    Ok(Connected { stream: sys::connected(socket).await?, server: reached(address), dialed })
+    Ok(Connected { stream: sys::connected(socket).await?, server: reached(address), dialed, endpoint: None })
 }
 
 fn is_taken(error: &io::Error) -> bool {
@@ -274,16 +262,6 @@ mod tests {
     use tokio::net::TcpSocket;
 
     use super::*;
-
-    #[test]
-    fn all_addresses_of_a_name_have_their_time_within_that_of_the_client() {
-        let seconds = Duration::from_secs;
-        assert_eq!(share(seconds(5), seconds(15), 1), seconds(5));
-        assert_eq!(share(seconds(5), seconds(1), 1), seconds(5));
-        assert_eq!(share(seconds(5), seconds(15), 2), seconds(5));
-        assert_eq!(share(seconds(5), seconds(15), 5), seconds(3));
-        assert_eq!(share(seconds(5), seconds(0), 2), seconds(5) / 2);
-    }
 
     /// It answers no more connections once its queue is full.
     #[tokio::test]

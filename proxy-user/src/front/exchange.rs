@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proxy_common::balance;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::hub::snapshot::Listener;
+use super::accept::Accepted;
 use crate::hub::{Permit, SourcePermit};
 
 /// Connections that may be on their way to one worker. The next ones stay where they are.
@@ -17,7 +17,7 @@ const ON_THE_WAY: usize = 64;
 pub(super) struct Newcomer {
     pub(super) stream: std::net::TcpStream,
     pub(super) client: SocketAddr,
-    pub(super) listener: Arc<Listener>,
+    pub(super) accepted: Accepted,
     pub(super) held: Held,
 }
 

@@ -58,8 +58,8 @@ pub(crate) fn start(hub: &Arc<Hub>) -> io::Result<()> {
 }
 
 async fn serve(hub: &Arc<Hub>, queue: &mut tokio::sync::mpsc::UnboundedReceiver<Lookup>) {
-    let mut system = System::new(hub.snapshot.timeouts.connect);
-    let mut upstreams: HashMap<usize, Arc<Semaphore>> = HashMap::new();
+    let mut system = System::new(hub.config.current().timeouts.connect);
+    let mut upstreams: HashMap<Arc<str>, Arc<Semaphore>> = HashMap::new();
     let all = Arc::new(Semaphore::new(AT_A_TIME));
     let mut stopped = std::pin::pin!(hub.phases.reached(Phase::Stopped));
     loop {
@@ -75,7 +75,7 @@ async fn serve(hub: &Arc<Hub>, queue: &mut tokio::sync::mpsc::UnboundedReceiver<
                     hub.names.forget();
                 }
                 hub.names.begun(&mut lookup);
-                let of_upstream = upstreams.entry(lookup.upstream);
+                let of_upstream = upstreams.entry(Arc::clone(&lookup.upstream));
                 let of_upstream = of_upstream.or_insert_with(|| Arc::new(Semaphore::new(OF_ONE_UPSTREAM)));
                 let turns = [Arc::clone(of_upstream), Arc::clone(&all)];
                 tokio::spawn(look_up(Arc::clone(hub), lookup, system.clone(), turns));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proxy_common::flow::{End, Side};
 use proxy_common::plan::Datapath;
 
-use super::{Bytes, Closed, Established, Flow, HelloResult, Hub, SourcePermit};
+use super::{Bytes, Closed, EndpointUse, Established, Flow, HelloResult, Hub, SourcePermit};
 
 /// What the access log tells of the way to a flow. Every connection keeps it as long as it lives.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(crate) struct AccessRecord {
     pub(crate) before: Duration,
     /// As long as it lives, the guard knows that its client has a flow.
     pub(crate) established: Option<Established>,
+    /// As long as it lives, the connection counts for its server.
+    pub(crate) endpoint: Option<EndpointUse>,
     /// Its place among the connections of its client.
     pub(crate) source_permit: Option<SourcePermit>,
 }
@@ -29,7 +31,7 @@ impl AccessRecord {
     /// Ends it.
     pub(crate) fn settle(&mut self, hub: &Hub, flow: &Flow, end: End, bytes: Bytes) {
         // Before the record: whoever reads that may count on the place.
-        drop(self.source_permit.take());
+        drop((self.source_permit.take(), self.endpoint.take()));
         hub.meters.carried(flow, bytes);
         let facts = flow.facts().clone();
         let [bytes_in, bytes_out] = bytes;

@@ -13,6 +13,7 @@ use proxy_common::flow::{Meter, Reason};
 use proxy_common::plan::Datapath;
 use tokio::sync::Notify;
 
+use super::snapshot::Snapshot;
 use super::{Commands, Order, Orders};
 
 /// How far a connection has come.
@@ -42,6 +43,8 @@ pub(crate) struct Flow {
     pub(crate) id: u64,
     pub(crate) client: SocketAddr,
     pub(crate) listener: Arc<str>,
+    /// The configuration that it was accepted under, which holds for it to its end.
+    pub(crate) config: Arc<Snapshot>,
     pub(crate) accepted: Instant,
     /// Rung when its sockets, or the kernel's verdict on them, have news.
     pub(crate) wake: Notify,
@@ -149,24 +152,25 @@ struct Live {
 
 impl Flows {
     /// Enters a connection. It leaves when the returned value is dropped.
-    pub(crate) fn enter(&self, client: SocketAddr, listener: &Arc<str>) -> Entry<'_> {
-        let flow = self.make(client, listener);
+    pub(crate) fn enter(&self, client: SocketAddr, listener: &Arc<str>, config: Arc<Snapshot>) -> Entry<'_> {
+        let flow = self.make(client, listener, config);
         self.live().by_id.insert(flow.id, Arc::clone(&flow));
         Entry { flows: self, flow }
     }
 
     /// Enters a flow of an earlier daemon, which has no sockets.
-    pub(crate) fn adopt(&self, client: SocketAddr, listener: &Arc<str>) -> Arc<Flow> {
-        let flow = self.make(client, listener);
+    pub(crate) fn adopt(&self, client: SocketAddr, listener: &Arc<str>, config: Arc<Snapshot>) -> Arc<Flow> {
+        let flow = self.make(client, listener, config);
         self.live().offloaded.insert(flow.id, Arc::clone(&flow));
         flow
     }
 
-    fn make(&self, client: SocketAddr, listener: &Arc<str>) -> Arc<Flow> {
+    fn make(&self, client: SocketAddr, listener: &Arc<str>, config: Arc<Snapshot>) -> Arc<Flow> {
         Arc::new(Flow {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             client,
             listener: Arc::clone(listener),
+            config,
             accepted: Instant::now(),
             wake: Notify::new(),
             copied: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -379,7 +383,7 @@ mod tests {
     #[tokio::test]
     async fn an_order_that_comes_while_a_flow_is_parked_is_told_until_it_is_there() {
         let flows = Flows::default();
-        let entry = flows.enter("10.0.0.1:5000".parse().unwrap(), &Arc::from("tls"));
+        let entry = flows.enter("10.0.0.1:5000".parse().unwrap(), &Arc::from("tls"), Arc::default());
         let flow = entry.park();
         flows.remind(&flow);
         let ordered = flows.order(flow.id, Order::Kill).unwrap();

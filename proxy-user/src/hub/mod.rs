@@ -2,6 +2,7 @@
 //! nowhere else.
 
 mod access_record;
+mod config_store;
 mod connection_limit;
 mod dialed;
 mod flows;
@@ -11,16 +12,17 @@ mod names;
 mod orders;
 mod panics;
 mod phase;
-mod servers;
 pub(crate) mod snapshot;
 mod source_limiter;
 mod sources;
+mod upstreams;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 pub(crate) use access_record::{AccessRecord, millis};
+pub(crate) use config_store::ConfigStore;
 pub(crate) use connection_limit::{ConnectionLimit, Permit};
 pub(crate) use dialed::{Dialed, Dialing, reached};
 pub(crate) use flows::{Entry, Flow, Flows, Stage};
@@ -30,20 +32,19 @@ pub(crate) use names::{Answer, Lookup, NameError, Names};
 pub(crate) use orders::{Commands, Order, Orders};
 pub(crate) use panics::{keep_running, or_stop, run_again};
 pub(crate) use phase::{Phase, Phases};
-pub(crate) use servers::{ServerReport, Servers};
 use snapshot::Snapshot;
 pub(crate) use source_limiter::{AtLimit, SourceLimiter, SourcePermit};
 pub(crate) use sources::{Established, Sources};
+pub(crate) use upstreams::{Endpoint, EndpointUse, UpstreamRegistry};
 
 /// One for each daemon.
 pub(crate) struct Hub {
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) config: ConfigStore,
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
     pub(crate) connection_limit: Arc<ConnectionLimit>,
     pub(crate) dialing: Dialing,
-    pub(crate) servers: Servers,
     pub(crate) names: Names,
     /// None: a source may have any number of connections.
     pub(crate) source_limiter: Option<Arc<SourceLimiter>>,
@@ -55,14 +56,13 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(snapshot: Arc<Snapshot>, connection_limit: ConnectionLimit) -> Self {
+    pub(crate) fn new(snapshot: Snapshot, connection_limit: ConnectionLimit) -> Self {
         Self {
             sources: OnceLock::new(),
             meters: Meters::new(&snapshot.listeners),
             source_limiter: SourceLimiter::new(snapshot.limits.source_connections, snapshot.source_bits()),
-            servers: Servers::new(&snapshot.upstreams),
             names: Names::new(&snapshot.upstreams),
-            snapshot,
+            config: ConfigStore::new(snapshot),
             flows: Flows::default(),
             phases: Phases::new(),
             connection_limit: Arc::new(connection_limit),

@@ -34,8 +34,8 @@ impl From<NameError> for io::Error {
 /// A look-up that is to be done.
 pub(crate) struct Lookup {
     pub(crate) host: Arc<str>,
-    /// Number of an upstream with this name.
-    pub(crate) upstream: usize,
+    /// An upstream with this name.
+    pub(crate) upstream: Arc<str>,
     done: watch::Sender<Option<Found>>,
     /// As of when the system's files are that it goes by. None: it waits to be begun.
     generation: Option<u64>,
@@ -52,7 +52,7 @@ enum Found {
 /// All names of the configuration, and no others.
 pub(crate) struct Names {
     started: Instant,
-    all: HashMap<Arc<str>, Name>,
+    all: Mutex<HashMap<Arc<str>, Arc<Name>>>,
     wanted: mpsc::UnboundedSender<Lookup>,
     queue: Mutex<Option<mpsc::UnboundedReceiver<Lookup>>>,
     /// Changes of the system's files so far. Only the thread that looks up changes it.
@@ -63,7 +63,7 @@ pub(crate) struct Names {
 }
 
 struct Name {
-    upstream: usize,
+    upstream: Arc<str>,
     state: Mutex<State>,
 }
 
@@ -79,11 +79,11 @@ struct State {
 impl Names {
     pub(crate) fn new(upstreams: &[Arc<Upstream>]) -> Self {
         let mut all = HashMap::new();
-        for (number, upstream) in upstreams.iter().enumerate() {
-            for server in &upstream.servers {
+        for upstream in upstreams {
+            for server in upstream.servers() {
                 if let Server::Name { host, .. } = server {
-                    let name = || Name { upstream: number, state: Mutex::default() };
-                    all.entry(Arc::from(host.as_str())).or_insert_with(name);
+                    let name = || Name { upstream: Arc::clone(&upstream.name), state: Mutex::default() };
+                    all.entry(Arc::from(host.as_str())).or_insert_with(|| Arc::new(name()));
                 }
             }
         }
@@ -91,7 +91,7 @@ impl Names {
         let (wanted, queue) = mpsc::unbounded_channel();
         Self {
             started: Instant::now(),
-            all,
+            all: Mutex::new(all),
             wanted,
             queue: Mutex::new(Some(queue)),
             generation: AtomicU64::new(0),
@@ -102,7 +102,7 @@ impl Names {
 
     /// Whether a server has a name.
     pub(crate) fn are_there(&self) -> bool {
-        !self.all.is_empty()
+        !self.all().is_empty()
     }
 
     /// The look-ups that are to be done. None: somebody does them already.
@@ -112,9 +112,10 @@ impl Names {
 
     /// The addresses of a name of the configuration. Waits for a look-up if there is no answer that is still good.
     pub(crate) async fn find(&self, host: &str) -> io::Result<Arc<[IpAddr]>> {
-        let name = self.all.get_key_value(host).ok_or(io::ErrorKind::NotFound)?;
+        let known = self.all().get_key_value(host).map(|(host, name)| (Arc::clone(host), Arc::clone(name)));
+        let (host, name) = known.ok_or(io::ErrorKind::NotFound)?;
         loop {
-            let mut under_way = match self.begin(name) {
+            let mut under_way = match self.begin(&host, &name) {
                 Ok(answer) => return Ok(answer?),
                 Err(under_way) => under_way,
             };
@@ -127,7 +128,7 @@ impl Names {
     }
 
     /// The answer, or what will be it.
-    fn begin(&self, (host, name): (&Arc<str>, &Name)) -> Result<Answer, watch::Receiver<Option<Found>>> {
+    fn begin(&self, host: &Arc<str>, name: &Name) -> Result<Answer, watch::Receiver<Option<Found>>> {
         let mut state = name.state();
         if let Some((answer, _)) = state.known.as_ref().filter(|(_, until)| Instant::now() < *until) {
             let answer = answer.clone();
@@ -143,7 +144,8 @@ impl Names {
         let (done, under_way) = watch::channel(None);
         (state.under_way, state.has_begun) = (Some(under_way.clone()), false);
         // If nobody takes it, `done` is dropped, and whoever waits is told.
-        let lookup = Lookup { host: Arc::clone(host), upstream: name.upstream, done, generation: None };
+        let lookup =
+            Lookup { host: Arc::clone(host), upstream: Arc::clone(&name.upstream), done, generation: None };
         let _ = self.wanted.send(lookup);
         Err(under_way)
     }
@@ -151,7 +153,8 @@ impl Names {
     /// A look-up begins, by the system's files as they are now.
     pub(crate) fn begun(&self, lookup: &mut Lookup) {
         lookup.generation = Some(self.generation.load(Ordering::Relaxed));
-        if let Some(name) = self.all.get(&lookup.host) {
+        let name = self.all().get(&lookup.host).cloned();
+        if let Some(name) = name {
             name.state().has_begun = true;
         }
     }
@@ -163,7 +166,8 @@ impl Names {
             lookup.done.send_replace(Some(Found::Stale));
             return;
         }
-        if let Some(name) = self.all.get(&lookup.host) {
+        let name = self.all().get(&lookup.host).cloned();
+        if let Some(name) = name {
             let mut state = name.state();
             state.known = Some((answer.clone(), Instant::now() + good_for));
             state.under_way = None;
@@ -174,13 +178,17 @@ impl Names {
     /// The system's files have changed: what is known is not good any more, nor is what look-ups bring that have begun.
     pub(crate) fn forget(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
-        for name in self.all.values() {
+        for name in self.all().values() {
             let mut state = name.state();
             state.known = None;
             if state.has_begun {
                 (state.under_way, state.has_begun) = (None, false);
             }
         }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Name>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask_to_look(&self) {
@@ -211,14 +219,18 @@ mod tests {
     use proxy_common::plan::Choice;
 
     use super::*;
+    use crate::hub::UpstreamRegistry;
 
     const LONG: Duration = Duration::from_secs(60);
 
     fn names(hosts: &[&str]) -> Arc<Names> {
-        let server = |host: &&str| Server::Name { host: (*host).to_owned(), port: 443 };
+        let name: Arc<str> = "web".into();
+        let registry = UpstreamRegistry::default();
+        let endpoint =
+            |host: &&str| registry.endpoint(&name, Server::Name { host: (*host).to_owned(), port: 443 });
         let upstream = Upstream {
-            name: "web".into(),
-            servers: hosts.iter().map(server).collect(),
+            endpoints: hosts.iter().map(endpoint).collect(),
+            name: Arc::clone(&name),
             datapath: Choice::Auto,
             hold: Duration::ZERO,
         };

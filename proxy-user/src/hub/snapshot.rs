@@ -1,6 +1,6 @@
 //! The compiled configuration: what the front reads for each connection.
 //!
-//! A snapshot is immutable and shared. A flow keeps the one that it was accepted under.
+//! A snapshot is immutable and shared. A connection keeps the one that it was accepted under.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -15,13 +15,17 @@ use proxy_common::packet::attach::Attach;
 use proxy_common::plan::{Choice, Datapath};
 use proxy_common::route::Table;
 
+use super::Endpoint;
+
 /// One checked and compiled configuration.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Snapshot {
+    /// Counts up from 1 with each snapshot that the daemon gets. 0: it has not been put into use.
+    pub(crate) epoch: u64,
     /// At least one; names are unique.
     pub(crate) listeners: Vec<Arc<Listener>>,
-    /// Where a server name and a source go. Its upstream numbers index `upstreams`.
-    pub(crate) routes: Table,
+    /// Where a server name and a source go.
+    pub(crate) routes: Table<Arc<Upstream>>,
     /// Names are unique.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) admin: Admin,
@@ -33,6 +37,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// The listener with this name.
+    pub(crate) fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| *listener.name == *name)
+    }
+
     /// Bits of an IPv4 and of an IPv6 address that make a source: of IPv6 as many as one customer has.
     pub(crate) fn source_bits(&self) -> [u8; 2] {
         self.guard.as_ref().map_or([32, 64], |guard| guard.source_bits)
@@ -41,8 +50,8 @@ impl Snapshot {
     /// Whether a client is not banned while it has a flow to the upstream with this name. One that is not known any more, or never
     /// was, may have been such a one.
     pub(crate) fn protects(&self, upstream: Option<&str>) -> bool {
-        let number = self.upstreams.iter().position(|one| Some(&*one.name) == upstream);
-        self.guard.as_ref().is_some_and(|guard| number.is_none_or(|number| guard.protects(number)))
+        let known = self.upstreams.iter().find(|known| Some(&*known.name) == upstream);
+        self.guard.as_ref().is_some_and(|guard| known.is_none_or(|known| guard.protects(&known.name)))
     }
 
     /// Whether an upstream leaves the choice to the daemon.
@@ -77,16 +86,16 @@ pub(crate) struct Listener {
     pub(crate) name: Arc<str>,
     /// Not empty. An unspecified IPv6 address is bound dual-stack.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// Index into [`Snapshot::upstreams`]: every connection goes there and no hello is awaited.
-    pub(crate) to: Option<usize>,
+    /// Every connection goes there, and no hello is awaited. None: the routes decide.
+    pub(crate) to: Option<Arc<Upstream>>,
 }
 
-/// `[[upstream]]`: servers that are equal to each other.
+/// `[[upstream]]`: servers in order of preference.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
-    /// Not empty; tried in turn.
-    pub(crate) servers: Vec<Server>,
+    /// Not empty; each connection goes to the first that accepts.
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// The datapath that the operator asks for.
     pub(crate) datapath: Choice,
     /// How long a connection is held, with its hello unread, while no server accepts. Zero: one pass over the servers.
@@ -113,6 +122,13 @@ pub(crate) enum Server {
         /// TCP port, not 0.
         port: u16,
     },
+}
+
+impl Upstream {
+    /// Its servers as they are configured, in order of preference.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.endpoints.iter().map(|endpoint| endpoint.server())
+    }
 }
 
 impl std::fmt::Display for Server {
@@ -175,16 +191,16 @@ pub(crate) struct Guard {
     /// Sources whose rate is watched at a time.
     pub(crate) sources: u32,
     pub(crate) bans: Policy,
-    /// Upstreams whose clients are never banned while they have a flow. None: all of them.
-    pub(crate) protect: Option<Vec<usize>>,
+    /// Upstreams whose clients are never banned while they have a connection. None: all of them.
+    pub(crate) protect: Option<Vec<Arc<str>>>,
     /// Folder of a BPF file system where attachments outlive the daemon.
     pub(crate) pin: Option<PathBuf>,
 }
 
 impl Guard {
     /// Whether clients of an upstream are never banned while they have a flow to it.
-    pub(crate) fn protects(&self, upstream: usize) -> bool {
-        self.protect.as_ref().is_none_or(|all| all.contains(&upstream))
+    pub(crate) fn protects(&self, upstream: &str) -> bool {
+        self.protect.as_ref().is_none_or(|all| all.iter().any(|name| **name == *upstream))
     }
 }
 

@@ -14,7 +14,7 @@ use super::Admin;
 
 /// Lets requests pass that are meant for an IP address, for `localhost`, or for a name of the configuration.
 pub(super) async fn check(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    match judge(&request, &admin.hub.snapshot.admin.hosts) {
+    match judge(&request, &admin.hub.config.current().admin.hosts) {
         Ok(()) => next.run(request).await,
         Err((code, text)) => (code, text).into_response(),
     }

@@ -57,14 +57,14 @@ impl Admin {
 
 /// What is offered to every user of this host.
 fn http_router(admin: &Arc<Admin>) -> Router {
-    let flows = if admin.hub.snapshot.admin.http_clients {
+    let flows = if admin.hub.config.current().admin.http_clients {
         get(async |State(admin): State<Arc<Admin>>| flows::list(&admin))
     } else {
         get(async || flows::refuse())
     };
     common_router()
         .route("/api/v1/flows", flows)
-        .merge(guard::readable(admin.hub.snapshot.admin.http_clients))
+        .merge(guard::readable(admin.hub.config.current().admin.http_clients))
         .layer(from_fn_with_state(Arc::clone(admin), host::check))
         .with_state(Arc::clone(admin))
 }

@@ -71,7 +71,7 @@ fn give(hub: &Hub, id: u64, order: Order) -> Result<Arc<Flow>, String> {
     let unknown = || format!("there is no live connection {id}; `snisplice flows` has those that there are");
     let flow = hub.flows.find(id).ok_or_else(unknown)?;
     if order != Order::Kill {
-        if !may_leave(hub, &flow) {
+        if !may_leave(&flow) {
             return Err(format!(
                 "connection {id} has its sockets, and keeps them: its upstream has no datapath = \"packet\", nor \"auto\" with a \
                  [packet] section"
@@ -91,11 +91,11 @@ fn give(hub: &Hub, id: u64, order: Order) -> Result<Arc<Flow>, String> {
 }
 
 /// Whether it is a flow that may leave its sockets, or has left them.
-fn may_leave(hub: &Hub, flow: &Flow) -> bool {
+fn may_leave(flow: &Flow) -> bool {
     let facts = flow.facts();
     let named = |name: &Arc<str>| {
-        let upstream = hub.snapshot.upstreams.iter().find(|upstream| upstream.name == *name);
-        upstream.is_some_and(|upstream| hub.snapshot.may_leave(upstream.datapath))
+        let upstream = flow.config.upstreams.iter().find(|upstream| upstream.name == *name);
+        upstream.is_some_and(|upstream| flow.config.may_leave(upstream.datapath))
     };
     // Where an earlier daemon had it, its upstream may have no name any more.
     facts.keys.is_some() || flow.had_other_sockets() || facts.upstream.as_ref().is_some_and(named)

@@ -13,7 +13,8 @@ use serde::Serialize;
 use super::Admin;
 use crate::control::events::LOST;
 use crate::control::guard::{Guard, Interface};
-use crate::hub::{Bytes, Flow, Hub, Phase, ServerReport};
+use crate::hub::snapshot::Upstream;
+use crate::hub::{Bytes, Endpoint, Flow, Hub, Phase};
 use crate::kernel::{KernelCounters, Local, Packet, PacketCounters, Sockmap, Unavailable};
 use crate::sys;
 
@@ -84,7 +85,7 @@ impl Kernel {
 
     /// The first of the datapaths that the configuration asks for that is not to be had, and why.
     pub(super) fn lacks(&self, hub: &Hub) -> Option<String> {
-        hub.snapshot.admin.ready_requires.iter().find_map(|datapath| {
+        hub.config.current().admin.ready_requires.iter().find_map(|datapath| {
             let reason = match datapath {
                 Datapath::Packet => self.packet_unavailable(),
                 Datapath::Local => self.local_unavailable(hub),
@@ -199,6 +200,8 @@ struct ServerStatus {
     state: &'static str,
     /// For so long it is in this state.
     since_seconds: u64,
+    /// That it has now.
+    connections: u64,
     failures: u64,
     /// Of the last failure, as in `snisplice_upstream_connect_failures_total`.
     last_reason: Option<&'static str>,
@@ -206,23 +209,24 @@ struct ServerStatus {
 }
 
 fn upstream_statuses(hub: &Hub) -> Vec<UpstreamStatus> {
-    let status = |report: ServerReport| {
+    let status = |endpoint: &Arc<Endpoint>| {
+        let report = endpoint.report();
         let (last_reason, last_error) = report.last_error.unzip();
         ServerStatus {
             server: report.server.to_string(),
             state: report.state.name(),
             since_seconds: report.since.as_secs(),
+            connections: report.active,
             failures: report.failures,
             last_reason: last_reason.map(ConnectFailure::label),
             last_error,
         }
     };
-    let of = |(number, name): (usize, String)| UpstreamStatus {
-        name,
-        servers: hub.servers.report(number).into_iter().map(status).collect(),
+    let of = |upstream: &Arc<Upstream>| UpstreamStatus {
+        name: upstream.name.to_string(),
+        servers: upstream.endpoints.iter().map(status).collect(),
     };
-    let names = hub.snapshot.upstreams.iter().map(|upstream| upstream.name.to_string());
-    names.enumerate().map(of).collect()
+    hub.config.current().upstreams.iter().map(of).collect()
 }
 
 #[derive(Serialize)]
@@ -234,7 +238,8 @@ struct Connections {
 pub(super) fn status(admin: &Admin) -> Status {
     let hub = &admin.hub;
     let sockmap = admin.kernel.sockmap.as_ref();
-    let listeners = hub.snapshot.listeners.iter().map(|listener| ListenerStatus {
+    let config = hub.config.current();
+    let listeners = config.listeners.iter().map(|listener| ListenerStatus {
         name: listener.name.to_string(),
         addresses: listener.addresses.iter().map(ToString::to_string).collect(),
     });

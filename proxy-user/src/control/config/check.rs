@@ -13,13 +13,13 @@ use proxy_common::hello::MaxHello;
 use proxy_common::plan::{Choice, Datapath};
 use proxy_common::route::{Pattern, Route};
 
-use super::compile::Checked;
+use super::compile::{Checked, CheckedListener, CheckedUpstream};
 use super::host::Host;
 use super::keys::closest;
 use super::raw::{self, At, Field, Raw};
 use super::report::{Fault, Report, quote};
 use super::{address, advice, guard, packet, quantity, rules, syntax, value};
-use crate::hub::snapshot::{Admin, Limits, Listener, Server, Timeouts, Upstream};
+use crate::hub::snapshot::{Admin, Limits, Server, Timeouts};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10944);
@@ -146,12 +146,12 @@ fn listener(
     names: &UpstreamNames<'_>,
     places: &mut Places,
     report: &mut Report<'_>,
-) -> Listener {
+) -> CheckedListener {
     let addresses = list(entry.address.items(), address::listen, report);
-    let listener = Listener {
+    let listener = CheckedListener {
         name: name(&entry.name, report),
         addresses: values(&addresses),
-        to: names.resolve(&entry.to, report),
+        to: (!entry.to.is_absent()).then(|| names.resolve(&entry.to, report)),
     };
     places.listens.extend(addresses);
     listener
@@ -162,7 +162,7 @@ fn route(
     names: &UpstreamNames<'_>,
     places: &mut Places,
     report: &mut Report<'_>,
-) -> Route {
+) -> Route<Option<usize>> {
     condition(entry, report);
     let source = networks(entry.source.items(), report);
     let mut sni = list(entry.sni.items(), value::pattern, report);
@@ -174,8 +174,7 @@ fn route(
         name: name(&entry.name, report),
         sni: values(&sni),
         source: values(&source),
-        // 0 only beside an error, and then nothing is compiled.
-        upstream: names.resolve(&entry.to, report).unwrap_or_default(),
+        to: names.resolve(&entry.to, report),
         default: entry.default.given().is_some_and(|default| default.value),
     };
     let default = entry.default.given().map_or(entry.at, |default| default.at);
@@ -215,11 +214,11 @@ fn condition(entry: &raw::Route, report: &mut Report<'_>) {
     }
 }
 
-fn upstream(entry: &raw::Upstream, places: &mut Places, report: &mut Report<'_>) -> Upstream {
+fn upstream(entry: &raw::Upstream, places: &mut Places, report: &mut Report<'_>) -> CheckedUpstream {
     let servers = list(entry.servers.items(), address::server, report);
     unlike(&servers, report);
     let datapath = entry.datapath.given().and_then(|text| report.keep(text.at, value::datapath(&text.value)));
-    let upstream = Upstream {
+    let upstream = CheckedUpstream {
         name: name(&entry.name, report),
         servers: values(&servers),
         datapath: datapath.unwrap_or(Choice::Auto),

@@ -75,7 +75,8 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Raw {
 pub(super) fn check(entry: &Raw, names: &UpstreamNames<'_>, report: &mut Report<'_>) -> Guard {
     let interfaces = list(entry.interfaces.items(), value::interface, report);
     twice(&interfaces, report);
-    let protect: Vec<_> = entry.protect.items().iter().filter_map(|name| names.find(name, report)).collect();
+    let known = |name: &At<String>| names.find(name, report).map(|_| Arc::from(name.value.as_str()));
+    let protect: Vec<Arc<str>> = entry.protect.items().iter().filter_map(known).collect();
     Guard {
         interfaces: values(&interfaces),
         native: text(&entry.mode, mode, report).unwrap_or_default(),

@@ -39,6 +39,7 @@ pub(crate) use self::host::Host;
 pub(crate) use self::report::{ConfigErrors, Problem};
 use self::report::{Fault, Report};
 use self::source::Text;
+use crate::hub::UpstreamRegistry;
 use crate::hub::snapshot::Snapshot;
 
 /// The configuration without a file. It is also what `snisplice config default` prints.
@@ -87,16 +88,25 @@ impl fmt::Display for Origin {
 ///
 /// # Errors
 /// The file cannot be read, is larger than 1 MiB, is not UTF-8, or is not a valid configuration.
-pub(crate) fn load(path: Option<&Path>, host: &Host) -> Result<(Loaded, Origin), ConfigErrors> {
-    load_from(path, Path::new(SYSTEM_PATH), host)
+pub(crate) fn load(
+    path: Option<&Path>,
+    host: &Host,
+    registry: &UpstreamRegistry,
+) -> Result<(Loaded, Origin), ConfigErrors> {
+    load_from(path, Path::new(SYSTEM_PATH), host, registry)
 }
 
-fn load_from(path: Option<&Path>, system: &Path, host: &Host) -> Result<(Loaded, Origin), ConfigErrors> {
+fn load_from(
+    path: Option<&Path>,
+    system: &Path,
+    host: &Host,
+    registry: &UpstreamRegistry,
+) -> Result<(Loaded, Origin), ConfigErrors> {
     // Only a file that is not there makes way for the default. One that cannot be read is an error.
     let absent = || system.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     let path = match path {
         Some(path) => path,
-        None if absent() => return Ok((parse(DEFAULT, DEFAULT_NAME, host)?, Origin::Embedded)),
+        None if absent() => return Ok((parse(DEFAULT, DEFAULT_NAME, host, registry)?, Origin::Embedded)),
         None => system,
     };
     let text = source::read(path)?;
@@ -106,7 +116,7 @@ fn load_from(path: Option<&Path>, system: &Path, host: &Host) -> Result<(Loaded,
     } else {
         (path.display().to_string(), Origin::File(path.to_owned()))
     };
-    Ok((parse(&text, &name, host)?, origin))
+    Ok((parse(&text, &name, host, registry)?, origin))
 }
 
 /// A network, as lists have it.
@@ -130,7 +140,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// The text is not valid TOML (then one mistake is reported) or not a valid configuration (then
 /// all of them are).
-pub(crate) fn parse(text: &str, file: &str, host: &Host) -> Result<Loaded, ConfigErrors> {
+pub(crate) fn parse(
+    text: &str,
+    file: &str,
+    host: &Host,
+    registry: &UpstreamRegistry,
+) -> Result<Loaded, ConfigErrors> {
     if text.len() > source::MAX_BYTES {
         return Err(source::too_large(file));
     }
@@ -140,7 +155,8 @@ pub(crate) fn parse(text: &str, file: &str, host: &Host) -> Result<Loaded, Confi
     let raw = raw::read(document.get_ref(), &mut report);
     let checked = check::check(&raw, host, &mut report);
     let warnings = report.finish()?;
-    Ok(Loaded { snapshot: compile::compile(checked), warnings })
+    let Some(snapshot) = compile::compile(checked, registry) else { return Err(source::incomplete(file)) };
+    Ok(Loaded { snapshot, warnings })
 }
 
 /// The document, or None with the reason in the report.

@@ -62,7 +62,7 @@ fn table_size(places: &Places, report: &mut Report<'_>) -> bool {
 }
 
 /// No two routes take the same: the second would never get it.
-fn conflicts(routes: &[Route], places: &Places, report: &mut Report<'_>) {
+fn conflicts<T>(routes: &[Route<T>], places: &Places, report: &mut Report<'_>) {
     // To find a place walks the lists of a route: that is done for as many as are shown.
     for conflict in Table::conflicts(routes).into_iter().take(MAX_PROBLEMS) {
         let at = |route| places.routes.get(route).map_or(0, |route| place(route, &conflict.overlap));

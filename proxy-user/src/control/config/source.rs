@@ -117,6 +117,15 @@ pub(super) fn unreadable(file: &str, error: &io::Error) -> ConfigErrors {
     }
 }
 
+/// The error for a text whose entries do not fit each other, though each was found good.
+pub(super) fn incomplete(file: &str) -> ConfigErrors {
+    ConfigErrors::of_file(
+        file,
+        "a [[listen]] or [[route]] names an unknown upstream",
+        "write the name of an [[upstream]] as its 'to', and report this: the line should be named here",
+    )
+}
+
 /// The error for a text above [`MAX_BYTES`].
 pub(super) fn too_large(file: &str) -> ConfigErrors {
     ConfigErrors::of_file(

@@ -76,7 +76,8 @@ impl Guard {
     /// Every address and port that is listened on. `[::]` and `0.0.0.0` stand for the host's own addresses: packets that are only
     /// forwarded here are nobody's business.
     fn endpoints(&self, own: &[IpAddr]) -> HashSet<Endpoint> {
-        let listeners = self.hub.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
+        let config = self.hub.config.current();
+        let listeners = config.listeners.iter().flat_map(|listener| &listener.addresses);
         let mut all = HashSet::new();
         for listened in listeners {
             let (ip, port) = (listened.ip().to_canonical(), listened.port());

@@ -68,8 +68,8 @@ pub(crate) type Started = Option<Result<Arc<Guard>, Unavailable>>;
 /// # Errors
 /// The file of networks to deny is not as it should be.
 pub(crate) fn start(hub: &Arc<Hub>) -> Result<Started, Failure> {
-    let Some(config) = hub.snapshot.guard.clone() else { return Ok(None) };
-    let file = check(&hub.snapshot)?;
+    let Some(config) = hub.config.current().guard.clone() else { return Ok(None) };
+    let file = check(&hub.config.current())?;
     let guard = match kernel::Guard::load(&setup(&config)) {
         Ok(kernel) => Arc::new(Guard::new(Arc::clone(hub), config, kernel, file)),
         Err(reason) => {

@@ -157,7 +157,7 @@ fn revive(
 ) -> OffloadedFlow {
     let [client, server] = &keys;
     let listener: Arc<str> = known.map_or("", |note| note.listener.as_str()).into();
-    let flow = hub.flows.adopt(client.source_address(), &listener);
+    let flow = hub.flows.adopt(client.source_address(), &listener, hub.config.current());
     let mut facts = flow.facts();
     facts.stage = Stage::Carry;
     facts.sni = known.and_then(|note| note.sni.clone());
@@ -174,7 +174,7 @@ fn revive(
         }
     }
     let route = Arc::clone(&facts.route);
-    let protected = hub.snapshot.protects(facts.upstream.as_deref());
+    let protected = flow.config.protects(facts.upstream.as_deref());
     drop(facts);
     let record = AccessRecord {
         before: known.map_or(Duration::ZERO, |note| {

@@ -18,7 +18,7 @@ const BEAT: Duration = Duration::from_secs(1);
 impl PacketDatapath {
     /// Tells the kernel what to go by.
     pub(super) fn begin_to_tend(&self, hub: &Hub) -> Result<(), Unavailable> {
-        let timeouts = &hub.snapshot.timeouts;
+        let timeouts = &hub.config.current().timeouts;
         let limits = Limits::new(timeouts.idle, timeouts.half_close);
         self.packet
             .tend(&limits)

@@ -51,7 +51,7 @@ fn counted(folder: Folder) -> Option<(usize, Folder)> {
 
 impl PacketDatapath {
     fn open_for_left(hub: &Hub, claim: Claim, homes: Arc<Homes>) -> Result<Arc<Self>, Unavailable> {
-        let config = &hub.snapshot.packet;
+        let config = &hub.config.current().packet;
         let journal = claim.journal.clone().unwrap_or_else(|| config.journal.clone());
         let config = snapshot::Packet { journal, ..config.clone() };
         let ports = Ports::of(config.ports.clone(), &config.sources);

@@ -305,7 +305,7 @@ async fn drain(
                 return Ok(Some(end(Reason::Reset(side))));
             }
         }
-        if let Some(end) = overdue(datapath, hub, keys) {
+        if let Some(end) = overdue(datapath, flow, keys) {
             return Ok(Some(end));
         }
         for (socket, side) in sockets.iter().zip(Side::BOTH) {
@@ -322,11 +322,11 @@ async fn drain(
 }
 
 /// A reader that takes no more may keep a socket from finishing: the bounds of all flows hold here, too.
-fn overdue(datapath: &PacketDatapath, hub: &Hub, keys: &[Key; 2]) -> Option<End> {
+fn overdue(datapath: &PacketDatapath, flow: &Flow, keys: &[Key; 2]) -> Option<End> {
     let entries = datapath.entries(keys);
     let [Some(client), Some(server)] = &entries else { return None };
     let active_ms = later(client.active_ms, server.active_ms);
-    match life::step([Some(client), Some(server)], active_ms, sys::now_ms(), &bounds(hub)) {
+    match life::step([Some(client), Some(server)], active_ms, sys::now_ms(), &bounds(flow)) {
         Step::Cut(end) => Some(end),
         Step::Wait(_) | Step::Probe(..) | Step::Search(..) | Step::Over(_) => None,
     }

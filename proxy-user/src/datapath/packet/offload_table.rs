@@ -253,9 +253,9 @@ impl PacketDatapath {
         if self.table.gaps.note(&mut offloaded.gaps, &entries) {
             offloaded.first = First::Due;
         }
-        let step = next_step(offloaded, &entries, &bounds(hub));
+        let step = next_step(offloaded, &entries, &bounds(&offloaded.flow));
         if !matches!(step, Step::Over(_))
-            && let Some(wait) = self.wait_for_programs(bounds(hub).keepalive, &entries)
+            && let Some(wait) = self.wait_for_programs(bounds(&offloaded.flow).keepalive, &entries)
         {
             return match wait {
                 Ok(after) => Some(after),
@@ -342,8 +342,8 @@ impl PacketDatapath {
     }
 }
 
-pub(super) fn bounds(hub: &Hub) -> Bounds {
-    let timeouts = &hub.snapshot.timeouts;
+pub(super) fn bounds(flow: &Flow) -> Bounds {
+    let timeouts = &flow.config.timeouts;
     Bounds { half_close: timeouts.half_close, idle: timeouts.idle, keepalive: timeouts.keepalive }
 }
 
@@ -375,7 +375,7 @@ mod tests {
         let (flows, meters) = (crate::hub::Flows::default(), crate::hub::Meters::new(&[]));
         let name = Arc::from("");
         let offloaded = |port: u16| {
-            let flow = flows.adopt("10.0.0.1:5000".parse().unwrap(), &name);
+            let flow = flows.adopt("10.0.0.1:5000".parse().unwrap(), &name, Arc::default());
             let server = Key { target_port: port, ..Key::default() };
             let active = meters.active(&name, Datapath::Packet);
             OffloadedFlow::new(flow, AccessRecord::default(), [Key::default(), server], None, active, 0)

@@ -167,7 +167,7 @@ impl PacketDatapath {
     /// held for too long is reset.
     pub(super) async fn end_idle(&self, hub: &Hub, client: Key) {
         let Ok(_turn) = self.returning.acquire().await else { return };
-        if self.is_idle(hub, &client) {
+        if self.is_idle(&client) {
             self.take_back(hub, client, Some(Reason::IdleTimeout)).await;
         } else {
             self.table.look_after(&client, Some(Duration::ZERO));
@@ -175,7 +175,7 @@ impl PacketDatapath {
     }
 
     /// Whether it still is.
-    fn is_idle(&self, hub: &Hub, client: &Key) -> bool {
+    fn is_idle(&self, client: &Key) -> bool {
         let mut inner = self.table.inner();
         let Some(offloaded) = inner.offloaded.get_mut(client).filter(|offloaded| offloaded.active.is_some())
         else {
@@ -187,7 +187,7 @@ impl PacketDatapath {
             entries.each_ref().map(Option::as_ref),
             offloaded.moved_ms,
             sys::now_ms(),
-            &bounds(hub),
+            &bounds(&offloaded.flow),
         );
         matches!(step, Step::Cut(end) if end.reason == Reason::IdleTimeout)
     }
@@ -279,7 +279,7 @@ impl PacketDatapath {
             let _ = flow.closing.set(reason);
         }
         let OffloadedFlow { record, .. } = offloaded;
-        let begun = begin(&sockets, hub.snapshot.timeouts.keepalive);
+        let begun = begin(&sockets, flow.config.timeouts.keepalive);
         let sockets = sockets.map(TcpStream::from);
         let sent = match begun {
             Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), record, sockets, permit }),

@@ -2,12 +2,13 @@
 
 use super::super::host::{Host, LocalPorts};
 use super::{LISTEN, Loaded, ROUTE, UPSTREAM, messages, places, unmark};
+use crate::hub::UpstreamRegistry;
 
 /// There are exactly these warnings, at the marks, and no error.
 #[track_caller]
 fn assert_warnings_on(host: &Host, marked: &str, expected: &[&str]) -> Loaded {
     let (text, marks) = unmark(marked);
-    let loaded = match super::super::parse(&text, "test.toml", host) {
+    let loaded = match super::super::parse(&text, "test.toml", host, &UpstreamRegistry::default()) {
         Ok(loaded) => loaded,
         Err(errors) => panic!("{errors}\nin:\n{text}"),
     };

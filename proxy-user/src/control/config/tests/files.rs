@@ -10,13 +10,14 @@ use super::super::source::MAX_BYTES;
 use super::super::{DEFAULT, Host, Loaded, Origin, SYSTEM_PATH};
 use super::parse;
 use super::{LISTEN, UPSTREAM};
+use crate::hub::UpstreamRegistry;
 
 fn load(path: Option<&Path>) -> Result<(Loaded, Origin), ConfigErrors> {
-    super::super::load(path, &Host::default())
+    super::super::load(path, &Host::default(), &UpstreamRegistry::default())
 }
 
 fn load_from(path: Option<&Path>, system: &Path) -> Result<(Loaded, Origin), ConfigErrors> {
-    super::super::load_from(path, system, &Host::default())
+    super::super::load_from(path, system, &Host::default(), &UpstreamRegistry::default())
 }
 
 /// A directory of its own, removed at the end.

@@ -57,7 +57,7 @@ fn every_key_arrives() {
     assert_eq!(guard.source_bits, [24, 48]);
     assert_eq!((guard.bans.threshold, guard.bans.limit), (5, 8));
     assert_eq!((guard.bans.window.as_secs(), guard.bans.time.as_secs()), (6, 7));
-    assert!(guard.protects(0) && !guard.protects(1));
+    assert!(guard.protects("web") && !guard.protects("other"));
     assert_eq!(guard.pin.as_deref(), Some(Path::new("/sys/fs/bpf/x")));
 }
 

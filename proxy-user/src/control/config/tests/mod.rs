@@ -14,6 +14,7 @@ mod together;
 use super::Loaded;
 use super::host::Host;
 use super::report::{ConfigErrors, Problem};
+use crate::hub::UpstreamRegistry;
 
 /// Stands in a test's text where an error is expected. It is taken out before the text is parsed.
 const MARK: char = '§';
@@ -49,7 +50,7 @@ fn messages(problems: &[Problem]) -> Vec<&str> {
 
 /// On a host of which nothing is known.
 fn parse(text: &str, file: &str) -> Result<Loaded, ConfigErrors> {
-    super::parse(text, file, &Host::default())
+    super::parse(text, file, &Host::default(), &UpstreamRegistry::default())
 }
 
 fn errors_of(text: &str) -> ConfigErrors {

@@ -1,0 +1,25 @@
+//! The current configuration. It is replaced as a whole; whoever holds a snapshot keeps that one.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::snapshot::Snapshot;
+
+/// The snapshot that new connections get.
+pub(crate) struct ConfigStore {
+    current: ArcSwap<Snapshot>,
+}
+
+impl ConfigStore {
+    /// The first snapshot has epoch 1.
+    pub(super) fn new(mut first: Snapshot) -> Self {
+        first.epoch = 1;
+        Self { current: ArcSwap::from_pointee(first) }
+    }
+
+    /// The current snapshot. A connection asks once, when it is accepted.
+    pub(crate) fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+}
