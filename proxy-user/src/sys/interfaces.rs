@@ -94,7 +94,7 @@ impl Changes {
     }
 
     /// Of these groups of messages.
-    pub(super) fn of(groups: u32) -> io::Result<Self> {
+    pub(in crate::sys) fn of(groups: u32) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: the call takes no pointers.
         let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
@@ -121,7 +121,7 @@ impl Changes {
     }
 
     /// Takes all messages, and shows them. None: some were lost.
-    pub(super) fn read(&self, mut show: impl FnMut(Option<&[u8]>)) {
+    pub(in crate::sys) fn read(&self, mut show: impl FnMut(Option<&[u8]>)) {
         let mut room = [0_u8; 8192];
         loop {
             // SAFETY: the room is live and as large as the call is told.

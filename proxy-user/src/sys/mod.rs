@@ -4,16 +4,15 @@
 mod bpf;
 mod clock;
 mod connect;
-mod conntrack;
 mod epoll;
 mod ethtool;
 mod file;
-mod filters;
 mod interfaces;
 mod iterator;
 mod leg;
 mod listener;
 mod memory;
+mod netlink;
 mod netns;
 mod process;
 mod program;
@@ -23,8 +22,6 @@ mod readable;
 mod received;
 mod release;
 mod restore;
-mod route_events;
-mod routes;
 mod shared;
 mod signals;
 mod stderr;
@@ -34,16 +31,17 @@ mod xdp;
 pub(crate) use bpf::{MESSAGES, STREAM, attach_to_map, attached_to_map, programs_at};
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
-pub(crate) use conntrack::{relax, track, untrack};
 pub(crate) use epoll::Poller;
 pub(crate) use ethtool::joins_packets;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
-pub(crate) use filters::{filter_program, filters_before};
 pub(crate) use interfaces::{Changes, Interfaces, interface_number, interfaces};
 pub(crate) use iterator::{delete_entry, link_iterator, run_iterator};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
+pub(crate) use netlink::{
+    Device, Moves, News, Router, device, filter_program, filters_before, relax, route, track, untrack,
+};
 pub(crate) use netns::{bpf_mounts, inhabited, namespace};
 pub(crate) use process::{
     Capabilities, capabilities, has_seccomp_filter, is_in_user_namespace, open_file_limit, open_files,
@@ -56,8 +54,6 @@ pub(crate) use readable::readable;
 pub(crate) use received::{peek, peek_past_marks, receive, tell_what_is_left};
 pub(crate) use release::kernel;
 pub(crate) use restore::{Connection, begin, most_sent, restore};
-pub(crate) use route_events::{Moves, News};
-pub(crate) use routes::{Device, Router, device, route};
 pub(crate) use shared::SharedWords;
 pub(crate) use signals::{Signals, Stray, hold_stray_signals};
 pub(crate) use stderr::Stderr;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use super::Changes;
+use crate::sys::Changes;
 
 /// Groups of messages (`include/uapi/linux/rtnetlink.h`): link, addresses, routes and rules of both families, next hops.
 const GROUPS: [u32; 8] = [1, 5, 7, 8, 9, 11, 19, 32];
