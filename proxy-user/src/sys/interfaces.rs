@@ -1,10 +1,9 @@
-//! The interfaces of this network namespace and their addresses, and when they change.
+//! The interfaces of this network namespace and their addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// What there is.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,78 +75,6 @@ fn address(entry: &libc::ifaddrs) -> Option<IpAddr> {
     }
 }
 
-/// A socket that becomes readable when interfaces or addresses come, go or change (rtnetlink(7)).
-#[derive(Debug)]
-pub(crate) struct Changes(OwnedFd);
-
-impl Changes {
-    /// In the network namespace of this thread.
-    pub(crate) fn watch() -> io::Result<Self> {
-        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
-        Self::of(u32::try_from(groups).map_err(io::Error::other)?)
-    }
-
-    /// Of addresses only.
-    pub(crate) fn watch_addresses() -> io::Result<Self> {
-        let groups = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
-        Self::of(u32::try_from(groups).map_err(io::Error::other)?)
-    }
-
-    /// Of these groups of messages.
-    pub(in crate::sys) fn of(groups: u32) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        // SAFETY: the call takes no pointers.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made it for us, and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: all zeros is a valid address.
-        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        address.nl_family = u16::try_from(libc::AF_NETLINK).map_err(io::Error::other)?;
-        address.nl_groups = groups;
-        let length = u32::try_from(size_of_val(&address)).map_err(io::Error::other)?;
-        // SAFETY: the address is a live value of that length.
-        if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self(socket))
-    }
-
-    /// Takes all messages. What they say is not looked at: some may have been lost, so that the kernel is asked anew in any case.
-    pub(crate) fn take(&self) {
-        self.read(|_| {});
-    }
-
-    /// Takes all messages, and shows them. None: some were lost.
-    pub(in crate::sys) fn read(&self, mut show: impl FnMut(Option<&[u8]>)) {
-        let mut room = [0_u8; 8192];
-        loop {
-            // SAFETY: the room is live and as large as the call is told.
-            let count = unsafe { libc::recv(self.0.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), 0) };
-            match usize::try_from(count) {
-                Ok(count) => show(room.get(..count)),
-                // ConnectionLimit for messages has run out: the ones that are left follow.
-                Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS) => show(None),
-                Err(_) => return,
-            }
-        }
-    }
-}
-
-impl AsFd for Changes {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Changes {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +83,6 @@ mod tests {
     fn the_loopback_interface_is_there() {
         let found = interfaces().unwrap();
         assert!(found.links.get("lo").is_some_and(|number| *number > 0), "{found:?}");
-        Changes::watch().unwrap().take();
     }
 
     #[test]

@@ -34,13 +34,14 @@ pub(crate) use connect::{connected, dial, original_destination, socket_for, way_
 pub(crate) use epoll::Poller;
 pub(crate) use ethtool::joins_packets;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
-pub(crate) use interfaces::{Changes, Interfaces, interface_number, interfaces};
+pub(crate) use interfaces::{Interfaces, interface_number, interfaces};
 pub(crate) use iterator::{delete_entry, link_iterator, run_iterator};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use netlink::{
-    Device, Moves, News, Router, device, filter_program, filters_before, relax, route, track, untrack,
+    Changes, Device, Moves, News, Router, device, filter_program, filters_before, relax, route, track,
+    untrack,
 };
 pub(crate) use netns::{bpf_mounts, inhabited, namespace};
 pub(crate) use process::{

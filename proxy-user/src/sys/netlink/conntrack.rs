@@ -1,28 +1,25 @@
 //! Entries of the kernel's table of tracked connections (ctnetlink, `include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 
 use std::cell::Cell;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::net::netlink::NETFILTER;
+
+use super::message::{CREATE, NESTED, attribute};
+use super::socket::{Change, NetlinkSocket, Wait};
 
 /// `NFNL_SUBSYS_CTNETLINK`, and of its messages `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_DELETE`.
 const CONNECTIONS: u16 = 1 << 8;
 const NEW: u16 = CONNECTIONS;
 const DELETE: u16 = CONNECTIONS | 2;
-/// `NLM_F_REQUEST | NLM_F_ACK`, `NLM_F_CREATE | NLM_F_EXCL`, and the kind of the answer.
-const FLAGS: u16 = 1 | 4;
-const CREATE: u16 = 0x400 | 0x200;
-const ANSWER: u16 = 2;
-const HEADER: usize = 16;
 
 /// Attributes: the tuple, what it is made of, and what these are made of.
 const TUPLE: u16 = 1 | NESTED;
 const REPLY: u16 = 2 | NESTED;
 const ADDRESSES: u16 = 1 | NESTED;
 const TRANSPORT: u16 = 2 | NESTED;
-const NESTED: u16 = 1 << 15;
 const IPV4: [u16; 2] = [1, 2];
 const IPV6: [u16; 2] = [3, 4];
 const PROTOCOL: u16 = 1;
@@ -46,26 +43,28 @@ const LIFETIME: u32 = 300;
 
 thread_local! {
     /// To make a socket takes longer than to ask.
-    static SOCKET: Cell<Option<Socket>> = const { Cell::new(None) };
+    static SOCKET: Cell<Option<NetlinkSocket>> = const { Cell::new(None) };
 }
 
 /// Removes the entries of TCP connections, each from a source to a target, in the network namespace of this thread's first question. Says
 /// how many there were. An error where nothing is tracked at all.
 pub(crate) fn untrack<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) -> io::Result<u64> {
-    let questions =
-        connections.map(|(source, target)| message(DELETE, 0, source, tuple(TUPLE, source, target)));
-    let found = ask(questions)?.into_iter().collect::<io::Result<Vec<_>>>()?;
-    Ok(found.into_iter().map(u64::from).sum())
+    let entries = connections.map(|(source, target)| change(DELETE, 0, source, tuple(TUPLE, source, target)));
+    request(entries)?.into_iter().try_fold(0, |count, outcome| match outcome {
+        Ok(()) => Ok(count + 1),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(count),
+        Err(error) => Err(error),
+    })
 }
 
 /// Has the entries of TCP connections taken for right, whatever sequence numbers packets have from now on (as with
 /// `net.netfilter.nf_conntrack_tcp_be_liberal`).
 pub(crate) fn relax<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) -> io::Result<()> {
-    let change = |(source, target)| {
+    let relaxed = |(source, target)| {
         let details = attribute(DETAILS, &attribute(TCP, &WAYS.map(liberal).concat()));
-        message(NEW, 0, source, [tuple(TUPLE, source, target), details].concat())
+        change(NEW, 0, source, [tuple(TUPLE, source, target), details].concat())
     };
-    ask(connections.map(change))?.into_iter().try_for_each(|changed| changed.map(drop))
+    succeed(request(connections.map(relaxed))?)
 }
 
 /// Makes entries of established TCP connections, in the place of those that there are.
@@ -80,9 +79,9 @@ pub(crate) fn track<const N: usize>(connections: [(SocketAddr, SocketAddr); N]) 
             attribute(TIMEOUT, &LIFETIME.to_be_bytes()),
             attribute(DETAILS, &attribute(TCP, &details.concat())),
         ];
-        message(NEW, CREATE, source, parts.concat())
+        change(NEW, CREATE, source, parts.concat())
     };
-    ask(connections.map(entry))?.into_iter().try_for_each(|made| made.map(drop))
+    succeed(request(connections.map(entry))?)
 }
 
 /// The flags of one way, and which of them are meant.
@@ -96,40 +95,19 @@ fn is_there() -> bool {
     !here.exists() || here.join("netfilter/nf_conntrack_count").exists()
 }
 
-/// Puts questions, and gives the answer to each.
-fn ask<const N: usize>(questions: [io::Result<Vec<u8>>; N]) -> io::Result<Vec<io::Result<bool>>> {
+/// Requests changes of entries, and returns the outcome of each. Without the right to change them, the kernel answers only once.
+fn request<const N: usize>(changes: [Change; N]) -> io::Result<[io::Result<()>; N]> {
     if !is_there() {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    let netlink = Domain::from(libc::AF_NETLINK);
-    let open = || {
-        let socket = Socket::new(netlink, Type::RAW, Some(Protocol::from(libc::NETLINK_NETFILTER)))?;
-        // Answers are there when the questions are sent. Without the right to ask there is one for all of them.
-        socket.set_nonblocking(true).map(|()| socket)
-    };
-    let socket = SOCKET.take().map_or_else(open, Ok)?;
-    (&socket).write_all(&questions.into_iter().collect::<io::Result<Vec<_>>>()?.concat())?;
-    // All answers are read before an error is one: what is left of them would be taken for those to the next questions.
-    let mut answers = Vec::with_capacity(N);
-    for _ in 0..N {
-        let mut bytes = [0; 1024];
-        let size = (&socket).read(&mut bytes)?;
-        answers.push(was_there(bytes.get(..size).unwrap_or_default()));
-    }
+    let socket = SOCKET.take().map_or_else(|| NetlinkSocket::open(Some(NETFILTER), Wait::Not), Ok)?;
+    let outcomes = socket.change(changes)?;
     SOCKET.set(Some(socket));
-    Ok(answers)
+    Ok(outcomes)
 }
 
-/// Whether an answer says that there was an entry.
-fn was_there(answer: &[u8]) -> io::Result<bool> {
-    let kind = answer.get(4..6).and_then(|kind| kind.first_chunk().copied()).map(u16::from_ne_bytes);
-    let code = answer.get(HEADER..).and_then(|body| body.first_chunk().copied()).map(i32::from_ne_bytes);
-    match (kind, code) {
-        (Some(ANSWER), Some(0)) => Ok(true),
-        (Some(ANSWER), Some(code)) if code.saturating_neg() == libc::ENOENT => Ok(false),
-        (Some(ANSWER), Some(code)) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+fn succeed<const N: usize>(outcomes: [io::Result<()>; N]) -> io::Result<()> {
+    outcomes.into_iter().collect()
 }
 
 /// The addresses and ports of packets from a source to a target, as an attribute of this kind.
@@ -146,26 +124,12 @@ fn tuple(kind: u16, source: SocketAddr, target: SocketAddr) -> Vec<u8> {
     attribute(kind, &[attribute(ADDRESSES, &addresses), attribute(TRANSPORT, &transport)].concat())
 }
 
-fn message(kind: u16, flags: u16, source: SocketAddr, attributes: Vec<u8>) -> io::Result<Vec<u8>> {
+fn change(kind: u16, flags: u16, source: SocketAddr, attributes: Vec<u8>) -> Change {
     let family = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // `struct nfgenmsg`: family, version, and no number.
     let mut body = vec![u8::try_from(family).unwrap_or(0), 0, 0, 0];
     body.extend(attributes);
-    let mut question = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?.to_ne_bytes().to_vec();
-    question.extend(kind.to_ne_bytes());
-    question.extend((FLAGS | flags).to_ne_bytes());
-    // Number of the question, and who asks: one is enough for both.
-    question.extend([0; 8]);
-    question.extend(body);
-    Ok(question)
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(0);
-    let mut all = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    all.extend(value);
-    all.resize(all.len().next_multiple_of(4), 0);
-    all
+    Change { kind, flags, body }
 }
 
 #[cfg(test)]
@@ -173,15 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_as_long_as_it_says() {
+    fn a_request_has_the_addresses_and_ports_of_its_connection() {
         for (source, target, length) in [
-            ("10.1.0.2:1", "10.1.0.1:443", 16 + 4 + 4 + (4 + 16) + (4 + 8 * 3)),
-            ("[fd00::1]:1", "[fd00::2]:443", 16 + 4 + 4 + (4 + 40) + (4 + 8 * 3)),
+            ("10.1.0.2:1", "10.1.0.1:443", 4 + 4 + (4 + 16) + (4 + 8 * 3)),
+            ("[fd00::1]:1", "[fd00::2]:443", 4 + 4 + (4 + 40) + (4 + 8 * 3)),
         ] {
             let (source, target) = (source.parse().unwrap(), target.parse().unwrap());
-            let question = message(DELETE, 0, source, tuple(TUPLE, source, target)).unwrap();
-            assert_eq!(question.len(), length);
-            assert_eq!(question[..4], u32::try_from(length).unwrap().to_ne_bytes());
+            let removal = change(DELETE, 0, source, tuple(TUPLE, source, target));
+            assert_eq!(removal.body.len(), length);
         }
     }
 

@@ -1,8 +1,9 @@
 //! Filters of a `clsact` (tc(8)): which program is there.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 
-use super::routes::{Router, ask, find};
+use super::message::{find, number};
+use super::routes::open;
 
 /// Messages, and the bytes of `struct tcmsg` before their attributes (`include/uapi/linux/rtnetlink.h`).
 const FILTER_GET: u16 = 46;
@@ -30,24 +31,13 @@ pub(crate) fn filter_program(
     body.extend(handle.to_ne_bytes());
     body.extend(if is_ingress { INGRESS } else { EGRESS }.to_ne_bytes());
     body.extend((u32::from(priority) << 16 | u32::from(ALL.to_be())).to_ne_bytes());
-    let answer = match ask(&Router::open()?.0, FILTER_GET, &body, FILTER_NEW) {
+    let answer = match open()?.ask(FILTER_GET, &body, FILTER_NEW) {
         Ok(answer) => answer,
-        // No such interface, no `clsact`, no filter.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => {
-            return Ok(None);
-        }
+        Err(error) if is_absence(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let options = find(&answer, HEAD, OPTIONS).unwrap_or_default();
-    let id = find(options, 0, PROGRAM).and_then(|id| id.first_chunk().copied());
-    Ok(id.map(u32::from_ne_bytes))
+    Ok(program(&answer))
 }
-
-/// `NLM_F_REQUEST | NLM_F_DUMP`, and the kinds of messages that end a list.
-const LIST: u16 = 1 | 0x300;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const HEADER: usize = 16;
 
 /// The ids of the programs of filters that the kernel asks about what comes in by an interface, in their order, up to that of this
 /// program. A filter without a program counts as 0.
@@ -57,47 +47,29 @@ pub(crate) fn filters_before(device: u32, program: u32) -> io::Result<Vec<u32>> 
     body.extend([0; 4]);
     body.extend(INGRESS.to_ne_bytes());
     body.extend([0; 4]);
-    let mut question = u32::try_from(HEADER + HEAD).map_err(io::Error::other)?.to_ne_bytes().to_vec();
-    question.extend([FILTER_GET.to_ne_bytes(), LIST.to_ne_bytes()].concat());
-    question.extend([0; 8]);
-    question.extend(body);
-    let router = Router::open()?;
-    (&router.0).write_all(&question)?;
-    let (mut found, mut room) = (Vec::new(), vec![0; 32 * 1024]);
-    loop {
-        let size = (&router.0).read(&mut room)?;
-        let mut rest = room.get(..size).unwrap_or_default();
-        while let Some((length, kind)) = head(rest) {
-            let message = rest.get(HEADER..length).unwrap_or_default();
-            match kind {
-                FILTER_NEW => found.extend(program_of(message)),
-                // No such interface, or no `clsact`.
-                ERROR | DONE => {
-                    let ours = found.iter().position(|id| *id == program);
-                    found.truncate(ours.unwrap_or(found.len()));
-                    return Ok(found);
-                }
-                _ => {}
-            }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
+    let mut found = Vec::new();
+    match open()?.list(FILTER_GET, &body, FILTER_NEW, |filter| found.extend(program_of(filter))) {
+        Err(error) if !is_absence(&error) => return Err(error),
+        _ => {}
     }
+    let ours = found.iter().position(|id| *id == program);
+    found.truncate(ours.unwrap_or(found.len()));
+    Ok(found)
 }
 
-/// Length and kind of the first of some messages.
-fn head(messages: &[u8]) -> Option<(usize, u16)> {
-    let length = messages.first_chunk().copied().map(u32::from_ne_bytes)?;
-    let kind = messages.get(4..)?.first_chunk().copied().map(u16::from_ne_bytes)?;
-    usize::try_from(length).ok().filter(|length| *length >= HEADER).map(|length| (length, kind))
+/// The kernel has no such interface, no `clsact` at it, no such filter, or no filters at all.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT | libc::EOPNOTSUPP))
 }
 
-/// The id of the program of a filter.
+/// The id of the program of a filter. The first message of each priority has no handle, and is no filter.
 fn program_of(message: &[u8]) -> Option<u32> {
-    // The first message of each priority has no handle, and is no filter.
-    let handle = message.get(8..)?.first_chunk().copied().map(u32::from_ne_bytes)?;
-    let id = find(find(message, HEAD, OPTIONS).unwrap_or_default(), 0, PROGRAM);
-    let id = id.and_then(|id| id.first_chunk().copied()).map_or(0, u32::from_ne_bytes);
-    (handle != 0).then_some(id)
+    let handle = number(message.get(8..)?)?;
+    (handle != 0).then(|| program(message).unwrap_or(0))
+}
+
+fn program(message: &[u8]) -> Option<u32> {
+    number(find(find(message.get(HEAD..)?, OPTIONS)?, PROGRAM)?)
 }
 
 #[cfg(test)]
@@ -112,10 +84,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_cut_off_says_nothing() {
-        assert_eq!(head(&[]), None);
-        assert_eq!(head(&[16, 0, 0, 0, 44]), None);
-        // Shorter than its own head: nobody comes to an end with that.
-        assert_eq!(head(&[0; 16]), None);
         assert_eq!(program_of(&[0; 11]), None);
+        assert_eq!(program_of(&[1; 12]), Some(0));
     }
 }

@@ -3,20 +3,18 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use crate::sys::Changes;
+use super::message::{messages, number};
+use super::socket::Reports;
 
 /// Groups of messages (`include/uapi/linux/rtnetlink.h`): link, addresses, routes and rules of both families, next hops.
 const GROUPS: [u32; 8] = [1, 5, 7, 8, 9, 11, 19, 32];
 
 /// `RTM_DELLINK`.
 const LINK_GONE: u16 = 17;
-/// Bytes in front of a message, and of it up to the end of its interface's number.
-const HEADER: usize = 16;
-const LINK_HEAD: usize = 8;
 
 /// A socket that becomes readable when any of it changes.
 #[derive(Debug)]
-pub(crate) struct Moves(Changes);
+pub(crate) struct Moves(Reports);
 
 /// What has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,37 +28,25 @@ pub(crate) struct News {
 impl Moves {
     /// In the network namespace of this thread.
     pub(crate) fn watch() -> io::Result<Self> {
-        Changes::of(GROUPS.into_iter().fold(0, |all, group| all | 1 << (group - 1))).map(Self)
+        Reports::listen(GROUPS.into_iter().fold(0, |all, group| all | 1 << (group - 1))).map(Self)
     }
 
-    /// Takes all messages. Of those that are not about interfaces it does not matter what they say: the kernel is asked anew.
+    /// Takes all messages. Only those about interfaces are read; for the rest, the caller asks the kernel anew.
     pub(crate) fn take(&self, news: &mut News) {
-        self.0.read(|messages| match messages {
-            Some(messages) => gone(messages, &mut news.gone),
+        self.0.take(|bytes| match bytes {
+            Some(bytes) => news.gone.extend(gone(bytes)),
             None => news.lost = true,
         });
     }
 }
 
-fn gone(mut messages: &[u8], found: &mut Vec<u32>) {
-    while let Some((length, kind)) = head(messages) {
-        // A family other than none: it has only left a bridge.
-        if kind == LINK_GONE
-            && length >= HEADER + LINK_HEAD
-            && let Some([0, _, _, _, index @ ..]) = messages.get(HEADER..HEADER + LINK_HEAD)
-        {
-            found.extend(index.first_chunk().copied().map(u32::from_ne_bytes));
-        }
-        messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-}
-
-/// Length and kind of the first message.
-fn head(messages: &[u8]) -> Option<(usize, u16)> {
-    let (length, rest) = messages.split_first_chunk()?;
-    let kind = rest.first_chunk().copied().map(u16::from_ne_bytes)?;
-    let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
-    (length >= HEADER).then_some((length, kind))
+/// The numbers of the interfaces that some messages report as gone.
+fn gone(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    messages(bytes).filter(|message| message.kind == LINK_GONE).filter_map(|message| match message.body {
+        [0, _, _, _, index @ ..] => number(index),
+        // A family other than none: the interface has only left a bridge.
+        _ => None,
+    })
 }
 
 impl AsFd for Moves {
@@ -79,11 +65,10 @@ impl AsRawFd for Moves {
 mod tests {
     use super::*;
 
+    use super::super::message::request;
+
     fn message(kind: u16, body: &[u8]) -> Vec<u8> {
-        let mut message = u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes().to_vec();
-        message.extend(kind.to_ne_bytes());
-        message.resize(HEADER, 0);
-        message.extend(body);
+        let mut message = request(kind, 0, 0, body).unwrap();
         message.resize(message.len().next_multiple_of(4), 0);
         message
     }
@@ -98,18 +83,14 @@ mod tests {
             message(16, &link(0, 9)),
             message(LINK_GONE, &link(0, 10)),
         ];
-        let mut found = Vec::new();
-        gone(&messages.concat(), &mut found);
-        assert_eq!(found, [7, 10]);
+        assert_eq!(gone(&messages.concat()).collect::<Vec<_>>(), [7, 10]);
     }
 
     #[test]
     fn noise_is_passed_over() {
-        let mut found = Vec::new();
-        for noise in [&[][..], &[1; 3], &[0; 64], &[255; 64], &message(LINK_GONE, &[0; 7])] {
-            gone(noise, &mut found);
+        for noise in [&[][..], &[1; 3], &[0; 64], &message(LINK_GONE, &[0; 7])] {
+            assert_eq!(gone(noise).next(), None, "{noise:?}");
         }
-        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]
