@@ -8,14 +8,12 @@ mod epoll;
 mod ethtool;
 mod file;
 mod interfaces;
-mod iterator;
 mod leg;
 mod listener;
 mod memory;
 mod netlink;
 mod netns;
 mod process;
-mod program;
 mod raw;
 mod rcu_barrier;
 mod readable;
@@ -26,16 +24,18 @@ mod shared;
 mod signals;
 mod stderr;
 mod tcp;
-mod xdp;
 
-pub(crate) use bpf::{MESSAGES, STREAM, attach_to_map, attached_to_map, programs_at};
+pub(crate) use bpf::{
+    MESSAGES, STREAM, attach_to_map, attach_xdp, attached_to_map, count_entries, delete_entry, detach_link,
+    has_tcx, link_at, link_interface, link_iterator, object_id, pin, pinned, programs_at, run_iterator,
+    run_program, update_link, wait_for_programs,
+};
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
 pub(crate) use epoll::Poller;
 pub(crate) use ethtool::joins_packets;
 pub(crate) use file::{check_own, create_anew, lock, open_own, open_regular};
 pub(crate) use interfaces::{Interfaces, interface_number, interfaces};
-pub(crate) use iterator::{delete_entry, link_iterator, run_iterator};
 pub(crate) use leg::{close_silently, leg, provoke_answer};
 pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
@@ -48,7 +48,6 @@ pub(crate) use process::{
     Capabilities, capabilities, has_seccomp_filter, is_in_user_namespace, open_file_limit, open_files,
     raise_open_file_limit,
 };
-pub(crate) use program::run_program;
 pub(crate) use raw::send_segment;
 pub(crate) use rcu_barrier::wait_for_packets;
 pub(crate) use readable::readable;
@@ -62,8 +61,4 @@ pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
     is_established, keep_alive, keep_urgent_bytes, limit_segments, limit_unsent, reading, reset_on_close,
     tune_receive_buffer, wake_when_all_readable, wake_when_readable, write_at_once,
-};
-pub(crate) use xdp::{
-    attach_xdp, count_entries, detach_link, has_tcx, link_at, link_interface, object_id, pin, pinned,
-    update_link, wait_for_programs,
 };
