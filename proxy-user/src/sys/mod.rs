@@ -26,9 +26,9 @@ mod stderr;
 mod tcp;
 
 pub(crate) use bpf::{
-    MESSAGES, STREAM, attach_to_map, attach_xdp, attached_to_map, count_entries, delete_entry, detach_link,
-    has_tcx, link_at, link_interface, link_iterator, object_id, pin, pinned, programs_at, run_iterator,
-    run_program, update_link, wait_for_programs,
+    MESSAGES, STREAM, attach_to_map, attached_to_map, count_entries, delete_entry, detach_link, has_tcx,
+    link_at, link_iterator, object_id, pin, pinned, programs_at, run_iterator, run_program,
+    wait_for_programs,
 };
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
@@ -41,7 +41,7 @@ pub(crate) use listener::{bind, check_free, is_own_address};
 pub(crate) use memory::{modest_tcp_memory, tcp_memory};
 pub(crate) use netlink::{
     Changes, Device, Moves, News, Router, device, filter_program, filters_before, relax, route, track,
-    untrack,
+    untrack, xdp_program,
 };
 pub(crate) use netns::{bpf_mounts, inhabited, namespace};
 pub(crate) use process::{

@@ -4,9 +4,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::Guard;
+use aya::pin::PinError;
+use aya::programs::ProgramError;
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::xdp::{Xdp, XdpLink, XdpMode};
+
+use super::{Guard, lock, program};
 use crate::kernel::Unavailable;
-use crate::kernel::failure::denied;
+use crate::kernel::failure::{denied, os_error};
 use crate::sys;
 
 /// How the program is run.
@@ -25,20 +30,56 @@ impl Mode {
             Self::Generic => "generic",
         }
     }
+
+    const fn of_aya(self) -> XdpMode {
+        match self {
+            Self::Native => XdpMode::Driver,
+            Self::Generic => XdpMode::Skb,
+        }
+    }
 }
 
 /// One attachment, for as long as the value lives, or as it is pinned.
 #[derive(Debug)]
 pub(crate) struct Link {
-    fd: OwnedFd,
+    held: Held,
+    /// Id of the program.
+    program: u32,
     pub(crate) interface: u32,
     pub(crate) mode: Mode,
 }
 
+#[derive(Debug)]
+enum Held {
+    Link(#[expect(dead_code, reason = "its life is what attaches the program")] XdpLink),
+    /// Opened from its pin. aya's links tell neither their descriptor nor their interface.
+    Pinned(OwnedFd),
+}
+
+/// Why the program cannot be attached.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
 impl Link {
-    /// Whether the program is still attached to that interface.
+    /// Whether the program is still attached to that interface. A later daemon may have put its own program into a link that is
+    /// pinned.
     pub(crate) fn is_attached(&self) -> bool {
-        matches!(sys::link_interface(&self.fd), Ok(Some(interface)) if interface == self.interface)
+        match &self.held {
+            Held::Link(_) => {
+                let found = sys::xdp_program(self.interface, self.mode == Mode::Native);
+                found.is_ok_and(|found| found == Some(self.program))
+            }
+            Held::Pinned(link) => sys::link_at(link).is_ok_and(|(at, _)| at == Some(self.interface)),
+        }
     }
 }
 
@@ -55,38 +96,54 @@ impl Guard {
         for &mode in modes {
             let path = pin.map(|folder| pin_path(folder, name, mode));
             match self.attach_as(interface, mode, path.as_deref()) {
-                Ok(fd) => return Ok(Link { fd, interface, mode }),
+                Ok(held) => return Ok(Link { held, program: self.id, interface, mode }),
                 Err(error) => failure = Some(explain(name, mode, &error)),
             }
         }
-        Err(failure.unwrap_or_else(|| explain(name, Mode::Generic, &io::ErrorKind::InvalidInput.into())))
+        let none = || explain(name, Mode::Generic, &io::Error::from(io::ErrorKind::InvalidInput).into());
+        Err(failure.unwrap_or_else(none))
     }
 
-    fn attach_as(&self, interface: u32, mode: Mode, pin: Option<&Path>) -> io::Result<OwnedFd> {
-        if let Some(path) = pin
-            && let Ok(link) = sys::pinned(path)
-        {
-            if sys::link_interface(&link)? == Some(interface) {
-                sys::update_link(&link, &self.program())?;
-                return Ok(link);
+    fn attach_as(&self, interface: u32, mode: Mode, pin: Option<&Path>) -> Result<Held, Failure> {
+        let mut ebpf = lock(&self.ebpf);
+        let program = program(&mut ebpf)?;
+        let Some(path) = pin else {
+            return attach(program, interface, mode).map(Held::Link);
+        };
+        if let Ok(link) = sys::pinned(path) {
+            if sys::link_at(&link)?.0 == Some(interface) {
+                replace(program, path)?;
+                return Ok(Held::Pinned(link));
             }
             // Of an interface that has gone.
             std::fs::remove_file(path)?;
         }
-        let link = sys::attach_xdp(&self.program(), interface, mode == Mode::Native)?;
-        if let Some(path) = pin {
-            sys::pin(&link, path)?;
-        }
-        Ok(link)
+        drop(FdLink::try_from(attach(program, interface, mode)?)?.pin(path)?);
+        Ok(Held::Pinned(sys::pinned(path)?))
     }
+}
+
+fn attach(program: &mut Xdp, interface: u32, mode: Mode) -> Result<XdpLink, Failure> {
+    let id = program.attach_to_if_index(interface, mode.of_aya())?;
+    Ok(program.take_link(id)?)
+}
+
+/// Puts the program in the place of the one of a link, without a packet in between.
+fn replace(program: &mut Xdp, pin: &Path) -> Result<(), Failure> {
+    let link = FdLink::from(PinnedLink::from_pin(pin)?);
+    let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+    drop(program.take_link(id)?);
+    Ok(())
 }
 
 fn pin_path(folder: &Path, name: &str, mode: Mode) -> PathBuf {
     folder.join(format!("guard-{name}-{}", mode.name()))
 }
 
-fn explain(name: &str, mode: Mode, error: &io::Error) -> Unavailable {
-    let remedy = match error.raw_os_error() {
+fn explain(name: &str, mode: Mode, error: &Failure) -> Unavailable {
+    let system = os_error(error);
+    let said = system.map_or_else(|| error.to_string(), io::Error::to_string);
+    let remedy = match system.and_then(io::Error::raw_os_error) {
         Some(libc::EBUSY | libc::EEXIST) => {
             format!(
                 "another XDP program is there, and the kernel takes one for each interface: see `ip link show {name}`, and detach \
@@ -108,7 +165,7 @@ fn explain(name: &str, mode: Mode, error: &io::Error) -> Unavailable {
     };
     Unavailable {
         log: None,
-        what: format!("the guard cannot be attached to {name} in mode {}: {error}", mode.name()),
+        what: format!("the guard cannot be attached to {name} in mode {}: {said}", mode.name()),
         remedy,
     }
 }

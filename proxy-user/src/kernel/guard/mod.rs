@@ -6,12 +6,12 @@ mod words;
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::EbpfLoader;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::programs::Xdp;
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfLoader};
 use proxy_common::abi::guard as abi;
 use proxy_common::guard::{Endpoint, Endpoints, Rate, Reason, Source, Table, TooManyEndpoints};
 use proxy_common::kernels::Part;
@@ -40,7 +40,8 @@ pub(crate) struct Setup {
 
 /// The loaded program.
 pub(crate) struct Guard {
-    program: OwnedFd,
+    /// Locked while the kernel attaches the program.
+    ebpf: Mutex<Ebpf>,
     id: u32,
     words: Words,
     counters: PerCpuArray<MapData, u64>,
@@ -68,26 +69,20 @@ impl Guard {
             .load(OBJECT)
             .map_err(|error| Unavailable::explain("the BPF maps of the guard cannot be made", &error))?;
         let refused = |error| Unavailable::explain("the kernel refuses the BPF program of the guard", &error);
-        let program: &mut Xdp = ebpf
-            .program_mut(abi::PROGRAM)
-            .ok_or_else(|| missing(abi::PROGRAM))?
-            .try_into()
-            .map_err(refused)?;
-        program.load().map_err(refused)?;
-        let id = program.info().map_err(refused)?.id();
-        let held = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
-        let held = held.map_err(|error| Unavailable::explain("a descriptor cannot be duplicated", &error))?;
+        let loaded = program(&mut ebpf).map_err(refused)?;
+        loaded.load().map_err(refused)?;
+        let id = loaded.info().map_err(refused)?.id();
         let Some(Map::LruHashMap(sources)) = ebpf.take_map(abi::SOURCES) else {
             return Err(missing(abi::SOURCES));
         };
         let guard = Self {
-            program: held,
             id,
             words: Words::map(&mut ebpf)?,
             counters: take(&mut ebpf, abi::COUNTERS)?,
             bans: Mutex::new(take(&mut ebpf, abi::BANS)?),
             live: Mutex::new(take(&mut ebpf, abi::LIVE)?),
             sources,
+            ebpf: Mutex::new(ebpf),
             masks: [mask(32, setup.source_bits[0]), mask(64, setup.source_bits[1])],
         };
         guard.words.set_up(setup, guard.masks);
@@ -97,10 +92,6 @@ impl Guard {
     /// Id of the program.
     pub(crate) const fn id(&self) -> u32 {
         self.id
-    }
-
-    fn program(&self) -> BorrowedFd<'_> {
-        self.program.as_fd()
     }
 
     /// What a source is counted as, from any of its addresses.
@@ -162,6 +153,11 @@ impl Guard {
     pub(crate) fn watched(&self) -> io::Result<u64> {
         sys::count_entries(&self.sources.fd().as_fd())
     }
+}
+
+/// The object has one program, of this name and type.
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, ProgramError> {
+    ebpf.program_mut(abi::PROGRAM).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
 /// The first `bits` of so many.

@@ -1,11 +1,15 @@
-//! What the loader's library does not ask the kernel.
+//! Which programs are attached to a map of sockets or, by tcx, to an interface. aya does not ask the former, and asks the latter
+//! by the name of the interface, which another one may have by then. aya can attach to a map of sockets, but keeps a link for each
+//! time, and needs the program for itself alone.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
+
+use super::syscall::{bpf, number};
 
 /// `BPF_PROG_ATTACH` and `BPF_PROG_QUERY` (`include/uapi/linux/bpf.h`).
-const PROG_ATTACH: libc::c_int = 8;
-const PROG_QUERY: libc::c_int = 16;
+const PROG_ATTACH: libc::c_long = 8;
+const PROG_QUERY: libc::c_long = 16;
 
 /// What programs of maps of sockets decide about: `BPF_SK_SKB_STREAM_VERDICT`, what is received,
 pub(crate) const STREAM: u32 = 5;
@@ -35,19 +39,12 @@ struct Query {
 
 const _: () = assert!(size_of::<Query>() == 32);
 
-fn number(fd: &impl AsFd) -> io::Result<u32> {
-    u32::try_from(fd.as_fd().as_raw_fd()).map_err(io::Error::other)
-}
-
 /// Attaches a program to a map of sockets, in the place of another one if there is any.
 pub(crate) fn attach_to_map(map: &impl AsFd, program: &impl AsFd, kind: u32) -> io::Result<()> {
     let (target_fd, program_fd) = (number(map)?, number(program)?);
-    let attachment = Attachment { target_fd, program_fd, attach_type: kind, flags: 0 };
-    // SAFETY: both fds are borrowed, so they stay open; the kernel reads `attachment`, a live value of the size that is passed, and
-    // takes a reference to the program of its own.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attachment, size_of::<Attachment>()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let mut attachment = Attachment { target_fd, program_fd, attach_type: kind, flags: 0 };
+    // SAFETY: no addresses. The kernel takes a reference to the program of its own.
+    unsafe { bpf(PROG_ATTACH, &mut attachment) }.map(drop)
 }
 
 /// The id of the program of this kind that is attached to a map of sockets. None: there is none. Kernels before 5.17 do not tell
@@ -64,12 +61,8 @@ pub(crate) fn attached_to_map(map: &impl AsFd, kind: u32) -> io::Result<Option<u
         prog_count: 1,
         padding: 0,
     };
-    // SAFETY: `query` is a live value of the size that is passed; `prog_ids` is the address of room for `prog_count` ids,
-    // which lives as long. The kernel writes to nothing else.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: `prog_ids` is the address of room for `prog_count` ids, which lives as long as the call.
+    unsafe { bpf(PROG_QUERY, &mut query) }?;
     Ok((query.prog_count > 0).then_some(id))
 }
 
@@ -92,6 +85,12 @@ struct AtInterface {
 
 const _: () = assert!(size_of::<AtInterface>() == 64);
 
+/// Whether the kernel attaches programs to interfaces by tcx (Linux 6.6).
+pub(crate) fn has_tcx() -> bool {
+    const LOOPBACK: u32 = 1;
+    programs_at(LOOPBACK).is_ok()
+}
+
 /// The ids of the programs that the kernel asks about what comes in by an interface (tcx), in their order. Kernels before 6.6 have none, and
 /// say `EINVAL`.
 pub(crate) fn programs_at(device: u32) -> io::Result<Vec<u32>> {
@@ -102,16 +101,11 @@ pub(crate) fn programs_at(device: u32) -> io::Result<Vec<u32>> {
         prog_count: 64,
         ..AtInterface::default()
     };
-    // SAFETY: `query` is a live value of the size that is passed; `prog_ids` is the address of room for `prog_count` ids, which lives as
-    // long, and the other lists are not asked for. The kernel writes to nothing else.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<AtInterface>()) };
-    match result {
-        0 => Ok(ids.into_iter().take(usize::try_from(query.prog_count).unwrap_or(0)).collect()),
-        _ => match io::Error::last_os_error() {
-            // It has none yet.
-            error if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
-            error => Err(error),
-        },
+    // SAFETY: `prog_ids` is the address of room for `prog_count` ids, which lives as long as the call; the other lists are not asked for.
+    match unsafe { bpf(PROG_QUERY, &mut query) } {
+        Ok(_) => Ok(ids.into_iter().take(usize::try_from(query.prog_count).unwrap_or(0)).collect()),
+        // It has none yet.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }

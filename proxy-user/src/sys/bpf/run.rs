@@ -1,7 +1,9 @@
-//! Running a loaded BPF program once, by hand.
+//! Running a loaded BPF program once, by hand. aya can, too, but not by several threads that share the program.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
+
+use super::syscall::{bpf, number};
 
 /// `BPF_PROG_TEST_RUN` (`include/uapi/linux/bpf.h`).
 const TEST_RUN: libc::c_long = 10;
@@ -30,17 +32,13 @@ const _: () = assert!(size_of::<Attributes>() == 80);
 
 /// Runs a classifier on a packet of these bytes, in the network namespace of this thread, and returns what it returns.
 pub(crate) fn run_program(program: &impl AsFd, packet: &[u8]) -> io::Result<u32> {
-    let fd = program.as_fd().as_raw_fd();
     let mut attributes = Attributes {
-        program: u32::try_from(fd).map_err(io::Error::other)?,
+        program: number(program)?,
         input_size: u32::try_from(packet.len()).map_err(io::Error::other)?,
         input: packet.as_ptr() as u64,
         repeat: 1,
         ..Attributes::default()
     };
-    // SAFETY: the fd is borrowed, so it stays open; the kernel reads `packet`, which outlives the call, and reads and writes
-    // `attributes`, which are as long as it is told.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attributes, size_of::<Attributes>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.answer) }
+    // SAFETY: `input` is the address of `packet`, which lives as long as the call; the kernel writes to nothing but `attributes`.
+    unsafe { bpf(TEST_RUN, &mut attributes) }.map(|_| attributes.answer)
 }

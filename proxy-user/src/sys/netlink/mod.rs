@@ -13,4 +13,4 @@ pub(crate) use self::changes::Changes;
 pub(crate) use self::conntrack::{relax, track, untrack};
 pub(crate) use self::filters::{filter_program, filters_before};
 pub(crate) use self::route_events::{Moves, News};
-pub(crate) use self::routes::{Device, Router, device, route};
+pub(crate) use self::routes::{Device, Router, device, route, xdp_program};

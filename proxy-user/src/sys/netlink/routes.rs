@@ -28,6 +28,10 @@ const BELOW: u16 = 5;
 const ELSEWHERE: u16 = 37;
 const INFO: u16 = 18;
 const PORT_OF: u16 = 4;
+/// `IFLA_XDP`, and in it `IFLA_XDP_DRV_PROG_ID` and `IFLA_XDP_SKB_PROG_ID`.
+const XDP: u16 = 43;
+const XDP_NATIVE: u16 = 5;
+const XDP_GENERIC: u16 = 6;
 /// `RTN_LOCAL`: an address of this host.
 const LOCAL: u8 = 2;
 /// `ARPHRD_ETHER`.
@@ -107,10 +111,7 @@ impl Router {
 
     /// See [`device`].
     pub(crate) fn device(&self, index: u32) -> io::Result<Device> {
-        let mut body = vec![0; 4];
-        body.extend(index.to_ne_bytes());
-        body.resize(LINK_BYTES, 0);
-        let answer = self.0.ask(LINK_GET, &body, LINK_NEW)?;
+        let answer = self.interface(index)?;
         let kind = answer.get(2..4).and_then(|kind| kind.first_chunk().copied()).map(u16::from_ne_bytes);
         let part = |kind| find(answer.get(LINK_BYTES..)?, kind);
         let name = part(NAME).unwrap_or_default().split(|byte| *byte == 0).next().unwrap_or_default();
@@ -123,11 +124,26 @@ impl Router {
             below: part(BELOW).and_then(number).filter(|_| part(ELSEWHERE).is_none()),
         })
     }
+
+    /// What the kernel says of an interface.
+    fn interface(&self, index: u32) -> io::Result<Vec<u8>> {
+        let mut body = vec![0; 4];
+        body.extend(index.to_ne_bytes());
+        body.resize(LINK_BYTES, 0);
+        self.0.ask(LINK_GET, &body, LINK_NEW)
+    }
 }
 
 /// The interface with this index.
 pub(crate) fn device(index: u32) -> io::Result<Device> {
     Router::open()?.device(index)
+}
+
+/// The id of the XDP program that is attached to an interface, by its driver (`native`) or by the kernel. None: there is none.
+pub(crate) fn xdp_program(index: u32, native: bool) -> io::Result<Option<u32>> {
+    let answer = Router::open()?.interface(index)?;
+    let programs = answer.get(LINK_BYTES..).and_then(|parts| find(parts, XDP)).unwrap_or_default();
+    Ok(find(programs, if native { XDP_NATIVE } else { XDP_GENERIC }).and_then(number))
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -152,6 +168,7 @@ mod tests {
                 Device { name: "lo".to_owned(), is_ethernet: false, bridge: None, below: None }
             );
         }
+        assert_eq!(xdp_program(1, true).unwrap(), None);
         assert_eq!(device(u32::MAX >> 1).unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 }
