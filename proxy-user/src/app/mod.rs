@@ -10,13 +10,13 @@ use std::time::Duration;
 use proxy_common::plan::{Choice, Datapath};
 use tokio::sync::oneshot;
 
-use crate::control::admin::{self, Admin, Kernel};
+use crate::control::admin::{self, Admin};
 use crate::control::{Exit, Failure, Signals, events, guard, logs, paths};
 use crate::datapath::packet::{self, Homes, PacketDatapath};
 use crate::front::{self, Bound, Entrance, Exchange, Means};
 use crate::hub::snapshot::{Server, Snapshot};
 use crate::hub::{ConnectionLimit, Hub, Phase, keep_running, or_stop};
-use crate::kernel::{Packet, Unavailable};
+use crate::kernel::{Kernel, Packet, Unavailable};
 use crate::{kernel, sys};
 use bind::{bind, bind_exit};
 

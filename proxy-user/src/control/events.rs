@@ -8,10 +8,9 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use log::Log;
 
-use super::admin::Kernel;
 use super::budget::Keeper;
 use crate::hub::{Hub, LogThrottle};
-use crate::kernel::{Attachment, Sockmap};
+use crate::kernel::{Attachment, Kernel, LOST, Sockmap};
 use crate::sys;
 
 /// How long a flow may wait for an event that was lost.
@@ -22,9 +21,6 @@ const LOOKS_PER_SILENCE: u64 = 4;
 
 /// Each flow looks once in so many rounds at the latest: what a foreign hand has done to it shows to itself only.
 const ROUNDS_MAX: u64 = 15;
-
-/// Why splicing is no longer available.
-pub(in crate::control) const LOST: &str = "the sockmap datapath is lost: something else has detached its BPF program, and it cannot be attached again; it is tried again each second";
 
 /// Wakes the flow of every cookie that the verdict names.
 pub(crate) async fn run(hub: Arc<Hub>, events: RingBuf<MapData>) -> std::io::Result<()> {

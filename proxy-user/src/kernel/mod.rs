@@ -1,5 +1,6 @@
 //! What the kernel does for us: loaded programs, typed maps, and whether they do what they should.
 
+mod daemon;
 mod failure;
 pub(crate) mod guard;
 mod local;
@@ -10,6 +11,7 @@ mod selftest;
 mod slots;
 mod sockmap;
 
+pub(crate) use daemon::{Kernel, LOST};
 pub(crate) use failure::{ROOTLESS, Unavailable};
 pub(crate) use local::{BackendLookup, FourTuple};
 pub(crate) use packet::{Armed, Packet, PacketCounters};

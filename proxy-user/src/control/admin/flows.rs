@@ -15,8 +15,9 @@ use proxy_common::plan::Datapath;
 use serde::Serialize;
 
 use super::Admin;
-use super::report::{Kernel, carried, rested};
+use super::report::{carried, rested};
 use crate::hub::Flow;
+use crate::kernel::Kernel;
 
 /// Connections in one piece of the answer.
 const PIECE: usize = 64;

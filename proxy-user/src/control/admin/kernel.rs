@@ -8,9 +8,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::Kernel;
 use crate::hub::Hub;
-use crate::kernel::{KernelCounters, PacketCounters, Sockmap};
+use crate::kernel::{Kernel, KernelCounters, PacketCounters, Sockmap};
 
 pub(super) struct Readings {
     pub(super) hub: Arc<Hub>,

@@ -23,11 +23,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub(crate) use listen::{open, serve};
-pub(crate) use report::Kernel;
 
 use crate::control::guard::Started;
 use crate::control::logs;
 use crate::hub::{Hub, Phase};
+use crate::kernel::Kernel;
 
 /// What the endpoint reads.
 pub(crate) struct Admin {

@@ -1,64 +1,22 @@
 //! What the endpoint says, as data.
 
-use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proxy_common::abi::packet::Key;
 use proxy_common::flow::ConnectFailure;
-use proxy_common::plan::{Datapath, Host, Use};
+use proxy_common::plan::Datapath;
 use serde::Serialize;
 
 use super::Admin;
-use crate::control::events::LOST;
 use crate::control::guard::{Guard, Interface};
 use crate::hub::snapshot::Upstream;
 use crate::hub::{Bytes, Endpoint, Flow, Hub, Phase};
-use crate::kernel::{KernelCounters, Local, Packet, PacketCounters, Sockmap, Unavailable};
+use crate::kernel::{Kernel, KernelCounters, LOST, Packet, PacketCounters, Sockmap, Unavailable};
 use crate::sys;
 
-/// What the kernel does for this daemon.
-pub(crate) struct Kernel {
-    pub(crate) sockmap: Result<Sockmap, Unavailable>,
-    /// Why `auto` does not splice, though sockmap is available. None: it does.
-    pub(crate) caution: Option<Unavailable>,
-    /// None: no upstream of the configuration is on this host.
-    pub(crate) local: Option<Result<Local, Unavailable>>,
-    /// None: no upstream of the configuration names it.
-    pub(crate) packet: Option<Result<Arc<Packet>, Unavailable>>,
-    /// Why `auto` does not offload, though the configuration asks for it. None: it does, or is not asked to.
-    pub(crate) packet_caution: Option<Unavailable>,
-    /// For connections that an earlier daemon has left, found later.
-    pub(crate) left: OnceLock<Result<Arc<Packet>, Unavailable>>,
-}
-
 impl Kernel {
-    /// What flows may be carried by.
-    pub(crate) fn host(&self) -> Host {
-        let sockmap = match (&self.sockmap, &self.caution) {
-            (Ok(_), None) => Use::Always,
-            (Ok(_), Some(_)) => Use::ByName,
-            (Err(_), _) => Use::Unavailable,
-        };
-        let local = match &self.local {
-            Some(Ok(Local { noticed: None })) => sockmap,
-            Some(Ok(Local { noticed: Some(_) })) => Use::ByName,
-            Some(Err(_)) | None => Use::Unavailable,
-        };
-        let packet = self.packet().is_some_and(|packet| packet.takes_new);
-        Host { sockmap, local, packet }
-    }
-
-    /// What carries flows that have left their sockets.
-    pub(crate) fn packet(&self) -> Option<&Arc<Packet>> {
-        self.found()?.as_ref().ok()
-    }
-
-    fn found(&self) -> Option<&Result<Arc<Packet>, Unavailable>> {
-        self.packet.as_ref().or_else(|| self.left.get())
-    }
-
     /// Why flows do not leave their sockets. None: they do.
     pub(super) fn packet_unavailable(&self) -> Option<String> {
         match self.found() {
@@ -133,12 +91,6 @@ impl Kernel {
             Err(reason) => Some(reason.to_string()),
             Ok(_) => hub.sockmap_lost.load(Ordering::Relaxed).then(|| LOST.to_owned()),
         }
-    }
-}
-
-impl fmt::Debug for Kernel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel").field("sockmap", &self.sockmap.is_ok()).finish()
     }
 }
 
