@@ -74,7 +74,7 @@ const TARGETS: [Target; 20] = [
         1.2,
     ),
     target(
-        "user KiB of an idle flow",
+        "user KiB of an idle connection",
         "snisplice-sockmap",
         &["idle"],
         &[Metric::UserPerFlow],
@@ -89,7 +89,7 @@ const TARGETS: [Target; 20] = [
     target("round trips", PACKET, &["ping"], LATENCY, Against::Named("direct"), 1.1),
     // 450 bytes.
     target(
-        "kernel KiB of an idle flow",
+        "kernel KiB of an idle connection",
         PACKET,
         &["idle"],
         &[Metric::KernelOverDirect],
@@ -97,10 +97,17 @@ const TARGETS: [Target; 20] = [
         0.44,
     ),
     // As below.
-    target("fds of an idle flow", PACKET, &["idle"], &[Metric::DescriptorsPerFlow], Against::Itself, 0.005),
+    target(
+        "fds of an idle connection",
+        PACKET,
+        &["idle"],
+        &[Metric::DescriptorsPerFlow],
+        Against::Itself,
+        0.005,
+    ),
     // A few descriptors that come and go are no descriptors of a flow.
     target(
-        "fds of an idle flow",
+        "fds of an idle connection",
         "snisplice-sockmap",
         &["idle"],
         &[Metric::DescriptorsPerFlow],

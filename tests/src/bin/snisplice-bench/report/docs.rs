@@ -1,12 +1,13 @@
-//! `docs/benchmarks.md`, written from the results alone.
+//! `docs/benchmarks.md` and `docs/benchmarks-datapaths.md`, written from the results alone.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::overview;
 use super::plots::{Picture, pictures};
-use super::table::{LEGEND, rows};
+use super::table::{LEGEND, rows, rows_of};
 use crate::compare::{Duel, duels};
 use crate::plan::SCENARIOS;
 use crate::results::Results;
@@ -15,11 +16,44 @@ use crate::targets;
 /// What does not depend on the results.
 const METHOD: &str = include_str!("method.md");
 
-/// Writes the page and its pictures below `docs`.
+/// The beginning of the first page.
+const INTRODUCTION: &str = "\
+# Benchmarks
+
+What an operator gets by default, beside other proxies with their defaults and tuned. All figures
+are of one machine, which proxy and peers share; on another one only their order is comparable.
+Written by `cargo xtask bench --docs`, not by hand.
+";
+
+/// How to read the first table.
+const READING: &str = "
+Medians; the best proxy of each row is bold. CPU time is that of the whole machine, peers included.
+
+- `auto` is the default of snisplice.
+- `auto` with `[packet]` offloads connections. It was measured with `datapath = \"packet\"`, which
+  offloads under the same conditions.
+- Tuned rivals have larger buffers (`-large`), and HAProxy also splicing (`-splice`).
+
+[benchmarks-datapaths.md](benchmarks-datapaths.md) has each datapath by itself, all figures with
+their ranges, the method, and the configurations.
+";
+
+/// The beginning of the second page.
+const DATAPATHS: &str = "\
+# Benchmarks of single datapaths
+
+All figures of each datapath, with their ranges. [benchmarks.md](benchmarks.md) has what an operator
+gets by default. Written by `cargo xtask bench --docs`, not by hand.
+";
+
+/// Writes both pages and their pictures below `docs`.
 pub(crate) fn write(results: &Results, docs: &Path) -> Result<()> {
-    let pictures = pictures(results);
-    write_pictures(&pictures, &docs.join("benchmarks"))?;
-    put(&docs.join("benchmarks.md"), &page(results, &pictures))
+    let (pictures, overview) = (pictures(results), overview::overview(results));
+    let folder = docs.join("benchmarks");
+    write_pictures(&pictures, &folder)?;
+    write_pictures(overview.as_slice(), &folder)?;
+    put(&docs.join("benchmarks.md"), &first_page(results, overview.as_ref()))?;
+    put(&docs.join("benchmarks-datapaths.md"), &second_page(results, &pictures))
 }
 
 /// Writes each picture into a file of its own.
@@ -32,32 +66,44 @@ fn put(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
-fn page(results: &Results, pictures: &[Picture]) -> String {
-    let mut page = String::from(
-        "# Benchmarks\n\nWritten by `cargo xtask bench --docs`, not by hand. All figures are of one machine; \
-         what they say about another is their order at most.\n\n## Machine\n\n",
-    );
-    page += &results.facts.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect::<String>();
-    let versions = results.versions.iter().filter(|(_, version)| !version.is_empty());
-    page += &versions.map(|(name, version)| format!("- {name}: {version}\n")).collect::<String>();
+fn first_page(results: &Results, overview: Option<&Picture>) -> String {
+    let mut page = format!("{INTRODUCTION}\n{}{READING}", overview::table(results));
+    page += &overview.map(shown).unwrap_or_default();
+    page += "\n## Where snisplice loses\n\nComparisons with the best rival, whether tuned or not:\n\n";
+    page += &overview::losses(results);
+    page +=
+        "\nEach of them is in [benchmarks-datapaths.md](benchmarks-datapaths.md#where-snisplice-loses).\n";
+    page + &machine(results)
+}
+
+fn second_page(results: &Results, pictures: &[Picture]) -> String {
+    let mut page = DATAPATHS.to_owned();
     page += "\n## Pictures\n";
-    for picture in pictures {
-        page += &format!("\n![{}](benchmarks/{})\n", picture.title, picture.file);
-    }
+    page += &pictures.iter().map(shown).collect::<String>();
     page += &losses(results);
     page += &goals(results);
     page += &gaps(results);
-    page += "\n## Figures\n\n";
-    page += &format!("{LEGEND}.\n");
+    page += &format!("\n## Figures\n\n{LEGEND}.\n");
     for scenario in SCENARIOS {
         let rows = rows(results, scenario);
         if rows.len() > 1 {
-            page += &format!("\n### {}\n\n`{}`\n\n{}", scenario.title, scenario.id, markdown(&rows));
+            page += &format!("\n### {}\n\n`{}`\n\n{}", scenario.title, scenario.id, rows_of(&rows));
         }
     }
     page += &format!("\n{METHOD}");
-    page += &configurations(results);
-    page
+    page + &configurations(results)
+}
+
+/// A picture in a page.
+fn shown(picture: &Picture) -> String {
+    format!("\n![{}](benchmarks/{})\n", picture.title, picture.file)
+}
+
+fn machine(results: &Results) -> String {
+    let mut text = "\n## Machine\n\n".to_owned();
+    text += &results.facts.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect::<String>();
+    let versions = results.versions.iter().filter(|(_, version)| !version.is_empty());
+    text + &versions.map(|(name, version)| format!("- {name}: {version}\n")).collect::<String>()
 }
 
 /// Every case in which a rival is better.
@@ -65,8 +111,8 @@ fn losses(results: &Results) -> String {
     let duels = duels(results);
     let lost: Vec<&Duel> = duels.iter().filter(|duel| duel.is_lost()).collect();
     let mut text = format!(
-        "\n## Where snisplice loses\n\nIn {} of {} comparisons of a datapath with the best rival, the rival's median is \
-         better. All of them:\n\n| scenario | figure | datapath | ours | best rival | ours / rival |\n|---|---|---|---|---|---|\n",
+        "\n## Where snisplice loses\n\nIn {} of {} comparisons of a datapath with the best rival, the rival's median\n\
+         is better. All of them:\n\n| scenario | figure | datapath | ours | best rival | ours / rival |\n|---|---|---|---|---|---|\n",
         lost.len(),
         duels.len()
     );
@@ -87,18 +133,16 @@ fn losses(results: &Results) -> String {
     text
 }
 
+/// The targets, and the figures that fall short of them.
 fn goals(results: &Results) -> String {
-    let mut text = String::from("\n## Targets\n\n| target | met | what falls short |\n|---|---|---|\n");
+    let mut met = vec![["target", "met"].map(str::to_owned).to_vec()];
+    let mut short = vec![["target", "figure that falls short"].map(str::to_owned).to_vec()];
     for verdict in targets::verdicts(results) {
-        let met = verdict.checks - verdict.missed.len();
-        text += &format!(
-            "| {} | {met} of {} | {} |\n",
-            verdict.promise,
-            verdict.checks,
-            verdict.missed.join("; ")
-        );
+        let checks = verdict.checks;
+        met.push(vec![verdict.promise.clone(), format!("{} of {checks}", checks - verdict.missed.len())]);
+        short.extend(verdict.missed.into_iter().map(|missed| vec![verdict.promise.clone(), missed]));
     }
-    text
+    format!("\n## Targets\n\n{}\n{}", rows_of(&met), rows_of(&short))
 }
 
 /// What was not measured, so that nobody takes it for measured.
@@ -133,14 +177,6 @@ fn configurations(results: &Results) -> String {
     text
 }
 
-fn markdown(rows: &[Vec<String>]) -> String {
-    let line = |row: &Vec<String>| format!("| {} |\n", row.join(" | "));
-    let mut lines = rows.iter().map(line);
-    let heading = lines.next().unwrap_or_default();
-    let columns = rows.first().map_or(0, Vec::len);
-    heading + "|" + &"---|".repeat(columns) + "\n" + &lines.collect::<String>()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,18 +195,29 @@ mod tests {
             ("ping-1", "nginx", Metric::P99, &[30.0]),
         ]);
         results.not_measured.insert("sniproxy".to_owned(), "no such\nprogram".to_owned());
-        results.facts.insert("cores".to_owned(), "2".to_owned());
-        let page = page(&results, &[]);
+        let page = second_page(&results, &[]);
         for line in [
             "In 3 of 4 comparisons",
             "| bulk-up-1 | Gbit/s | snisplice-copy | 9.10 | 10.2 (haproxy) | 0.89 |\n",
             "| bulk-up-1 | Gbit/s | snisplice-sockmap | 10.2 | 10.2 (haproxy) | 1.00, ranges overlap |\n",
             "| ping-1 | p99 µs | snisplice-copy | 60.0 | 30.0 (nginx) | 2.00 |\n",
             "- sniproxy: no such program\n",
-            "- cores: 2\n",
         ] {
             assert!(page.contains(line), "{line:?} is not in\n{page}");
         }
         assert!(!page.contains("| connects | conn/s | snisplice-copy |"), "a won comparison is no loss");
+    }
+    #[test]
+    fn the_first_page_opens_with_what_an_operator_gets() {
+        let mut results = results(&[
+            ("bulk-up-1", "snisplice-auto", Metric::Rate, &[50.0]),
+            ("bulk-up-1", "haproxy", Metric::Rate, &[22.0]),
+        ]);
+        results.facts.insert("cores".to_owned(), "2".to_owned());
+        let page = first_page(&results, None);
+        let table =
+            page.find("| Upload, 1 connection, Gbit/s | - | **50.0** | - | 22.0 |").expect("the table");
+        let machine = page.find("- cores: 2\n").expect("the machine");
+        assert!(table < machine, "{page}");
     }
 }

@@ -3,18 +3,18 @@
 use super::svg::{Bar, Chart, Look, Panel, render};
 use crate::plan::Scenario;
 use crate::results::Results;
-use crate::system::SYSTEMS;
+use crate::system::{SYSTEMS, System};
 use crate::values::{Better, Metric};
 
 /// A picture: its file, its title, and the figures of its panels.
-struct Plot {
-    file: &'static str,
-    title: &'static str,
-    panels: &'static [(&'static str, Metric)],
+pub(super) struct Subject {
+    pub(super) file: &'static str,
+    pub(super) title: &'static str,
+    pub(super) panels: &'static [(&'static str, Metric)],
 }
 
-const PLOTS: [Plot; 8] = [
-    Plot {
+const PLOTS: [Subject; 8] = [
+    Subject {
         file: "bulk.svg",
         title: "Bulk transfers between three hosts",
         panels: &[
@@ -26,9 +26,9 @@ const PLOTS: [Plot; 8] = [
             ("bulk-both-32", Metric::Rate),
         ],
     },
-    Plot {
+    Subject {
         file: "cpu.svg",
-        title: "What a gigabyte costs: CPU time of the whole machine, peers included",
+        title: "CPU time of the whole machine for a gigabyte, peers included",
         panels: &[
             ("paced-up", Metric::CpuPerGigabyte),
             ("paced-down", Metric::CpuPerGigabyte),
@@ -36,7 +36,7 @@ const PLOTS: [Plot; 8] = [
             ("bulk-down-1", Metric::CpuPerGigabyte),
         ],
     },
-    Plot {
+    Subject {
         file: "latency.svg",
         title: "Round trips of 64 bytes",
         panels: &[
@@ -50,12 +50,12 @@ const PLOTS: [Plot; 8] = [
             ("ping-64-busy", Metric::P99),
         ],
     },
-    Plot {
+    Subject {
         file: "connects.svg",
         title: "New connections",
         panels: &[("connects", Metric::Connects), ("connects", Metric::FirstByteP99)],
     },
-    Plot {
+    Subject {
         file: "onehost.svg",
         title: "With the backend on the proxy's host, and with all on one host",
         panels: &[
@@ -67,17 +67,17 @@ const PLOTS: [Plot; 8] = [
             ("loopback-ping", Metric::P50),
         ],
     },
-    Plot {
+    Subject {
         file: "tls.svg",
         title: "With real TLS at both ends",
         panels: &[("tls-down", Metric::Rate), ("tls-handshake", Metric::HandshakeP50)],
     },
-    Plot {
+    Subject {
         file: "idle.svg",
-        title: "What an idle connection holds",
+        title: "Memory of an idle connection",
         panels: &[("idle", Metric::UserPerFlow), ("idle", Metric::KernelOverDirect)],
     },
-    Plot {
+    Subject {
         file: "storm.svg",
         title: "4000 clients lose their connections and come back at once",
         panels: &[("storm", Metric::StormMillis)],
@@ -91,34 +91,47 @@ pub(crate) struct Picture {
     pub(crate) svg: String,
 }
 
-/// All pictures for which there are figures.
+/// All pictures of single datapaths for which there are figures.
 pub(crate) fn pictures(results: &Results) -> Vec<Picture> {
-    let pictures = PLOTS.iter().filter_map(|plot| {
-        let panels: Vec<Panel> =
-            plot.panels.iter().filter_map(|&(id, metric)| panel(results, id, metric)).collect();
-        if panels.is_empty() {
-            return None;
-        }
-        let note = "Median of the rounds; the orange line goes from the least to the most.".to_owned();
-        let svg = render(&Chart { title: plot.title.to_owned(), note, panels });
-        Some(Picture { file: plot.file, title: plot.title, svg })
-    });
-    pictures.collect()
+    PLOTS.iter().filter_map(|subject| picture(results, subject, |system| Some(system.name))).collect()
+}
+
+/// One picture, of the systems that have a name; none without figures.
+pub(super) fn picture(
+    results: &Results,
+    subject: &Subject,
+    name_of: impl Fn(System) -> Option<&'static str>,
+) -> Option<Picture> {
+    let panels = subject.panels.iter();
+    let panels: Vec<Panel> =
+        panels.filter_map(|&(id, metric)| panel(results, id, metric, &name_of)).collect();
+    if panels.is_empty() {
+        return None;
+    }
+    let note = "Median of the rounds; the orange line goes from the least to the most.".to_owned();
+    let svg = render(&Chart { title: subject.title.to_owned(), note, panels });
+    Some(Picture { file: subject.file, title: subject.title, svg })
 }
 
 /// The best on top.
-fn panel(results: &Results, id: &str, metric: Metric) -> Option<Panel> {
+fn panel(
+    results: &Results,
+    id: &str,
+    metric: Metric,
+    name_of: impl Fn(System) -> Option<&'static str>,
+) -> Option<Panel> {
     let scenario = Scenario::with_id(id)?;
     let mut bars: Vec<Bar> = SYSTEMS
         .into_iter()
         .filter_map(|system| {
+            let name = name_of(system)?.to_owned();
             let spread = results.spread(id, system.name, metric)?;
             let look = match system {
                 system if system.is_ours() => Look::Ours,
                 system if system.is_rival() => Look::Rival,
                 _ => Look::Direct,
             };
-            let (name, label) = (system.name.to_owned(), metric.show(spread.median));
+            let label = metric.show(spread.median);
             Some(Bar { name, look, value: spread.median, min: spread.min, max: spread.max, label })
         })
         .collect();

@@ -8,8 +8,8 @@ use crate::targets;
 use crate::values::Metric;
 
 /// What the marks mean.
-pub(crate) const LEGEND: &str = "median [least..most] of the rounds; * best rival; 1.20x: ours divided by the best rival's, ! where ours is worse, \
-     ~ where it is worse but the ranges overlap";
+pub(crate) const LEGEND: &str = "Median [least..most] of the rounds. * is the best rival. 1.20x is ours divided by the best rival's.\n\
+     ! means that ours is worse, ~ that it is worse but the ranges overlap";
 
 /// Everything for the terminal.
 pub(crate) fn render(results: &Results) -> String {
@@ -86,6 +86,16 @@ fn cell(results: &Results, scenario: Scenario, system: System, metric: Metric) -
         }
         None => range,
     })
+}
+
+/// Rows as a table in Markdown; the first one is the heading.
+pub(crate) fn rows_of(rows: &[Vec<String>]) -> String {
+    let line = |row: &Vec<String>| row.iter().map(|cell| format!("| {cell} ")).collect::<String>() + "|\n";
+    let line = |row: &Vec<String>| line(row).replace("|  |", "| |");
+    let mut lines = rows.iter().map(line);
+    let heading = lines.next().unwrap_or_default();
+    let columns = rows.first().map_or(0, Vec::len);
+    heading + "|" + &"---|".repeat(columns) + "\n" + &lines.collect::<String>()
 }
 
 /// Columns of equal width.

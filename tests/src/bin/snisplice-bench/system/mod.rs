@@ -69,6 +69,11 @@ impl System {
         !matches!(self.kind, Kind::Direct | Kind::Ours(_))
     }
 
+    /// True for rivals with settings that their defaults do not have.
+    pub(crate) fn is_tuned(self) -> bool {
+        matches!(self.kind, Kind::HaProxy { large: true, .. } | Kind::Nginx { large: true })
+    }
+
     pub(crate) fn is_ours(self) -> bool {
         matches!(self.kind, Kind::Ours(_))
     }
