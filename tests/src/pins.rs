@@ -6,10 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::deadline::{PATIENCE, wait_for};
-use crate::workdir::WorkDir;
-
-/// Name of the mount point in a test's directory.
-pub(crate) const MOUNT: &str = "bpf";
+use crate::workdir::{MOUNT, WorkDir, unmount};
 
 /// Mounted as long as the value lives.
 #[derive(Debug)]
@@ -108,10 +105,4 @@ impl Drop for Pins {
     fn drop(&mut self) {
         unmount(&self.path());
     }
-}
-
-/// What is pinned there goes with it.
-pub(crate) fn unmount(path: &std::path::Path) {
-    // A failure leaves a mount behind; the next test process sweeps it.
-    drop(Command::new("umount").arg("--lazy").arg(path).output());
 }

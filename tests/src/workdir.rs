@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 
-use crate::pins::{MOUNT, unmount};
+/// Name of the mount point of a BPF file system in a test's directory.
+pub(crate) const MOUNT: &str = "bpf";
 
 /// The prefix of all that the harness gives a name to: namespaces and directories.
 pub(crate) const PREFIX: &str = "snis-";
@@ -84,4 +85,10 @@ impl Drop for WorkDir {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.path));
     }
+}
+
+/// Unmounts a BPF file system, with all that is pinned there.
+pub(crate) fn unmount(path: &Path) {
+    // A failure leaves a mount behind; the next test process sweeps it.
+    drop(Command::new("umount").arg("--lazy").arg(path).output());
 }

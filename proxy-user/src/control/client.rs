@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::answer::{pretty, text};
 use super::ask::ask;
-use super::{Exit, Failure, guard};
+use super::{Failure, guard};
 
 /// What `snisplice status` prints.
 pub(crate) fn status(socket: &Path, json: bool) -> Result<String, Failure> {
@@ -18,19 +19,6 @@ pub(crate) fn status(socket: &Path, json: bool) -> Result<String, Failure> {
 pub(crate) fn flows(socket: &Path, json: bool) -> Result<String, Failure> {
     let answer = ask(socket, "/api/v1/flows")?;
     if json { pretty(&answer) } else { Ok(flows_text(&answer)) }
-}
-
-pub(super) fn pretty(answer: &Value) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(answer).map_err(|error| Failure::new(Exit::System, error))?;
-    Ok(text + "\n")
-}
-
-pub(super) fn text(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 fn status_text(status: &Value) -> String {

@@ -1,6 +1,7 @@
 //! The control plane: configuration, administration, logs, and what the operator is told.
 
 pub(crate) mod admin;
+mod answer;
 mod ask;
 mod budget;
 pub(crate) mod client;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::answer::{pretty, text};
 use super::ask::exchange;
-use super::client::{pretty, text};
 use super::{Exit, Failure};
 
 /// What is printed, and why the command fails all the same, if it does: some of the flows may have obeyed.

@@ -9,7 +9,6 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::packet::is_leaving;
 use super::pump::{Pump, Verdict};
 use super::sockmap::Trace;
 use super::teardown::{Next, TeardownDriver};
@@ -176,4 +175,9 @@ fn seen(ended: bool, broken: bool, bytes: u64) -> Seen {
 
 async fn failed(socket: &TcpStream) {
     let _ = socket.ready(Interest::ERROR).await;
+}
+
+/// Whether packets of the flow go past its sockets: these are not told of its end any more.
+fn is_leaving(flow: &Flow) -> bool {
+    flow.leaving.load(Ordering::Relaxed)
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, MapError, SockHash};
-use aya::programs::{Iter, ProgramError, SchedClassifier, SkMsg};
+use aya::programs::{Iter, SchedClassifier, SkMsg};
 use aya::{Btf, Ebpf};
 use proxy_common::abi::local::{
     Answer, BACKENDS, BYPASS, BYPASSES, CAPTURED, MARK, MARKS, REACH, Request, SEIZE, SEIZE_KIND,
@@ -17,7 +17,7 @@ use proxy_common::abi::local::{
 use proxy_common::abi::sockmap::Place;
 
 use super::Unavailable;
-use super::sockmap::{into_io, missing, take};
+use super::object::{into_io, missing, program, refused, take};
 use crate::sys;
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SNISPLICE_BPF_LOCAL"));
@@ -93,11 +93,6 @@ fn iterator(ebpf: &mut Ebpf, btf: Option<&Btf>) -> Result<OwnedFd, Unavailable> 
     seize.load(SEIZE_KIND, btf).map_err(refused)?;
     sys::link_iterator(&seize.fd().map_err(refused)?.as_fd(), &marks.fd().as_fd())
         .map_err(|error| Unavailable::explain("a BPF iterator cannot be attached", &error))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn refused(error: ProgramError) -> Unavailable {
-    Unavailable::explain("the kernel refuses a BPF program", &error)
 }
 
 fn or_gone(removed: Result<(), MapError>) -> io::Result<()> {
@@ -228,12 +223,4 @@ impl BackendLookup {
     fn run(&self, request: &Request) -> io::Result<Answer> {
         sys::run_program(&self.program, &request.to_bytes()).map(Answer::from_code)
     }
-}
-
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T, Unavailable>
-where
-    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-    program.try_into().map_err(|error| Unavailable::explain("the BPF program has another type", &error))
 }

@@ -10,8 +10,15 @@ use anyhow::{Context, bail, ensure};
 use proxy_common::abi::local::Answer;
 
 use super::selftest::{CREDIT, PATIENCE, STALLED, carry_passed, pair, pattern, splice};
-use super::{BackendLookup, FourTuple, Local, Sockmap, Track};
+use super::{BackendLookup, FourTuple, Sockmap, Track};
 use crate::sys;
+
+/// Servers on this host can be captured.
+#[derive(Debug)]
+pub(crate) struct Local {
+    /// Why that is done only for upstreams whose configuration names it: some servers would notice. None: none would.
+    pub(crate) noticed: Option<String>,
+}
 
 /// Bytes of a download.
 const BULK: usize = 1024 * 1024;

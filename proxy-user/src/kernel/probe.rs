@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use proxy_common::kernels::{Part, good_kernels, offloading_kernels};
 
-use super::{Sockmap, Unavailable, localtest, selftest};
+use super::localtest::{self, Local};
+use super::{Sockmap, Unavailable, selftest};
 use crate::sys;
 
 /// What was found.
@@ -15,13 +16,6 @@ pub(crate) struct Probed {
     /// None: not asked for.
     pub(crate) local: Option<Result<Local, Unavailable>>,
     pub(crate) took: Duration,
-}
-
-/// Servers on this host can be captured.
-#[derive(Debug)]
-pub(crate) struct Local {
-    /// Why that is done only for upstreams whose configuration names it: some servers would notice. None: none would.
-    pub(crate) noticed: Option<String>,
 }
 
 /// Loads the datapaths of the kernel and puts them to the test. `local`: also the one for servers on this host.

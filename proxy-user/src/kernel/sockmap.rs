@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockHash};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, PerCpuArray, RingBuf, SockHash};
 use aya::programs::SkSkb;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -16,11 +16,10 @@ use proxy_common::abi::sockmap::{
     COUNTERS, Counter, DIRECTION_WORDS, DIRECTIONS, Direction, EVENTS, MAX_SOCKETS, OFFSETS, PROGRAM, Place,
     SLOTS, SOCKETS, Word,
 };
-use proxy_common::btf::field_offset;
 
 use super::Unavailable;
-use super::failure::os_error;
 use super::local::{self, BackendLookup};
+use super::object::{into_io, offsets, program, take};
 use super::slots::{Slot, Slots};
 use crate::sys;
 
@@ -305,30 +304,8 @@ fn map_slots(
     Ok(Slots::new(memory, count))
 }
 
-/// Where the verdict finds what a target's peer has acknowledged: the kernel describes its own structures.
-pub(super) fn offsets<'a>(
-    fields: impl Iterator<Item = &'a (&'static str, &'static str, &'static str)>,
-) -> Result<Vec<(&'static str, u32)>, Unavailable> {
-    const SOURCE: &str = "/sys/kernel/btf/vmlinux";
-    let btf = std::fs::read(SOURCE)
-        .map_err(|error| Unavailable::explain(&format!("cannot read {SOURCE}"), &error))?;
-    let offset = |&(constant, structure, field): &(&'static str, &'static str, &'static str)| {
-        let offset = field_offset(&btf, structure, field).ok_or_else(|| Unavailable {
-            log: None,
-            what: format!("{SOURCE} does not say where {structure}.{field} is"),
-            remedy: "use a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
-        })?;
-        Ok((constant, offset))
-    };
-    fields.map(offset).collect()
-}
-
 fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<u32, Unavailable> {
-    let program: &mut SkSkb = ebpf
-        .program_mut(PROGRAM)
-        .ok_or_else(|| missing(PROGRAM))?
-        .try_into()
-        .map_err(|error| Unavailable::explain("the BPF program has another type", &error))?;
+    let program: &mut SkSkb = program(ebpf, PROGRAM)?;
     program.load().map_err(|error| Unavailable::explain("the kernel refuses the BPF program", &error))?;
     program
         .attach(sockets.fd())
@@ -337,28 +314,8 @@ fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<u32, Unav
     Ok(info.id())
 }
 
-pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Unavailable> {
-    let map = ebpf.take_map(name).ok_or_else(|| missing(name))?;
-    map.try_into().map_err(|error| Unavailable::explain("a BPF map has another type", &error))
-}
-
-pub(super) fn missing(name: &str) -> Unavailable {
-    Unavailable {
-        log: None,
-        what: format!("the BPF object has no {name}"),
-        remedy: "build again with `cargo xtask build`".to_owned(),
-    }
-}
-
 fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<MapData> {
     MapData::from_fd(fd.try_clone_to_owned()?).map_err(into_io)
-}
-
-pub(super) fn into_io(error: MapError) -> io::Error {
-    match os_error(&error).and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::other(error),
-    }
 }
 
 /// A panic while the lock was held cannot have left a map half changed: each change is one system call.

@@ -146,7 +146,7 @@ fn heads(source: &Source<'_>, at: usize, found: &mut Vec<(String, usize)>) {
 }
 
 /// The token after the next comma of the same group.
-fn after_comma(source: &Source<'_>, mut at: usize, end: usize) -> usize {
+pub(super) fn after_comma(source: &Source<'_>, mut at: usize, end: usize) -> usize {
     while at < end {
         match source.kind(at) {
             Some(Kind::Punct(',')) => return at + 1,

@@ -1,6 +1,8 @@
 //! The rules of the house that no compiler checks.
 
+mod circles;
 mod imports;
+mod modules;
 mod names;
 mod places;
 mod plain;
@@ -66,14 +68,18 @@ const RULES: [(&str, Rule); 7] = [
 
 /// Checks all files below `tree` that git knows or would take.
 pub(crate) fn findings(tree: &Path) -> Result<Vec<Finding>> {
-    let mut found = Vec::new();
+    let (mut found, mut sources) = (Vec::new(), Vec::new());
     for path in files(tree)? {
         // A file that cannot be read is removed from the tree but not yet from the index, or links to a folder.
         let Ok(bytes) = fs::read(tree.join(&path)) else { continue };
         if let Ok(text) = String::from_utf8(bytes) {
             found.extend(check(&path, &text));
+            if path.ends_with(".rs") {
+                sources.push((path, text));
+            }
         }
     }
+    found.extend(named("circles of imports", circles::check(&sources)));
     Ok(found)
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
+use super::part::{Column, Part};
 use super::summary::Stage;
 use super::{Datapath, Options, cards_table, guest, outcome};
 use crate::{privilege, process, setup};
@@ -122,12 +123,12 @@ fn add_cards(machine: &mut Command) {
 pub(super) fn stage(suite: &str, names: &[String], options: &Options) -> Stage {
     let began = Instant::now();
     let prepared = setup::for_cards(suite).and_then(|found| {
-        let part = guest::Part {
+        let part = Part {
             program: PROGRAM.to_owned(),
             tests: names.to_vec(),
             datapath: Datapath::Packet,
             threads: "1",
-            column: super::matrix::Column::Packet,
+            column: Column::Packet,
         };
         let mut machine = guest::play(&found, &before(), &[part])?;
         add_cards(&mut machine);

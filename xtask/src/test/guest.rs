@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::matrix::Column;
-use super::{Datapath, THREADS, cargo_test};
+use super::part::Part;
+use super::{THREADS, cargo_test};
 use crate::process::answer;
 use crate::setup::Guest;
 use crate::workspace;
@@ -41,17 +41,6 @@ pub(super) const DOCTOR: &str = "guest doctor: ";
 
 /// The same in JSON, which has all that the kernel has logged of programs that it refuses.
 pub(super) const REPORT: &str = "guest report: ";
-
-/// Tests to play: a program, the beginnings of their names (all, if none), and by which datapath.
-pub(super) struct Part {
-    pub(super) program: String,
-    pub(super) tests: Vec<String>,
-    pub(super) datapath: Datapath,
-    /// That run at a time.
-    pub(super) threads: &'static str,
-    /// What the table of kernels calls what they are about.
-    pub(super) column: Column,
-}
 
 /// The virtual machine that plays `parts`, after the commands `before`, and ends. Standard output is that of the tests, and what cargo
 /// would say comes by standard error.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::guest;
 use super::libtest::Ended;
+use super::part::{Column, Part};
 use crate::{setup, workspace};
 
 /// The table stands between these lines.
@@ -21,24 +21,6 @@ const HEAD: &str = "\
 
 /// Cells of a row.
 const CELLS: usize = 12;
-
-/// What a test is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Column {
-    Sockmap,
-    Local,
-    Packet,
-    Guard,
-    Copy,
-    /// Offloaded connections that get sockets again.
-    Restore,
-    /// A daemon that is killed.
-    Kill,
-    /// Bytes that are checked by position.
-    Bulk,
-    /// A kernel without the rest.
-    Refusals,
-}
 
 /// Columns of what can be refused, and how the checks of doctor are called.
 const REFUSABLE: [(Column, &str); 4] = [
@@ -55,7 +37,7 @@ const USABLE: [&str; 3] = ["self-test passed", "available", "the kernel accepts"
 pub(super) struct Played<'a> {
     pub(super) suite: &'a str,
     pub(super) release: &'a str,
-    pub(super) parts: &'a [guest::Part],
+    pub(super) parts: &'a [Part],
     /// As many as have ended, in the order of the parts.
     pub(super) ended: &'a [Ended],
     /// What doctor says on it.
@@ -203,14 +185,8 @@ mod tests {
     use super::super::Datapath;
     use super::*;
 
-    fn part(column: Column) -> guest::Part {
-        guest::Part {
-            program: String::new(),
-            tests: Vec::new(),
-            datapath: Datapath::Copy,
-            threads: "1",
-            column,
-        }
+    fn part(column: Column) -> Part {
+        Part { program: String::new(), tests: Vec::new(), datapath: Datapath::Copy, threads: "1", column }
     }
 
     fn doctor(lines: &[&str]) -> Vec<String> {

@@ -9,6 +9,7 @@ mod kernels;
 mod libtest;
 mod matrix;
 mod outcome;
+mod part;
 mod plan;
 mod soak;
 mod summary;

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::matrix::Column;
-use super::{Datapath, OLD_KERNEL, Options, PACKET, THREADS, guest, programs};
+use super::part::{Column, Part};
+use super::{Datapath, OLD_KERNEL, Options, PACKET, THREADS, programs};
 use crate::setup;
 
 /// How closely a kernel is looked at.
@@ -19,7 +19,7 @@ pub(super) enum Look {
 const REFUSED: [&str; 1] = ["bullseye"];
 
 /// The tests of one guest.
-pub(super) fn parts(suite: &str, look: Look, options: &Options) -> Result<Vec<guest::Part>> {
+pub(super) fn parts(suite: &str, look: Look, options: &Options) -> Result<Vec<Part>> {
     if let Some(only) = &options.only {
         let others = programs()?;
         let others = others.iter().map(|program| part(program, &[only], Datapath::Sockmap, Column::Packet));
@@ -36,7 +36,7 @@ pub(super) fn parts(suite: &str, look: Look, options: &Options) -> Result<Vec<gu
 }
 
 /// What can differ on another kernel: how it takes the programs, and interfaces that this one may not have.
-fn usual() -> Vec<guest::Part> {
+fn usual() -> Vec<Part> {
     vec![
         part(PACKET, &["links::", "filters::", "conntrack::", "ipvs::"], Datapath::Packet, Column::Packet),
         part("guard", &["attach::"], Datapath::Sockmap, Column::Guard),
@@ -47,7 +47,7 @@ fn usual() -> Vec<guest::Part> {
 
 /// What newer kernels have changed before: the program types that may change maps of sockets, what programs behind a generic XDP
 /// program see, and netfilter's modules.
-fn newest() -> Vec<guest::Part> {
+fn newest() -> Vec<Part> {
     vec![
         part(
             PACKET,
@@ -65,7 +65,7 @@ fn newest() -> Vec<guest::Part> {
 const LOCAL: &[&str] = &["a_client_that_does_not_read", "a_server_of_another", "the_server_may_have_any"];
 
 /// What the table has a column for.
-fn close() -> Vec<guest::Part> {
+fn close() -> Vec<Part> {
     // Others depend on timers of some seconds, in which a guest does nothing.
     let mut parts = vec![
         part("local", LOCAL, Datapath::Local, Column::Local),
@@ -103,7 +103,7 @@ fn close() -> Vec<guest::Part> {
 const GIBIBYTE: &str = "bytes::law_1_a_gibibyte";
 
 /// On a kernel that has nothing to splice with.
-fn refused(look: Look) -> Vec<guest::Part> {
+fn refused(look: Look) -> Vec<Part> {
     let mut parts = vec![
         part(OLD_KERNEL, &[], Datapath::Auto, Column::Refusals),
         part("contract", &["bytes::law_1_bytes", "ends::law_3"], Datapath::Copy, Column::Copy),
@@ -115,7 +115,7 @@ fn refused(look: Look) -> Vec<guest::Part> {
     parts
 }
 
-fn part(program: &str, tests: &[&str], datapath: Datapath, column: Column) -> guest::Part {
+fn part(program: &str, tests: &[&str], datapath: Datapath, column: Column) -> Part {
     let tests = tests.iter().map(|&name| name.to_owned()).collect();
-    guest::Part { program: program.to_owned(), tests, datapath, threads: THREADS, column }
+    Part { program: program.to_owned(), tests, datapath, threads: THREADS, column }
 }

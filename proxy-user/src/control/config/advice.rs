@@ -5,9 +5,9 @@ use std::time::Duration;
 use proxy_common::plan::Datapath;
 use proxy_common::ports::are_own;
 
-use super::check::Places;
 use super::compile::Checked;
 use super::host::Host;
+use super::places::Places;
 use super::raw::Raw;
 use super::report::{Fault, Report, quote};
 use crate::hub::snapshot::Server;

@@ -1,7 +1,6 @@
 //! Every entry by itself: its values, and the upstream that it names.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,14 +10,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proxy_common::hello::MaxHello;
 use proxy_common::plan::{Choice, Datapath};
-use proxy_common::route::{Pattern, Route};
+use proxy_common::route::Route;
 
 use super::compile::{Checked, CheckedListener, CheckedUpstream};
+use super::field::{At, Field};
+use super::fields::{duration, list, values, within};
 use super::host::Host;
-use super::keys::closest;
-use super::raw::{self, At, Field, Raw};
+use super::places::{Places, RoutePlaces};
+use super::raw::{self, Raw};
 use super::report::{Fault, Report, quote};
-use super::{address, advice, guard, packet, quantity, rules, syntax, value};
+use super::upstream_names::UpstreamNames;
+use super::{address, advice, guard, packet, quantity, rules, value};
 use crate::hub::snapshot::{Admin, Limits, Server, Timeouts};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
@@ -27,28 +29,9 @@ const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::
 const CONNECTIONS: RangeInclusive<u32> = 0..=1_000_000;
 const DEFAULT_HOLD: Duration = Duration::from_secs(15);
 
-/// How many names an error lists.
-const MAX_LISTED: usize = 8;
-
-/// Good values with their places, for the rules that compare them.
-#[derive(Default)]
-pub(super) struct Places {
-    pub(super) listens: Vec<At<SocketAddr>>,
-    pub(super) servers: Vec<At<Server>>,
-    /// In the order of the routes.
-    pub(super) routes: Vec<RoutePlaces>,
-}
-
-pub(super) struct RoutePlaces {
-    pub(super) route: usize,
-    pub(super) default: usize,
-    pub(super) sni: Vec<At<Pattern>>,
-    pub(super) source: Vec<At<IpNet>>,
-}
-
 /// Checks the entries, then the rules between them.
 pub(super) fn check(raw: &Raw, host: &Host, report: &mut Report<'_>) -> Checked {
-    let names = UpstreamNames::of(raw);
+    let names = UpstreamNames::of(raw.upstreams.iter().map(|entry| &entry.name), raw.has_unread_upstreams);
     let mut places = Places::default();
     let checked = Checked {
         listeners: raw.listens.iter().map(|entry| listener(entry, &names, &mut places, report)).collect(),
@@ -65,80 +48,12 @@ pub(super) fn check(raw: &Raw, host: &Host, report: &mut Report<'_>) -> Checked 
     checked
 }
 
-/// The upstreams by name, and in the order of the file.
-pub(super) struct UpstreamNames<'r> {
-    index: HashMap<&'r str, usize>,
-    order: Vec<&'r str>,
-    /// Whether the name of an upstream is missing, or there twice: it may be the one that seems unknown.
-    is_incomplete: bool,
-}
-
-impl<'r> UpstreamNames<'r> {
-    /// Of equal names the first counts; another rule reports the others.
-    fn of(raw: &'r Raw) -> Self {
-        let is_incomplete = raw.has_unread_upstreams;
-        let mut names = Self { index: HashMap::new(), order: Vec::new(), is_incomplete };
-        for (index, entry) in raw.upstreams.iter().enumerate() {
-            match entry.name.given().map(|name| (&name.value, names.index.entry(&name.value))) {
-                Some((name, Entry::Vacant(vacant))) => {
-                    vacant.insert(index);
-                    names.order.push(name);
-                }
-                _ => names.is_incomplete = true,
-            }
-        }
-        names
-    }
-
-    fn resolve(&self, to: &Field<String>, report: &mut Report<'_>) -> Option<usize> {
-        self.find(to.given()?, report)
-    }
-
-    pub(super) fn find(&self, to: &At<String>, report: &mut Report<'_>) -> Option<usize> {
-        let index = self.index.get(to.value.as_str()).copied();
-        if index.is_none() && !self.is_incomplete {
-            report.fault(to.at, |_| self.unknown(&to.value));
-        }
-        index
-    }
-
-    fn unknown(&self, name: &str) -> Fault {
-        let listed: Vec<_> = self.order.iter().take(MAX_LISTED).map(|known| quote(known)).collect();
-        let more = if self.order.len() > MAX_LISTED { " and others" } else { "" };
-        let way_out = match closest(name, self.order.iter().copied()) {
-            _ if listed.is_empty() => {
-                format!("there is no [[upstream]] yet: add one with name = {}", quote(name))
-            }
-            Some(near) => format!("did you mean {}? There are {}{more}", quote(near), listed.join(", ")),
-            None => format!("there are {}{more}", listed.join(", ")),
-        };
-        Fault::new(format!("unknown upstream {}", quote(name)), way_out)
-    }
-}
-
 fn name(field: &Field<String>, report: &mut Report<'_>) -> Arc<str> {
     field
         .given()
         .and_then(|name| report.keep(name.at, value::name(&name.value)))
         .map(Arc::from)
         .unwrap_or_default()
-}
-
-/// The good values of a list, with their places; the others are reported.
-pub(super) fn list<T>(
-    items: &[At<String>],
-    parse: impl Fn(&str) -> Result<T, Fault>,
-    report: &mut Report<'_>,
-) -> Vec<At<T>> {
-    let one = |item: &At<String>| {
-        let value = syntax::literal(&item.value).and_then(&parse);
-        Some(At { at: item.at, value: report.keep(item.at, value)? })
-    };
-    items.iter().filter_map(one).collect()
-}
-
-pub(super) fn values<T: Clone>(list: &[At<T>]) -> Vec<T> {
-    list.iter().map(|item| item.value.clone()).collect()
 }
 
 fn listener(
@@ -296,31 +211,4 @@ fn limits(entry: Option<&raw::Limits>, report: &mut Report<'_>) -> Limits {
     let source_connections =
         entry.map_or(0, |entry| within(&entry.source_connections, &CONNECTIONS, 0, report));
     Limits { tcp_memory, source_connections, hello_size }
-}
-
-pub(super) fn within(
-    field: &Field<i64>,
-    bounds: &RangeInclusive<u32>,
-    default: u32,
-    report: &mut Report<'_>,
-) -> u32 {
-    let Some(given) = field.given() else { return default };
-    let found = u32::try_from(given.value).ok().filter(|number| bounds.contains(number)).ok_or_else(|| {
-        let side = if given.value > i64::from(*bounds.end()) { "large" } else { "small" };
-        Fault::new(
-            format!("{} is too {side}", given.value),
-            format!("write {} to {}", bounds.start(), bounds.end()),
-        )
-    });
-    report.keep(given.at, found).unwrap_or(default)
-}
-
-pub(super) fn duration(
-    field: &Field<String>,
-    bounds: &RangeInclusive<Duration>,
-    default: Duration,
-    report: &mut Report<'_>,
-) -> Duration {
-    let given = field.given().and_then(|text| report.keep(text.at, quantity::duration(&text.value, bounds)));
-    given.unwrap_or(default)
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use proxy_common::abi::guard::{DEFAULT_SOURCES, MAX_BANS};
 use proxy_common::guard::Policy;
 
-use super::check::{UpstreamNames, duration, list, values, within};
+use super::field::{At, Field, Strings};
+use super::fields::{duration, list, values, within};
 use super::keys;
-use super::raw::{At, Field, Strings};
 use super::report::{Fault, Report, quote};
 use super::table::Table;
+use super::upstream_names::UpstreamNames;
 use super::{quantity, value};
 use crate::hub::snapshot::Guard;
 

@@ -8,10 +8,14 @@ mod address;
 mod advice;
 mod check;
 mod compile;
+mod field;
+mod fields;
 mod guard;
 mod host;
 mod keys;
 mod packet;
+mod places;
+mod problem;
 mod quantity;
 mod raw;
 mod repeated;
@@ -22,6 +26,8 @@ mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unknown;
+mod upstream_names;
 mod value;
 
 use std::fmt;
@@ -36,7 +42,7 @@ use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
 pub(crate) use self::host::Host;
-pub(crate) use self::report::{ConfigErrors, Problem};
+pub(crate) use self::problem::{ConfigErrors, Problem};
 use self::report::{Fault, Report};
 use self::source::Text;
 use crate::hub::UpstreamRegistry;

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use proxy_common::packet::attach::Attach;
 
-use super::check::{duration, list, values};
+use super::field::{Field, Strings};
+use super::fields::{duration, list, values};
 use super::keys::{self, closest};
-use super::raw::{Field, Strings};
 use super::report::{Fault, Report, quote};
 use super::table::Table;
 use super::{quantity, value};

@@ -5,47 +5,12 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, Section, closest};
-use super::report::{Fault, Report, quote};
+use super::field::{Field, Strings};
+use super::keys::{self, Section};
+use super::report::Report;
 use super::table::{Table, article};
-
-/// A value and the byte offset where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct At<T> {
-    pub(super) at: usize,
-    pub(super) value: T,
-}
-
-/// What the file says about one key.
-#[derive(Debug)]
-pub(super) enum Field<T> {
-    Absent,
-    /// It is there, and an error about it is already in the report.
-    Wrong,
-    Given(At<T>),
-}
-
-impl<T> Field<T> {
-    pub(super) fn given(&self) -> Option<&At<T>> {
-        match self {
-            Self::Given(value) => Some(value),
-            Self::Absent | Self::Wrong => None,
-        }
-    }
-
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Self::Absent)
-    }
-}
-
-/// A list of strings. Entries of another type are reported and left out.
-pub(super) type Strings = Field<Vec<At<String>>>;
-
-impl Strings {
-    pub(super) fn items(&self) -> &[At<String>] {
-        self.given().map_or(&[], |list| &list.value)
-    }
-}
+use super::unknown::unknown_section;
+use super::{guard, packet};
 
 #[derive(Debug, Default)]
 pub(super) struct Raw {
@@ -57,8 +22,8 @@ pub(super) struct Raw {
     pub(super) admin: Option<Admin>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) limits: Option<Limits>,
-    pub(super) guard: Option<super::guard::Raw>,
-    pub(super) packet: Option<super::packet::Raw>,
+    pub(super) guard: Option<guard::Raw>,
+    pub(super) packet: Option<packet::Raw>,
 }
 
 #[derive(Debug)]
@@ -164,8 +129,8 @@ pub(super) fn read(document: &DeTable<'_>, report: &mut Report<'_>) -> Raw {
             source_connections: table.number(&keys::SOURCE_CONNECTIONS),
             hello_size: table.string(&keys::HELLO_SIZE),
         }),
-        guard: single(document, &keys::GUARD, report, super::guard::read),
-        packet: single(document, &keys::PACKET, report, super::packet::read),
+        guard: single(document, &keys::GUARD, report, guard::read),
+        packet: single(document, &keys::PACKET, report, packet::read),
     }
 }
 
@@ -238,32 +203,4 @@ fn not_this_section(section: &Section, value: &Spanned<DeValue<'_>>, report: &mu
         (false, _) => format!("write {section}, once, and its keys below it"),
     };
     report.error(at, format_args!("'{name}' is not {}", article(value.get_ref())), way_out);
-}
-
-fn unknown_section(name: &str) -> Fault {
-    let way_out = match closest(name, keys::SECTIONS.iter().map(|section| section.name)) {
-        Some(near) => format!("did you mean '{near}'?"),
-        None => belongs_to(name).unwrap_or_else(|| {
-            let known: Vec<_> = keys::SECTIONS.iter().map(ToString::to_string).collect();
-            format!("remove it; the sections are {}", known.join(", "))
-        }),
-    };
-    Fault::new(format!("unknown section {}", quote(name)), way_out)
-}
-
-pub(super) fn unknown_key(name: &str, section: &Section) -> Fault {
-    let way_out = match closest(name, section.keys.iter().map(|known| known.name)) {
-        Some(near) => format!("did you mean '{near}'?"),
-        None => belongs_to(name).unwrap_or_else(|| {
-            let known: Vec<_> = section.keys.iter().map(|known| known.name).collect();
-            format!("remove it; the keys are {}", known.join(", "))
-        }),
-    };
-    Fault::new(format!("unknown key {} in {section}", quote(name)), way_out)
-}
-
-/// The advice for a key that is a good one in another place.
-fn belongs_to(name: &str) -> Option<String> {
-    let mut homes = keys::SECTIONS.iter().filter(|section| section.keys.iter().any(|key| key.name == name));
-    homes.next().map(|section| format!("'{name}' is a key of {section}: move it there"))
 }

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use proxy_common::route::{Overlap, Route, Table};
 
-use super::check::{Places, RoutePlaces};
 use super::compile::Checked;
-use super::raw::{At, Field, Raw};
+use super::field::{At, Field};
+use super::places::{Places, RoutePlaces};
+use super::raw::Raw;
 use super::report::{Fault, MAX_PROBLEMS, Report, quote};
 use crate::hub::snapshot::Server;
 use crate::sys;

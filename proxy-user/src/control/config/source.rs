@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::report::{ConfigErrors, Problem};
+use super::problem::{ConfigErrors, Problem, printable};
 use crate::sys;
 
 /// Largest configuration file in bytes.
@@ -139,13 +139,4 @@ fn not_utf8(file: &str, valid: &str, byte: u8) -> ConfigErrors {
     let text = Text::new(file, valid);
     let message = format!("byte 0x{byte:02X} is not UTF-8; save the file as UTF-8");
     ConfigErrors::single(text.problem(valid.len(), &message))
-}
-
-/// The text on one line, and without what would steer a terminal.
-pub(super) fn printable(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
 }

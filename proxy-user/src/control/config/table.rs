@@ -3,10 +3,11 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::field::{At, Field, Strings};
 use super::keys::{Key, Section};
-use super::raw::{At, Field, Strings, unknown_key};
 use super::report::{Report, quote};
 use super::syntax;
+use super::unknown::unknown_key;
 
 /// One table of the file while it is read.
 pub(super) struct Table<'r, 'd, 't> {

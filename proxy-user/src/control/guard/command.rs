@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::control::answer::{pretty, text};
 use crate::control::ask::{Patience, ask_within, exchange};
-use crate::control::client::{pretty, text};
 use crate::control::{Exit, Failure};
 
 const PATH: &str = "/api/v1/guard";

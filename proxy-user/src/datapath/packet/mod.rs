@@ -30,7 +30,7 @@ mod stop;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use proxy_common::abi::packet::{Key, address_of, offer};
@@ -349,11 +349,6 @@ fn key(source: SocketAddr, target: SocketAddr) -> Key {
         target_port: target.port().to_be(),
         padding: 0,
     }
-}
-
-/// Whether packets of the flow go past its sockets: these are not told of its end any more.
-pub(super) fn is_leaving(flow: &Flow) -> bool {
-    flow.leaving.load(Ordering::Relaxed)
 }
 
 /// Flows that may try again at the same time: with thousands that cannot leave, trying takes a few per cent of a processor.

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use proxy_common::abi::guard as abi;
@@ -17,8 +17,7 @@ use proxy_common::guard::{Endpoint, Endpoints, Rate, Reason, Source, Table, TooM
 use proxy_common::kernels::Part;
 
 use super::Unavailable;
-use super::failure::os_error;
-use super::sockmap::{missing, take};
+use super::object::{into_io, missing, take};
 use crate::sys;
 pub(crate) use links::{Link, Mode};
 use words::Words;
@@ -178,13 +177,6 @@ pub(crate) fn numbers(address: std::net::IpAddr) -> proxy_common::guard::Address
                 u64::from_be_bytes([i, j, k, l, m, n, o, p]),
             )
         }
-    }
-}
-
-fn into_io(error: MapError) -> io::Error {
-    match os_error(&error).and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => io::Error::other(error),
     }
 }
 

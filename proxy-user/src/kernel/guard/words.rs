@@ -12,7 +12,7 @@ use proxy_common::guard::{Endpoint, Endpoints, Rate, Source, Table};
 
 use super::{Setup, lock};
 use crate::kernel::Unavailable;
-use crate::kernel::sockmap::missing;
+use crate::kernel::object::missing;
 use crate::sys::{self, SharedWords};
 
 /// Indices of words of the settings ([`abi::Settings`]).

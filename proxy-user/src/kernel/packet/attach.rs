@@ -9,19 +9,17 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{SchedClassifier, SchedClassifierLink, TcAttachOptions, TcAttachType};
+use aya::programs::tc::{SchedClassifier, SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError};
 use proxy_common::abi::packet::{EGRESS, INGRESS};
 use proxy_common::packet::attach::Attach;
 use proxy_common::packet::removals::Removals;
 
+use super::hook::{BOTH, Failed, Place};
 use super::kept::Pinned;
 use super::{clsact, lock, no_program, pins};
 use crate::kernel::Unavailable;
 use crate::sys;
-
-pub(super) const BOTH: [(&str, TcAttachType); 2] =
-    [(INGRESS, TcAttachType::Ingress), (EGRESS, TcAttachType::Egress)];
 
 /// Between two tries to attach the programs to an interface that does not take them.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -290,32 +288,6 @@ fn are_away(device: u32, own: &Path) -> bool {
 pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Unavailable> {
     let program = ebpf.program_mut(name).ok_or_else(|| no_program(name))?;
     program.try_into().map_err(|error| Unavailable::explain("the BPF program has another type", &error))
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    #[error(transparent)]
-    Link(#[from] aya::programs::links::LinkError),
-    #[error(transparent)]
-    Pin(#[from] aya::pin::PinError),
-    #[error(transparent)]
-    System(#[from] std::io::Error),
-    #[error(transparent)]
-    Filter(#[from] aya::programs::tc::TcError),
-}
-
-/// Where a program is to be.
-pub(super) struct Place<'a> {
-    pub(super) interface: &'a str,
-    pub(super) kind: TcAttachType,
-    /// The folder of what is pinned.
-    pub(super) own: &'a Path,
-    pub(super) name: &'a str,
-    pub(super) device: u32,
-    /// Before all programs of others, also if it has another place now.
-    pub(super) is_to_be_first: bool,
 }
 
 /// Says how it was done. What was there in the other way goes afterwards: a packet that both see was translated and sent on by

@@ -14,7 +14,7 @@ use proxy_common::packet::folder::Owner;
 use rustix::fs::statfs;
 
 use super::folder::{self, Folder};
-use super::pins;
+use super::unpin;
 use crate::kernel::Unavailable;
 use crate::sys;
 
@@ -153,7 +153,7 @@ impl Claim {
 fn keys_of(other: &Folder) -> Result<Vec<Key>, Unavailable> {
     let path = other.path.display();
     match other.server_keys() {
-        Err(error) if pins::has_other_layout(&other.path) => {
+        Err(error) if unpin::has_other_layout(&other.path) => {
             tracing::warn!(
                 pins = %path, %error,
                 "cannot tell which ports the connections of another snisplice of this network namespace have: a connection by one of them \
@@ -283,7 +283,7 @@ fn take_over(path: &Path, other: Folder) -> Result<(), Unavailable> {
     };
     let connections = match counted {
         // They cannot be understood, and end.
-        Err(_) if pins::has_other_layout(&former) => 0,
+        Err(_) if unpin::has_other_layout(&former) => 0,
         counted => counted.map_err(failed)?,
     };
     let other = other.take().map_err(failed)?;

@@ -15,7 +15,7 @@ use aya::programs::tc::{
 use aya::programs::{ProgramError, ProgramInfo, loaded_programs};
 use proxy_common::abi::packet::FLOWS;
 
-use super::attach::{BOTH, Failed, Place};
+use super::hook::{BOTH, Failed, Place};
 use super::pins;
 use crate::sys;
 

@@ -13,8 +13,8 @@ use proxy_common::abi::packet::{ENTRY_WORDS, Entry, FLOWS, KEY_WORDS, Key, addre
 use proxy_common::packet::folder::{Facts, Name, Namespace, Owner, owner};
 use rustix::fs::{FlockOperation, flock};
 
-use super::attach::BOTH;
-use super::{clsact, into_io, pins};
+use super::hook::BOTH;
+use super::{clsact, into_io, pins, unpin};
 use crate::sys;
 
 /// How deep a folder of ours may lie in a BPF file system, and how many folders of it are looked at.
@@ -158,7 +158,7 @@ impl Taken {
         // Those of a version with other maps end with its programs.
         let flows = flows(&self.folder.path).ok().flatten();
         let connections = flows.map_or(0, |mut flows| forget_all(&mut flows));
-        pins::remove(&self.folder.path)?;
+        unpin::remove(&self.folder.path)?;
         Ok(connections)
     }
 }
@@ -211,7 +211,7 @@ fn flows(folder: &Path) -> io::Result<Option<Entries>> {
     if !path.try_exists()? {
         return Ok(None);
     }
-    if pins::has_other_layout(folder) {
+    if unpin::has_other_layout(folder) {
         return Err(io::Error::other("they are of a version with other maps"));
     }
     let data = MapData::from_pin(path).map_err(into_io)?;

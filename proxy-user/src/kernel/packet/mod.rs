@@ -7,12 +7,14 @@ mod claim;
 mod clsact;
 mod folder;
 mod handover;
+mod hook;
 mod kept;
 mod order;
 mod pins;
 mod ports;
 mod steer;
 mod trial;
+mod unpin;
 mod watch;
 
 use std::io;
@@ -40,7 +42,7 @@ use self::attach::Devices;
 use self::kept::{Kept, Pinned};
 use self::ports::Ports;
 use super::Unavailable;
-use super::sockmap::{into_io, missing, offsets, take};
+use super::object::{into_io, missing, offsets, take};
 use crate::sys;
 
 pub(crate) use claim::Claim;
@@ -128,7 +130,7 @@ impl Packet {
 
     fn load(claim: Claim, how: Attach) -> Result<Self, Unavailable> {
         let Claim { path: pins, lock: only, takes_new, .. } = claim;
-        pins::drop_other_layouts(&pins)?;
+        unpin::drop_other_layouts(&pins)?;
         let offsets = offsets(OFFSETS.iter())?;
         let mut loader = EbpfLoader::new();
         for (constant, offset) in &offsets {
@@ -191,7 +193,7 @@ impl Packet {
     /// Nothing of it outlives us: it ends with our descriptors, and with it what flows there still are.
     pub(crate) fn withdraw(&self) -> io::Result<()> {
         self.let_go();
-        pins::remove(&self.pins)
+        unpin::remove(&self.pins)
     }
 
     /// Has the programs at the interface with this index, from now on. May wait for the kernel, which no connection must.

@@ -7,7 +7,7 @@ use aya::maps::{Array, MapData};
 use proxy_common::abi::packet::{PORT_WORDS, PORTS, port_place};
 
 use crate::kernel::Unavailable;
-use crate::kernel::sockmap::{into_io, take};
+use crate::kernel::object::{into_io, take};
 
 /// The map, and what is in it: most ports are marked already.
 pub(super) struct Ports {

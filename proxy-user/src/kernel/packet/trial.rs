@@ -12,10 +12,11 @@ use proxy_common::kernels::Part;
 use proxy_common::packet::restore::Start;
 use socket2::{Domain, Socket, Type};
 
-use super::attach::{BOTH, program};
+use super::attach::program;
+use super::hook::BOTH;
 use super::{OBJECT, claim, load_control};
 use crate::kernel::Unavailable;
-use crate::kernel::sockmap::offsets;
+use crate::kernel::object::offsets;
 use crate::sys;
 
 /// TCP's discard port: nothing is sent there.

@@ -9,7 +9,8 @@ use proxy_common::abi::packet::Counter;
 use proxy_common::packet::attach::Attach;
 use proxy_common::packet::removals::Removals;
 
-use super::attach::{BOTH, Devices, Held, Missing, TRY_AGAIN, Table};
+use super::attach::{Devices, Held, Missing, TRY_AGAIN, Table};
+use super::hook::BOTH;
 use super::{Packet, clsact, lock, sum};
 use crate::kernel::Unavailable;
 use crate::sys;

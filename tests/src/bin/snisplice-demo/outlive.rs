@@ -1,49 +1,13 @@
 //! The second act: flows that have left their sockets, and a daemon that is killed.
 
+use crate::report::{AGENTS, Outlived, POLLS};
+use crate::text::Printer;
 use anyhow::{Context as _, Result, ensure};
 use harness::daemon::{Daemon, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::peers::agent::Agent;
 use harness::pins::Pins;
 use harness::site::{self, POLLING_NAME, SHARED_PORT, Site};
-use serde::Serialize;
-
-use crate::text::Printer;
-
-const AGENTS: usize = 5;
-/// How many times each agent asks for work while there is no daemon.
-const POLLS: usize = 5;
-
-/// What became of the agents.
-#[derive(Debug, Serialize)]
-pub(crate) struct Outlived {
-    /// Why flows cannot leave their sockets on this host.
-    pub(crate) unavailable: Option<String>,
-    /// Agents whose flows had left their sockets when the daemon was killed.
-    pub(crate) agents: usize,
-    /// Their polls that were answered while there was no daemon.
-    pub(crate) polls_without_daemon: usize,
-    /// Flows of them that the next daemon has found, and heard end in order.
-    pub(crate) ended_in_order: usize,
-    /// Packets that the programs have translated.
-    pub(crate) forwarded_packets: u64,
-}
-
-impl Outlived {
-    /// True when no agent has noticed anything, or the host cannot do it.
-    pub(crate) fn is_good(&self) -> bool {
-        self.unavailable.is_some()
-            || (self.agents == AGENTS
-                && self.polls_without_daemon == AGENTS * POLLS
-                && self.ended_in_order == AGENTS
-                && self.forwarded_packets > 0)
-    }
-
-    fn without(reason: Option<String>) -> Self {
-        let unavailable = Some(reason.unwrap_or_else(|| "no reason given".to_owned()));
-        Self { unavailable, agents: 0, polls_without_daemon: 0, ended_in_order: 0, forwarded_packets: 0 }
-    }
-}
 
 /// Plays it in a network of its own.
 pub(crate) fn play(launch: &Launch, printer: &Printer) -> Result<Outlived> {

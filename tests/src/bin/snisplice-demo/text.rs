@@ -2,8 +2,7 @@
 
 use std::io::{IsTerminal as _, stdout};
 
-use crate::outlive::Outlived;
-use crate::report::{Report, Visit};
+use crate::report::{Outlived, Report, Visit};
 
 const HEADINGS: [&str; 9] =
     ["client", "name", "port", "route", "upstream", "datapath", "bytes in", "bytes out", "certificate"];

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::report::ConfigErrors;
+use super::super::problem::ConfigErrors;
 use super::super::source::MAX_BYTES;
 use super::super::{DEFAULT, Host, Loaded, Origin, SYSTEM_PATH};
 use super::parse;

@@ -13,7 +13,7 @@ mod together;
 
 use super::Loaded;
 use super::host::Host;
-use super::report::{ConfigErrors, Problem};
+use super::problem::{ConfigErrors, Problem};
 use crate::hub::UpstreamRegistry;
 
 /// Stands in a test's text where an error is expected. It is taken out before the text is parsed.
