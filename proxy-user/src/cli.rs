@@ -10,10 +10,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::app;
 use crate::control::config::{Host, Loaded, Origin};
 use crate::control::guard::{self, command::Request};
 use crate::control::{Exit, Failure, client, colour, config, doctor, explain, logs, orders, paths, pinned};
+use crate::daemon;
 use crate::hub::UpstreamRegistry;
 use crate::sys;
 
@@ -218,7 +218,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");
             }
-            app::run(loaded.snapshot, release)
+            daemon::run(loaded.snapshot, release)
         }
         Command::Check { config, output } => check(&config, &output),
         Command::Config { what: ConfigCommand::Default } => print(config::DEFAULT),

@@ -1,9 +1,9 @@
 //! snisplice: several TLS services behind one port, told apart by the server name of the client's hello, and joined in
 //! the kernel. TLS is never terminated.
 
-mod app;
 mod cli;
 mod control;
+mod daemon;
 mod datapath;
 mod front;
 mod hub;

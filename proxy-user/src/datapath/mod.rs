@@ -127,7 +127,7 @@ impl Carriers {
             match self.copy(flow, &pair, Due::At(Instant::now() + patience), None).await {
                 Copied::Ended(carried) => return carried,
                 // What was copied counts for copy, though the flow goes on otherwise.
-                Copied::Due => self.hub.meters.carried(flow, flow.copied()),
+                Copied::Due => flow.count(&self.hub.meters, flow.copied()),
             }
         }
         let (pair, trace) = match self.splice(flow, pair, &plan) {

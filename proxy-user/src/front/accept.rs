@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use proxy_common::guard::Offence;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use super::conn;
-use super::exchange::{Door, Exchange, Held, Newcomer};
 use crate::datapath::Carriers;
 use crate::datapath::packet::Clamped;
-use crate::hub::snapshot::{Listener, Snapshot};
-use crate::hub::{AtLimit, Hub, LogThrottle, Permit, Phase, SourcePermit};
+use crate::hub::snapshot::Listener;
+use crate::hub::{AtLimit, Held, Hub, LogThrottle, Newcomer, Permit, SourcePermit, Under};
 use crate::sys;
 
 /// Pause after the system had no descriptor or memory for a connection. The connection stays queued.
@@ -23,23 +23,22 @@ const BREATH: Duration = Duration::from_millis(100);
 /// Connections that are still taken out of the queue once the daemon drains.
 const LAST: usize = 4096;
 
-/// What a worker serves connections with.
-pub(super) struct Desk {
-    pub(super) worker: usize,
-    pub(super) exchange: Arc<Exchange>,
-    pub(super) carriers: Arc<Carriers>,
-}
-
-/// Accepts until the daemon drains. What is queued by then still gets in; what comes later is refused by the kernel.
-pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<Desk>) {
-    let hub = Arc::clone(&desk.carriers.hub);
-    let mut draining = std::pin::pin!(hub.phases.reached(Phase::Draining));
+/// Accepts until the sender of `closed` is dropped. What is queued by then still gets in; what comes later is refused by
+/// the kernel. The worker is named by its number.
+pub(super) async fn run(
+    socket: TcpListener,
+    listener: Arc<Listener>,
+    (worker, carriers): (usize, Arc<Carriers>),
+    mut closed: oneshot::Receiver<()>,
+) {
+    let hub = Arc::clone(&carriers.hub);
+    hub.connection_limit.opened().await;
     let throttle = LogThrottle::default();
-    let mut clamped = desk.carriers.packet.as_ref().map(|packet| packet.clamp.of(&listener.name));
+    let mut clamped = carriers.packet.as_ref().map(|packet| packet.clamp.of(&listener.name));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut draining => break,
+            _ = &mut closed => break,
             most = less(&mut clamped) => {
                 if let Err(error) = sys::limit_segments(&socket, most) {
                     tracing::warn!(listener = %listener.name, %error, "clients cannot be told to send smaller segments");
@@ -49,7 +48,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
             accepted = next(&socket, &listener, &hub) => accepted,
         };
         match accepted {
-            Ok(accepted) => start(accepted, &listener, &desk),
+            Ok(accepted) => start(accepted, &listener, worker, &carriers),
             Err(error) => {
                 hub.meters.accept_error(&listener.name);
                 if concerns_one_connection(&error) {
@@ -70,7 +69,7 @@ pub(super) async fn run(socket: TcpListener, listener: Arc<Listener>, desk: Arc<
         else {
             return;
         };
-        start(accepted, &listener, &desk);
+        start(accepted, &listener, worker, &carriers);
     }
 }
 
@@ -80,12 +79,6 @@ async fn less(clamped: &mut Option<Clamped>) -> u32 {
         Some(clamped) => clamped.news().await,
         None => std::future::pending().await,
     }
-}
-
-/// What a connection is accepted under.
-pub(super) struct Accepted {
-    pub(super) listener: Arc<Listener>,
-    pub(super) config: Arc<Snapshot>,
 }
 
 /// A new connection, which has its permit.
@@ -115,50 +108,33 @@ async fn next(socket: &TcpListener, listener: &Listener, hub: &Hub) -> io::Resul
     }
 }
 
-fn start((permit, stream, client): New, listener: &Arc<Listener>, desk: &Desk) {
-    let config = desk.carriers.hub.config.current();
+fn start((permit, stream, client): New, listener: &Arc<Listener>, worker: usize, carriers: &Arc<Carriers>) {
+    let hub = &carriers.hub;
+    let config = hub.config.current();
     // One that is removed serves connections that came before under its last configuration.
     let listener = config.listener(&listener.name).unwrap_or(listener);
-    let accepted = Accepted { listener: Arc::clone(listener), config: Arc::clone(&config) };
-    desk.carriers.hub.meters.accepted(&listener.name);
+    let under = Under { listener: Arc::clone(listener), config: Arc::clone(&config) };
+    hub.meters.accepted(&listener.name);
     // A dual-stack socket shows IPv4 clients as ::ffff:a.b.c.d; routes and logs speak of a.b.c.d.
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let source_permit = match source_permit(&stream, client, listener, &desk.carriers.hub) {
+    let source_permit = match source_permit(&stream, client, listener, hub) {
         Ok(source_permit) => source_permit,
         Err(AtLimit(_)) => return,
     };
-    let seat = desk.exchange.seat(desk.worker);
-    if seat.worker == desk.worker {
-        serve(stream, client, accepted, desk, Held { permit, seat, source_permit });
+    let seat = hub.workers.seat(worker);
+    if seat.worker == worker {
+        conn::start(stream, client, under, carriers, Held { permit, seat, source_permit });
         return;
     }
     let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => return tracing::error!(%error, "a new connection cannot leave the runtime"),
     };
-    if let Err(newcomer) =
-        desk.exchange.send(Newcomer { stream, client, accepted, held: Held { permit, seat, source_permit } })
-    {
+    let held = Held { permit, seat, source_permit };
+    if let Err(newcomer) = hub.workers.serve(Newcomer { stream, client, under, held }) {
         let mut newcomer = *newcomer;
-        newcomer.held.seat = newcomer.held.seat.at(desk.worker);
-        take_in(newcomer, desk);
-    }
-}
-
-/// Serves what other workers have accepted, until none of them is left.
-pub(super) async fn welcome(Door(mut door): Door, desk: Arc<Desk>) {
-    while let Some(newcomer) = door.recv().await {
-        take_in(newcomer, &desk);
-    }
-}
-
-fn take_in(Newcomer { stream, client, accepted, held }: Newcomer, desk: &Desk) {
-    match TcpStream::from_std(stream) {
-        Ok(stream) => serve(stream, client, accepted, desk, held),
-        Err(error) => {
-            desk.carriers.hub.meters.accept_error(&accepted.listener.name);
-            tracing::error!(%error, "a new connection cannot enter the runtime");
-        }
+        newcomer.held.seat = newcomer.held.seat.at(worker);
+        conn::start_newcomer(newcomer, carriers);
     }
 }
 
@@ -186,10 +162,6 @@ fn source_permit(
     }
     let _ = sys::reset_on_close(stream, true);
     Err(AtLimit(source))
-}
-
-fn serve(stream: TcpStream, client: SocketAddr, accepted: Accepted, desk: &Desk, held: Held) {
-    tokio::spawn(conn::serve(stream, client, accepted, Arc::clone(&desk.carriers), held));
 }
 
 /// Errors of a connection that died in the queue (accept(2), "Error handling"): the next one may be fine.

@@ -11,21 +11,44 @@ use proxy_common::hello::Sni;
 use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
 
-use super::accept::Accepted;
 use super::connect::{self, Connected, Failed, Wanted};
-use super::exchange::Held;
 use super::peek::{self, Opening};
 use super::refuse;
 use crate::datapath::{Carriers, Outcome, Pair};
 use crate::hub::snapshot::{Listener, Upstream};
-use crate::hub::{AccessRecord, Dialed, Flow, HelloResult, Hub, LogThrottle, Phase, Stage, millis};
+use crate::hub::{
+    AccessRecord, Dialed, Flow, Held, HelloResult, Hub, LogThrottle, Newcomer, Phase, Stage, Under, millis,
+};
 use crate::sys;
 
-/// Serves one accepted connection, and gives back what it held once it is over.
-pub(super) async fn serve(
+/// Serves one accepted connection in a task of its own.
+pub(super) fn start(
     stream: TcpStream,
     client: SocketAddr,
-    Accepted { listener, config }: Accepted,
+    under: Under,
+    carriers: &Arc<Carriers>,
+    held: Held,
+) {
+    tokio::spawn(serve(stream, client, under, Arc::clone(carriers), held));
+}
+
+/// The same for one that another worker has accepted.
+pub(super) fn start_newcomer(newcomer: Newcomer, carriers: &Arc<Carriers>) {
+    let Newcomer { stream, client, under, held } = newcomer;
+    match TcpStream::from_std(stream) {
+        Ok(stream) => start(stream, client, under, carriers, held),
+        Err(error) => {
+            carriers.hub.meters.accept_error(&under.listener.name);
+            tracing::error!(%error, "a new connection cannot enter the runtime");
+        }
+    }
+}
+
+/// Gives back what the connection held once it is over.
+async fn serve(
+    stream: TcpStream,
+    client: SocketAddr,
+    Under { listener, config }: Under,
     carriers: Arc<Carriers>,
     held: Held,
 ) {

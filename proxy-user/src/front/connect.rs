@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::datapath::Carriers;
 use crate::datapath::packet::PacketDatapath;
-use crate::hub::snapshot::{Server, Upstream};
+use crate::hub::Server;
+use crate::hub::snapshot::Upstream;
 use crate::hub::{Dialed, Dialing, EndpointUse, Flow, Names, reached};
 use crate::sys;
 

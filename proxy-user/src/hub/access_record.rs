@@ -32,7 +32,7 @@ impl AccessRecord {
     pub(crate) fn settle(&mut self, hub: &Hub, flow: &Flow, end: End, bytes: Bytes) {
         // Before the record: whoever reads that may count on the place.
         drop((self.source_permit.take(), self.endpoint.take()));
-        hub.meters.carried(flow, bytes);
+        flow.count(&hub.meters, bytes);
         let facts = flow.facts().clone();
         let [bytes_in, bytes_out] = bytes;
         hub.meters.closed(&Closed { route: &facts.route, reason: end.reason });

@@ -14,9 +14,6 @@ use prometheus_client::registry::Registry;
 use proxy_common::flow::{ConnectFailure, Reason};
 use proxy_common::plan::{Datapath, Fallback};
 
-use super::flows::Flow;
-use super::snapshot::Listener as ListenerConfig;
-
 /// Outcome of waiting for a hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HelloResult {
@@ -133,10 +130,9 @@ pub(crate) struct Meters {
 }
 
 impl Meters {
-    /// Series of the listeners exist from the start: an alert on a rate needs its zero.
-    pub(crate) fn new(listeners: &[Arc<ListenerConfig>]) -> Self {
+    pub(crate) fn new() -> Self {
         let buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
-        let meters = Self {
+        Self {
             accepted: Family::default(),
             accept_errors: Family::default(),
             turned_away: Family::default(),
@@ -149,14 +145,15 @@ impl Meters {
             servers_up: Family::default(),
             fallbacks: Family::default(),
             moves: Family::default(),
-        };
-        for listener in listeners {
-            let labels = Listener { listener: Name(Arc::clone(&listener.name)) };
-            drop(meters.accepted.get_or_create(&labels));
-            drop(meters.accept_errors.get_or_create(&labels));
-            drop(meters.turned_away.get_or_create(&labels));
         }
-        meters
+    }
+
+    /// Series of a listener exist from its start: an alert on a rate needs its zero.
+    pub(crate) fn know_listener(&self, listener: &Arc<str>) {
+        let labels = Listener { listener: Name(Arc::clone(listener)) };
+        drop(self.accepted.get_or_create(&labels));
+        drop(self.accept_errors.get_or_create(&labels));
+        drop(self.turned_away.get_or_create(&labels));
     }
 
     /// Enters them into `registry`. They are shared with it.
@@ -248,16 +245,13 @@ impl Meters {
         self.closed.get_or_create(&labels).inc();
     }
 
-    /// Brings the byte counters up to what `flow` has carried: each byte is counted once, however often this is called.
-    pub(crate) fn carried(&self, flow: &Flow, totals: Bytes) {
-        let mut facts = flow.facts();
-        let Some(datapath) = facts.datapath else { return };
-        let route = Name(Arc::clone(&facts.route));
-        for ((meter, total), direction) in facts.reported.iter_mut().zip(totals).zip(["in", "out"]) {
-            let increment = meter.advance(total);
-            if increment > 0 {
-                let labels = Direction { route: route.clone(), direction, datapath: datapath.name() };
-                self.bytes.get_or_create(&labels).inc_by(increment);
+    /// Counts bytes of a connection, client to upstream first.
+    pub(super) fn add_bytes(&self, route: &Arc<str>, datapath: Datapath, bytes: Bytes) {
+        for (bytes, direction) in bytes.into_iter().zip(["in", "out"]) {
+            if bytes > 0 {
+                let route = Name(Arc::clone(route));
+                let labels = Direction { route, direction, datapath: datapath.name() };
+                self.bytes.get_or_create(&labels).inc_by(bytes);
             }
         }
     }

@@ -5,6 +5,7 @@ mod access_record;
 mod config_store;
 mod connection_limit;
 mod dialed;
+mod flow;
 mod flows;
 mod log_throttle;
 mod meters;
@@ -12,10 +13,12 @@ mod names;
 mod orders;
 mod panics;
 mod phase;
+mod server;
 pub(crate) mod snapshot;
 mod source_limiter;
 mod sources;
 mod upstreams;
+mod workers;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -25,21 +28,25 @@ pub(crate) use access_record::{AccessRecord, millis};
 pub(crate) use config_store::ConfigStore;
 pub(crate) use connection_limit::{ConnectionLimit, Permit};
 pub(crate) use dialed::{Dialed, Dialing, reached};
-pub(crate) use flows::{Entry, Flow, Flows, Stage};
+pub(crate) use flow::{Flow, Stage};
+pub(crate) use flows::{Entry, Flows};
 pub(crate) use log_throttle::LogThrottle;
 pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
 pub(crate) use names::{Answer, Lookup, NameError, Names};
-pub(crate) use orders::{Commands, Order, Orders};
+pub(crate) use orders::Order;
 pub(crate) use panics::{keep_running, or_stop, run_again};
 pub(crate) use phase::{Phase, Phases};
+pub(crate) use server::Server;
 use snapshot::Snapshot;
 pub(crate) use source_limiter::{AtLimit, SourceLimiter, SourcePermit};
 pub(crate) use sources::{Established, Sources};
 pub(crate) use upstreams::{Endpoint, EndpointUse, UpstreamRegistry};
+pub(crate) use workers::{Bound, Command, Held, Inbox, ListenerKey, Newcomer, Restored, Under, Workers};
 
 /// One for each daemon.
 pub(crate) struct Hub {
     pub(crate) config: ConfigStore,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) flows: Flows,
     pub(crate) meters: Meters,
     pub(crate) phases: Phases,
@@ -56,13 +63,16 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(snapshot: Snapshot, connection_limit: ConnectionLimit) -> Self {
+    pub(crate) fn new(snapshot: Snapshot, connection_limit: ConnectionLimit, workers: Arc<Workers>) -> Self {
+        let meters = Meters::new();
+        snapshot.listeners.iter().for_each(|listener| meters.know_listener(&listener.name));
         Self {
             sources: OnceLock::new(),
-            meters: Meters::new(&snapshot.listeners),
+            meters,
             source_limiter: SourceLimiter::new(snapshot.limits.source_connections, snapshot.source_bits()),
             names: Names::new(&snapshot.upstreams),
             config: ConfigStore::new(snapshot),
+            workers,
             flows: Flows::default(),
             phases: Phases::new(),
             connection_limit: Arc::new(connection_limit),

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::snapshot::{Server, Upstream};
+use super::server::Server;
+use super::snapshot::Upstream;
 
 /// Answers that are in use are compared with the system's files so often at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -1,11 +1,8 @@
 //! What an operator has ordered of a flow, on its way to those who carry it out.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
-
-use super::Flow;
 
 /// What can be ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +27,7 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    fn give(&self, order: Order) {
+    pub(super) fn give(&self, order: Order) {
         let (set, clear) = match order {
             Order::Kill => (KILL, 0),
             Order::Promote => (PROMOTE, STAY),
@@ -70,46 +67,6 @@ impl Orders {
     pub(super) fn left(&self) -> bool {
         self.take(PROMOTE);
         self.has(KILL | STAY)
-    }
-}
-
-/// Flows without sockets that something was ordered of: nobody waits for each of them.
-#[derive(Default)]
-pub(crate) struct Commands {
-    flows: Mutex<Vec<Arc<Flow>>>,
-    bell: Notify,
-}
-
-impl Commands {
-    pub(super) fn add(&self, flow: &Arc<Flow>) {
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(flow));
-        self.bell.notify_one();
-    }
-
-    /// Returns once there is one, with all that there are.
-    pub(crate) async fn next(&self) -> Vec<Arc<Flow>> {
-        loop {
-            let flows = std::mem::take(&mut *self.flows.lock().unwrap_or_else(PoisonError::into_inner));
-            if !flows.is_empty() {
-                return flows;
-            }
-            self.bell.notified().await;
-        }
-    }
-}
-
-impl Flow {
-    /// Has its carrier look at the order, wherever it is.
-    pub(super) fn order(&self, order: Order) {
-        self.orders.give(order);
-        self.wake.notify_one();
-    }
-
-    /// Returns once the flow is to end: for those who have nothing else to wait for.
-    pub(crate) async fn killed(&self) {
-        while !self.orders.are_to_kill() {
-            self.wake.notified().await;
-        }
     }
 }
 

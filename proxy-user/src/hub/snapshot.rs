@@ -15,7 +15,8 @@ use proxy_common::packet::attach::Attach;
 use proxy_common::plan::{Choice, Datapath};
 use proxy_common::route::Table;
 
-use super::Endpoint;
+use super::server::Server;
+use super::upstreams::Endpoint;
 
 /// One checked and compiled configuration.
 #[derive(Debug, Default)]
@@ -102,42 +103,10 @@ pub(crate) struct Upstream {
     pub(crate) hold: Duration,
 }
 
-/// Where to connect to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Server {
-    /// A literal address.
-    Address(SocketAddr),
-    /// An address of a link. The interface is looked up for each connection, since it may go and come with another number.
-    LinkLocal {
-        ip: Ipv6Addr,
-        /// Name as written.
-        interface: Arc<str>,
-        /// TCP port, not 0.
-        port: u16,
-    },
-    /// A name, looked up for each connection.
-    Name {
-        /// Host name as written.
-        host: String,
-        /// TCP port, not 0.
-        port: u16,
-    },
-}
-
 impl Upstream {
     /// Its servers as they are configured, in order of preference.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &Server> {
         self.endpoints.iter().map(|endpoint| endpoint.server())
-    }
-}
-
-impl std::fmt::Display for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::LinkLocal { ip, interface, port } => write!(f, "[{ip}%{interface}]:{port}"),
-            Self::Name { host, port } => write!(f, "{host}:{port}"),
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use proxy_common::flow::ConnectFailure;
 use proxy_common::upstream::{ServerHealth, ServerNews, ServerState};
 
 use super::Meters;
-use super::snapshot::Server;
+use super::server::Server;
 
 /// The endpoints of all snapshots in use. Equal servers of upstreams with equal names are one endpoint.
 #[derive(Default)]
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_server_that_stays_keeps_what_is_known_of_it() {
-        let (registry, meters) = (UpstreamRegistry::default(), Meters::new(&[]));
+        let (registry, meters) = (UpstreamRegistry::default(), Meters::new());
         let web: Arc<str> = "web".into();
         let old = registry.endpoint(&web, server(443));
         old.failed(&meters, ConnectFailure::Refused, &std::io::ErrorKind::ConnectionRefused.into());
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_connection_counts_as_long_as_it_lives() {
-        let (registry, meters) = (UpstreamRegistry::default(), Meters::new(&[]));
+        let (registry, meters) = (UpstreamRegistry::default(), Meters::new());
         let endpoint = registry.endpoint(&"web".into(), server(443));
         let uses = [endpoint.accepted(&meters), endpoint.accepted(&meters)];
         assert_eq!((endpoint.report().active, endpoint.report().state), (2, ServerState::Up));

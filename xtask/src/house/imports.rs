@@ -16,7 +16,7 @@ const ROOMS: [(&str, &[&str]); 6] = [
 ];
 
 /// Files of the daemon that put the rooms together.
-const OUTSIDE: [&str; 4] = ["lib", "main", "app", "cli"];
+const OUTSIDE: [&str; 4] = ["lib", "main", "daemon", "cli"];
 
 /// Our crates as paths name them.
 const CRATES: [&str; 5] = ["proxy_common", "proxy_ebpf", "snisplice", "harness", "xtask"];
@@ -175,7 +175,7 @@ mod tests {
             lines("proxy-user/src/kernel/probe.rs", "use super::load; fn f() { crate::sys::g() }").is_empty()
         );
         assert!(lines("proxy-user/src/main.rs", "use snisplice::front; use crate::kernel;").is_empty());
-        assert!(lines("proxy-user/src/app/start.rs", "use crate::control::x;").is_empty());
+        assert!(lines("proxy-user/src/daemon/start.rs", "use crate::control::x;").is_empty());
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(lines("proxy-user/src/hub.rs", "use crate::sys;"), [1]);
         assert_eq!(lines("proxy-user/src/control/reload.rs", "use crate::front::drain;"), [1]);
         assert_eq!(
-            lines("proxy-user/src/hub/x.rs", "use crate::app;\nuse crate::*;\nuse crate::Thing;"),
+            lines("proxy-user/src/hub/x.rs", "use crate::daemon;\nuse crate::*;\nuse crate::Thing;"),
             [1, 2, 3]
         );
         assert_eq!(lines("proxy-user/src/newroom/x.rs", ""), [1]);

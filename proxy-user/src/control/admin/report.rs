@@ -255,7 +255,7 @@ pub(super) fn count_live_bytes(admin: &Admin) {
     let flows = admin.hub.flows.list();
     let is_crowd = flows.len() > CROWD;
     for flow in flows.into_iter().filter(|flow| !is_crowd || flow.facts().keys.is_none()) {
-        admin.hub.meters.carried(&flow, carried(&admin.kernel, &flow));
+        flow.count(&admin.hub.meters, carried(&admin.kernel, &flow));
     }
 }
 

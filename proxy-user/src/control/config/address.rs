@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::report::{Fault, quote};
 use super::value;
-use crate::hub::snapshot::Server;
+use crate::hub::Server;
 
 /// Longest host name and longest label of one (RFC 1035, section 2.3.4), in bytes.
 const MAX_HOST: usize = 253;

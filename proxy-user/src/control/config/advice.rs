@@ -10,7 +10,7 @@ use super::host::Host;
 use super::places::Places;
 use super::raw::Raw;
 use super::report::{Fault, Report, quote};
-use crate::hub::snapshot::Server;
+use crate::hub::Server;
 
 /// The longest silence of a polling Tentacle and its server is 30 s, and both may be late.
 const POLLING_SILENCE: Duration = Duration::from_secs(35);

@@ -21,7 +21,8 @@ use super::raw::{self, Raw};
 use super::report::{Fault, Report, quote};
 use super::upstream_names::UpstreamNames;
 use super::{address, advice, guard, packet, quantity, rules, value};
-use crate::hub::snapshot::{Admin, Limits, Server, Timeouts};
+use crate::hub::Server;
+use crate::hub::snapshot::{Admin, Limits, Timeouts};
 
 const DEFAULT_SOCKET: &str = "/run/snisplice/admin.sock";
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 10944);

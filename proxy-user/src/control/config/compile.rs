@@ -7,8 +7,9 @@ use std::time::Duration;
 use proxy_common::plan::Choice;
 use proxy_common::route::{Route, Table};
 
+use crate::hub::Server;
 use crate::hub::UpstreamRegistry;
-use crate::hub::snapshot::{Admin, Guard, Limits, Listener, Packet, Server, Snapshot, Timeouts, Upstream};
+use crate::hub::snapshot::{Admin, Guard, Limits, Listener, Packet, Snapshot, Timeouts, Upstream};
 
 /// The parts of a configuration. Complete only when the report that they came with has no error. An upstream that
 /// another part names is its place in `upstreams`; None: the name is wrong.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proxy_common::route::Pattern;
 
 use super::field::At;
-use crate::hub::snapshot::Server;
+use crate::hub::Server;
 
 /// Good values with their places, for the rules that compare them.
 #[derive(Default)]

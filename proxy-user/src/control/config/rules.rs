@@ -10,7 +10,7 @@ use super::field::{At, Field};
 use super::places::{Places, RoutePlaces};
 use super::raw::Raw;
 use super::report::{Fault, MAX_PROBLEMS, Report, quote};
-use crate::hub::snapshot::Server;
+use crate::hub::Server;
 use crate::sys;
 
 /// Patterns times sources, over all routes.

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use super::PacketDatapath;
 use super::ports::Ports;
-use super::{Homes, PacketDatapath};
 use crate::hub::Hub;
 use crate::hub::snapshot;
 use crate::kernel::Unavailable;
@@ -12,7 +12,7 @@ use crate::kernel::packet::{Claim, Folder};
 
 /// None: there are none in this network namespace, as far as can be seen from here. To be asked some time after the start: another daemon
 /// that starts again at the same time has not taken its own yet.
-pub(crate) fn open_left(hub: &Hub, homes: Arc<Homes>) -> Option<Result<Arc<PacketDatapath>, Unavailable>> {
+pub(crate) fn open_left(hub: &Hub) -> Option<Result<Arc<PacketDatapath>, Unavailable>> {
     let found = Folder::of_this_namespace(None).inspect_err(|error| {
         tracing::debug!(%error, "cannot look for offloaded connections of an earlier daemon");
     });
@@ -35,7 +35,7 @@ pub(crate) fn open_left(hub: &Hub, homes: Arc<Homes>) -> Option<Result<Arc<Packe
             folder.path.parent().unwrap_or(&folder.path).display()
         );
     }
-    Some(Claim::of_left(largest).and_then(|claim| PacketDatapath::open_for_left(hub, claim, homes)))
+    Some(Claim::of_left(largest).and_then(|claim| PacketDatapath::open_for_left(hub, claim)))
 }
 
 fn counted(folder: Folder) -> Option<(usize, Folder)> {
@@ -50,11 +50,11 @@ fn counted(folder: Folder) -> Option<(usize, Folder)> {
 }
 
 impl PacketDatapath {
-    fn open_for_left(hub: &Hub, claim: Claim, homes: Arc<Homes>) -> Result<Arc<Self>, Unavailable> {
+    fn open_for_left(hub: &Hub, claim: Claim) -> Result<Arc<Self>, Unavailable> {
         let config = &hub.config.current().packet;
         let journal = claim.journal.clone().unwrap_or_else(|| config.journal.clone());
         let config = snapshot::Packet { journal, ..config.clone() };
         let ports = Ports::of(config.ports.clone(), &config.sources);
-        Self::begin(hub, &config, ports, claim, homes)
+        Self::begin(hub, &config, ports, claim)
     }
 }

@@ -12,7 +12,6 @@ mod clamp;
 mod conntrack;
 mod end;
 mod entry_builder;
-mod homes;
 mod journal;
 mod left;
 mod negotiated_options;
@@ -23,6 +22,7 @@ mod ports;
 mod progress;
 mod rcu_barrier;
 mod restore;
+mod restored;
 mod routes;
 mod send;
 mod stop;
@@ -52,7 +52,6 @@ use crate::{kernel, sys};
 
 use self::clamp::Clamp;
 pub(crate) use self::clamp::Clamped;
-pub(crate) use self::homes::{Homes, Returned};
 pub(crate) use self::left::open_left;
 use self::negotiated_options::NegotiatedOptions;
 use self::offload_table::OffloadTable;
@@ -72,7 +71,6 @@ pub(crate) struct PacketDatapath {
     routes: Routes,
     policy: Policy,
     pub(crate) clamp: Clamp,
-    homes: Arc<Homes>,
     /// Turns of flows that are idle, to get sockets for their end.
     returning: Semaphore,
     /// Turns of flows that keep their sockets, to try once more whether they can leave them.
@@ -105,16 +103,12 @@ enum Way {
 
 impl PacketDatapath {
     /// Loads the programs, and finds the flows of an earlier daemon.
-    pub(crate) fn open(
-        hub: &Hub,
-        config: &snapshot::Packet,
-        homes: Arc<Homes>,
-    ) -> Result<Arc<Self>, Unavailable> {
+    pub(crate) fn open(hub: &Hub, config: &snapshot::Packet) -> Result<Arc<Self>, Unavailable> {
         let opened = || {
             kernel::packet::trial(&config.ports)?;
             let ports = Ports::new(config.ports.clone(), &config.sources)?;
             let claim = Claim::make(&config.pins, &config.ports, &config.journal, config.attach)?;
-            Self::begin(hub, config, ports, claim, homes)
+            Self::begin(hub, config, ports, claim)
         };
         opened().map_err(|error: Unavailable| error.of(Part::Packet))
     }
@@ -124,7 +118,6 @@ impl PacketDatapath {
         config: &snapshot::Packet,
         ports: Ports,
         claim: Claim,
-        homes: Arc<Homes>,
     ) -> Result<Arc<Self>, Unavailable> {
         let rcu = RcuBarrier::start().map_err(|error| Unavailable::explain("membarrier(2) fails", &error))?;
         let former = claim.journal.clone();
@@ -140,7 +133,6 @@ impl PacketDatapath {
             routes: Routes::default(),
             policy,
             clamp: Clamp::default(),
-            homes,
             returning: Semaphore::new(restore::AT_A_TIME),
             retrying: Semaphore::new(RETRIES),
             attaching: Arc::default(),
@@ -293,7 +285,7 @@ impl Carriers {
                 way = &mut leaving => way,
             }
         };
-        self.hub.meters.carried(flow, flow.copied());
+        flow.count(&self.hub.meters, flow.copied());
         Some(match way {
             Way::Kept => return None,
             Way::Free(keys, options) => {

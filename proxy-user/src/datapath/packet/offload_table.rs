@@ -249,7 +249,7 @@ impl PacketDatapath {
         }
         let entries = self.entries(&offloaded.keys);
         note_progress(offloaded, &entries);
-        hub.meters.carried(&offloaded.flow, offloaded.bytes);
+        offloaded.flow.count(&hub.meters, offloaded.bytes);
         if self.table.gaps.note(&mut offloaded.gaps, &entries) {
             offloaded.first = First::Due;
         }
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn of_two_flows_of_one_client_the_newer_stays() {
-        let (flows, meters) = (crate::hub::Flows::default(), crate::hub::Meters::new(&[]));
+        let (flows, meters) = (crate::hub::Flows::default(), crate::hub::Meters::new());
         let name = Arc::from("");
         let offloaded = |port: u16| {
             let flow = flows.adopt("10.0.0.1:5000".parse().unwrap(), &name, Arc::default());

@@ -34,5 +34,5 @@ pub(super) fn note_last(hub: &Hub, offloaded: &mut OffloadedFlow, entries: &[Opt
     {
         offloaded.bytes = [life::most_bytes(client, server), life::most_bytes(server, client)];
     }
-    hub.meters.carried(&offloaded.flow, offloaded.bytes);
+    offloaded.flow.count(&hub.meters, offloaded.bytes);
 }

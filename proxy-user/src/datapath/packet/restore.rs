@@ -17,11 +17,11 @@ use proxy_common::packet::restore::{self, Start, Starts};
 use socket2::Socket;
 use tokio::task::JoinSet;
 
+use super::PacketDatapath;
 use super::negotiated_options::NegotiatedOptions;
 use super::offload_table::{OffloadTable, OffloadedFlow, bounds};
 use super::progress::note_progress;
-use super::{PacketDatapath, Returned};
-use crate::hub::{Hub, Permit};
+use crate::hub::{Hub, Permit, Restored};
 use crate::sys;
 
 /// Between two looks at what the ends acknowledge.
@@ -93,7 +93,7 @@ impl Drop for Held<'_> {
 }
 
 /// The new sockets of a flow, the client's first, where they begin, and their place among those of others.
-struct Restored {
+struct Remade {
     sockets: [Socket; 2],
     starts: Starts,
     permit: Permit,
@@ -147,7 +147,7 @@ impl PacketDatapath {
         hub: &Hub,
         offloaded: &OffloadedFlow,
         closing: bool,
-    ) -> Result<Restored, Failed> {
+    ) -> Result<Remade, Failed> {
         let permit =
             tokio::time::timeout(ROOM, hub.connection_limit.wait()).await.map_err(|_| Failed::Full)?.kept();
         let mut restored = self.restore(offloaded, closing).await;
@@ -160,7 +160,7 @@ impl PacketDatapath {
             restored = self.restore(offloaded, closing).await;
         }
         let (sockets, starts) = restored?;
-        Ok(Restored { sockets, starts, permit })
+        Ok(Remade { sockets, starts, permit })
     }
 
     /// Takes a flow back that is idle, to end it in order. Many may be so at once: each has its turn before it is held, since what is
@@ -260,14 +260,14 @@ impl PacketDatapath {
         &self,
         hub: &Hub,
         offloaded: OffloadedFlow,
-        Restored { sockets, starts, permit }: Restored,
+        Remade { sockets, starts, permit }: Remade,
         closing: Option<Reason>,
     ) {
         let flow = Arc::clone(&offloaded.flow);
         flow.moved(self.packet.rested(&offloaded.keys).unwrap_or_default());
         self.clear(&offloaded);
         self.table.forget(&offloaded.keys);
-        hub.meters.carried(&flow, starts.delivered);
+        flow.count(&hub.meters, starts.delivered);
         for (permit, delivered) in
             flow.copied.iter().chain(&flow.restored).zip(starts.delivered.iter().cycle())
         {
@@ -282,7 +282,7 @@ impl PacketDatapath {
         let begun = begin(&sockets, flow.config.timeouts.keepalive);
         let sockets = sockets.map(TcpStream::from);
         let sent = match begun {
-            Ok(()) => self.homes.send(Returned { flow: Arc::clone(&flow), record, sockets, permit }),
+            Ok(()) => hub.workers.restore(Restored { flow: Arc::clone(&flow), record, sockets, permit }),
             Err(error) => {
                 tracing::warn!(flow = flow.id, %error, "flow reset: its new sockets cannot be used");
                 Err(Box::new(record))

@@ -9,7 +9,8 @@ use proxy_common::plan::{Choice, Datapath};
 
 use super::super::DEFAULT;
 use super::parse;
-use crate::hub::snapshot::{Server, Snapshot};
+use crate::hub::Server;
+use crate::hub::snapshot::Snapshot;
 
 /// The example of the design.
 const DESIGN: &str = r#"
