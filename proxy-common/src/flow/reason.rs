@@ -1,5 +1,7 @@
 //! Why a flow ended: closed sets that serve as metric labels and log fields.
 
+use crate::hello::HelloFailure;
+
 /// One of the two ends of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -79,16 +81,8 @@ pub enum Reason {
     Reset(Side),
     /// A side stopped answering keepalive probes or retransmissions.
     PeerTimeout(Side),
-    /// No verdict on the hello in time.
-    HelloTimeout,
-    /// The client ended before its hello was complete.
-    HelloEof,
-    /// The client reset before its hello was complete.
-    HelloReset,
-    /// The hello breaks the protocol.
-    HelloBroken,
-    /// The hello is larger than we are willing to look at.
-    HelloTooLarge,
+    /// There is no hello that can be routed.
+    Hello(HelloFailure),
     /// No route matches, and none is the default.
     NoRoute,
     /// The client is a connection of ours to an upstream server, which has come back to us.
@@ -123,11 +117,11 @@ impl Reason {
             Self::Reset(Side::Upstream) => "upstream_reset",
             Self::PeerTimeout(Side::Client) => "client_timeout",
             Self::PeerTimeout(Side::Upstream) => "upstream_timeout",
-            Self::HelloTimeout => "hello_timeout",
-            Self::HelloEof => "hello_eof",
-            Self::HelloReset => "hello_reset",
-            Self::HelloBroken => "hello_broken",
-            Self::HelloTooLarge => "hello_too_large",
+            Self::Hello(HelloFailure::Timeout) => "hello_timeout",
+            Self::Hello(HelloFailure::Eof) => "hello_eof",
+            Self::Hello(HelloFailure::Reset) => "hello_reset",
+            Self::Hello(HelloFailure::Broken(_) | HelloFailure::UrgentMark) => "hello_broken",
+            Self::Hello(HelloFailure::TooLarge) => "hello_too_large",
             Self::NoRoute => "no_route",
             Self::Connect(ConnectFailure::Refused) => "connect_refused",
             Self::Connect(ConnectFailure::Timeout) => "connect_timeout",
@@ -151,12 +145,7 @@ impl Reason {
     pub const fn side(self) -> Option<Side> {
         match self {
             Self::Reset(side) | Self::PeerTimeout(side) => Some(side),
-            Self::HelloTimeout
-            | Self::HelloEof
-            | Self::HelloReset
-            | Self::HelloBroken
-            | Self::HelloTooLarge
-            | Self::ClientGone => Some(Side::Client),
+            Self::Hello(_) | Self::ClientGone => Some(Side::Client),
             Self::Connect(_) => Some(Side::Upstream),
             Self::Eof
             | Self::NoRoute

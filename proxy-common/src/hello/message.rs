@@ -1,6 +1,6 @@
 //! The handshake layer (RFC 8446 section 4): how much of the first message is there.
 
-use super::{Defect, MaxHello, Verdict};
+use super::{Defect, HelloFailure, MaxHello, Verdict};
 
 /// Length of a handshake header: type, 24-bit length.
 pub(super) const HEADER: usize = 4;
@@ -56,15 +56,15 @@ impl Message {
     fn check_header(&self) -> Result<(), Verdict> {
         let [kind, ..] = self.header;
         if kind != CLIENT_HELLO {
-            return Err(Verdict::Broken(Defect::HandshakeType));
+            return Err(Verdict::Unusable(HelloFailure::Broken(Defect::HandshakeType)));
         }
         if self.seen < HEADER {
             return Ok(());
         }
         match self.body_len() {
-            ..MIN_BODY => Err(Verdict::Broken(Defect::Body)),
+            ..MIN_BODY => Err(Verdict::Unusable(HelloFailure::Broken(Defect::Body))),
             body if body <= self.max.body() => Ok(()),
-            _ => Err(Verdict::TooLarge),
+            _ => Err(Verdict::Unusable(HelloFailure::TooLarge)),
         }
     }
 
@@ -94,13 +94,16 @@ mod tests {
     #[test]
     fn the_header_decides_as_soon_as_it_can() {
         let take = |bytes: &[u8]| Message::new(MaxHello::DEFAULT).take(bytes);
-        assert_eq!(take(&[2]), Err(Verdict::Broken(Defect::HandshakeType)));
-        assert_eq!(take(&[1, 0, 0, 37]), Err(Verdict::Broken(Defect::Body)));
+        assert_eq!(take(&[2]), Err(Verdict::Unusable(HelloFailure::Broken(Defect::HandshakeType))));
+        assert_eq!(take(&[1, 0, 0, 37]), Err(Verdict::Unusable(HelloFailure::Broken(Defect::Body))));
         assert_eq!(take(&[1, 0, 0, 38]), Ok(4));
         assert_eq!(take(&[1, 0, 0x40, 0]), Ok(4));
-        assert_eq!(take(&[1, 0, 0x40, 1]), Err(Verdict::TooLarge));
+        assert_eq!(take(&[1, 0, 0x40, 1]), Err(Verdict::Unusable(HelloFailure::TooLarge)));
         assert_eq!(take(&[1, 0xff]), Ok(2));
         assert_eq!(Message::new(MaxHello::MAX).take(&[1, 1, 0, 0]), Ok(4));
-        assert_eq!(Message::new(MaxHello::MAX).take(&[1, 1, 0, 1]), Err(Verdict::TooLarge));
+        assert_eq!(
+            Message::new(MaxHello::MAX).take(&[1, 1, 0, 1]),
+            Err(Verdict::Unusable(HelloFailure::TooLarge))
+        );
     }
 }

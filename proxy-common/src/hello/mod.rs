@@ -7,6 +7,7 @@
 mod body;
 mod message;
 mod name;
+mod outcome;
 mod record;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use message::Message;
 pub(crate) use name::check_label;
 pub use name::{HostName, NameError};
+pub use outcome::{HelloFailure, Opening};
 use record::Records;
 
 /// The longest hello that is looked at.
@@ -74,10 +76,9 @@ pub enum Verdict {
     Hello(ClientHello),
     /// The stream does not start with a TLS handshake record.
     NotTls,
-    /// It starts as TLS, and then breaks the protocol.
-    Broken(Defect),
-    /// The hello is longer than [`MaxHello::body`], or cannot end within [`MaxHello::peek`] bytes of the stream.
-    TooLarge,
+    /// It starts as TLS, and then breaks the protocol; or the hello is longer than [`MaxHello::body`], or cannot end within
+    /// [`MaxHello::peek`] bytes of the stream.
+    Unusable(HelloFailure),
 }
 
 /// What is known of a whole `ClientHello`.
@@ -174,7 +175,7 @@ fn scan(bytes: &[u8], max: MaxHello) -> Result<Verdict, Verdict> {
     let mut at = 0;
     loop {
         let rest = bytes.get(at..).unwrap_or_default();
-        let Some(record) = record::read(rest).map_err(Verdict::Broken)? else {
+        let Some(record) = record::read(rest).map_err(broken)? else {
             return Ok(Verdict::Incomplete { need: at + record::wire_len(message.missing()) });
         };
         let used = message.take(record.present)?;
@@ -183,18 +184,22 @@ fn scan(bytes: &[u8], max: MaxHello) -> Result<Verdict, Verdict> {
         let later = missing.saturating_sub(record.len - used);
         let earliest_end = at + record::HEADER + used + (missing - later) + record::wire_len(later);
         if earliest_end > max.peek() {
-            return Err(Verdict::TooLarge);
+            return Err(Verdict::Unusable(HelloFailure::TooLarge));
         }
         if missing == 0 {
             return body::server_name(&gather(bytes, message.len()))
                 .map(|sni| Verdict::Hello(ClientHello { sni }))
-                .map_err(Verdict::Broken);
+                .map_err(broken);
         }
         if record.present.len() < record.len {
             return Ok(Verdict::Incomplete { need: earliest_end });
         }
         at += record::HEADER + record.len;
     }
+}
+
+const fn broken(defect: Defect) -> Verdict {
+    Verdict::Unusable(HelloFailure::Broken(defect))
 }
 
 /// The body of the handshake message at the start of `bytes`, which was found to be whole and to have `len`

@@ -1,14 +1,14 @@
 //! Streams that no recorded client sends: old forms, limits, and what is no hello.
 
 use super::usual::{MAX_HANDSHAKE, MAX_PEEK, inspect};
-use proxy_common::hello::{ClientHello, Defect, MaxHello, Sni, Verdict};
+use proxy_common::hello::{ClientHello, Defect, HelloFailure, MaxHello, Sni, Verdict};
 
 use super::builder::{Hello, asks_for, asks_for_none, record, records, server_name, unwrap_records};
 use super::corpus;
 use super::laws;
 
 fn broken(stream: &[u8], defect: Defect) {
-    assert_eq!(laws::stable(stream, 1), Verdict::Broken(defect));
+    assert_eq!(laws::stable(stream, 1), Verdict::Unusable(HelloFailure::Broken(defect)));
 }
 
 #[test]
@@ -68,10 +68,14 @@ fn a_hello_may_be_as_long_as_the_limit() {
         laws::exactly(&records(&message, &[size]), &asks_for("a.example"), 7);
     }
     let mut longer = Hello::new("a.example").padded_to(MAX_HANDSHAKE + 1);
-    assert_eq!(laws::stable(&records(&longer, &[16384]), 7), Verdict::TooLarge);
-    assert_eq!(inspect(&records(&longer, &[16384])[..9]), Verdict::TooLarge, "its header is enough");
+    assert_eq!(laws::stable(&records(&longer, &[16384]), 7), Verdict::Unusable(HelloFailure::TooLarge));
+    assert_eq!(
+        inspect(&records(&longer, &[16384])[..9]),
+        Verdict::Unusable(HelloFailure::TooLarge),
+        "its header is enough"
+    );
     longer[1..4].fill(0xff);
-    assert_eq!(inspect(&records(&longer, &[1])[..24]), Verdict::TooLarge);
+    assert_eq!(inspect(&records(&longer, &[1])[..24]), Verdict::Unusable(HelloFailure::TooLarge));
 }
 
 /// As one with a ticket of 21 KiB for a pre-shared key.
@@ -80,7 +84,7 @@ fn the_limit_can_be_set() {
     for (bytes, kib) in [(21 * 1024, 22), (60_000, 64)] {
         let message = Hello::new("a.example").padded_to(bytes);
         for stream in [records(&message, &[16384]), records(&message, &[1000])] {
-            assert_eq!(inspect(&stream), Verdict::TooLarge);
+            assert_eq!(inspect(&stream), Verdict::Unusable(HelloFailure::TooLarge));
             let max = MaxHello::new(kib * 1024);
             let inspect = |bytes: &[u8]| proxy_common::hello::inspect(bytes, max);
             assert_eq!(inspect(&stream), asks_for("a.example"));
@@ -99,8 +103,10 @@ fn a_hello_must_end_within_the_peek_limit() {
     laws::exactly(&stream(longest), &asks_for("a.example"), 101);
     let over = stream(longest + 1);
     assert!(over.len() > MAX_PEEK);
-    assert_eq!(laws::stable(&over, 101), Verdict::TooLarge);
-    let decided = (0..over.len()).find(|&len| inspect(&over[..len]) == Verdict::TooLarge).unwrap();
+    assert_eq!(laws::stable(&over, 101), Verdict::Unusable(HelloFailure::TooLarge));
+    let decided = (0..over.len())
+        .find(|&len| inspect(&over[..len]) == Verdict::Unusable(HelloFailure::TooLarge))
+        .unwrap();
     assert!(decided <= MAX_PEEK, "known only after {decided} bytes");
 }
 
@@ -114,7 +120,7 @@ fn the_peek_limit_is_exact() {
         let fits = (MAX_PEEK - message.len()) / 5 - 1;
         assert!(stream(fits).len() <= MAX_PEEK && stream(fits + 1).len() > MAX_PEEK);
         laws::exactly(&stream(fits), &asks_for("a.example"), 211);
-        assert_eq!(laws::stable(&stream(fits + 1), 211), Verdict::TooLarge);
+        assert_eq!(laws::stable(&stream(fits + 1), 211), Verdict::Unusable(HelloFailure::TooLarge));
     }
 }
 
@@ -139,8 +145,14 @@ fn only_a_client_hello_may_come_first() {
     for kind in (0..=u8::MAX).filter(|&kind| kind != 1) {
         let mut message = Hello::new("a.example").message();
         message[0] = kind;
-        assert_eq!(inspect(&record(&message)), Verdict::Broken(Defect::HandshakeType));
-        assert_eq!(inspect(&record(&message)[..6]), Verdict::Broken(Defect::HandshakeType));
+        assert_eq!(
+            inspect(&record(&message)),
+            Verdict::Unusable(HelloFailure::Broken(Defect::HandshakeType))
+        );
+        assert_eq!(
+            inspect(&record(&message)[..6]),
+            Verdict::Unusable(HelloFailure::Broken(Defect::HandshakeType))
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::usual::{MAX_PEEK, inspect};
 use proptest::prelude::*;
-use proxy_common::hello::Verdict;
+use proxy_common::hello::{HelloFailure, Verdict};
 
 use super::builder::{Hello, record, records};
 use super::laws::{MAX_LOOKS, follow};
@@ -26,7 +26,7 @@ fn too_large_is_found_in_few_looks_too() {
         let stream = records(&Hello::new("a.example").padded_to(16384), sizes);
         let (looks, verdict) = follow(&stream);
         assert!(looks <= MAX_LOOKS, "{looks} looks at records of {sizes:?}");
-        assert_eq!(verdict == Verdict::TooLarge, stream.len() > MAX_PEEK);
+        assert_eq!(verdict == Verdict::Unusable(HelloFailure::TooLarge), stream.len() > MAX_PEEK);
     }
 }
 
@@ -98,7 +98,7 @@ proptest! {
                 }
             }
             verdict => {
-                prop_assert_eq!(verdict, Verdict::TooLarge);
+                prop_assert_eq!(verdict, Verdict::Unusable(HelloFailure::TooLarge));
                 prop_assert!(shortest.len() > MAX_PEEK);
             }
         }

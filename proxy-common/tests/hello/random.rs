@@ -4,7 +4,7 @@ use super::usual::inspect;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proxy_common::hello::{ClientHello, Defect, HostName, Sni, Verdict};
+use proxy_common::hello::{ClientHello, Defect, HelloFailure, HostName, Sni, Verdict};
 use tls_parser::{SNIType, TlsExtension, parse_tls_handshake_client_hello};
 
 use super::builder::{record, records, unwrap_records};
@@ -106,7 +106,7 @@ fn agrees_with_rustls(stream: &[u8]) {
         (Verdict::Hello(ClientHello { sni: Sni::Name(ours) }), Some(theirs)) => {
             assert_eq!(Ok(ours), HostName::parse(&theirs));
         }
-        (Verdict::Hello(_), None) | (Verdict::Broken(Defect::ServerName), _) => {}
+        (Verdict::Hello(_), None) | (Verdict::Unusable(HelloFailure::Broken(Defect::ServerName)), _) => {}
         (ours, theirs) => panic!("{ours:?}, but rustls accepts {theirs:?}"),
     }
 }

@@ -7,18 +7,16 @@ use std::time::Instant;
 
 use proxy_common::flow::{End, Reason, Side};
 use proxy_common::guard::Offence;
-use proxy_common::hello::Sni;
+use proxy_common::hello::{ClientHello, HelloFailure, Opening, Sni};
 use proxy_common::plan::{Choice, Datapath};
 use tokio::net::TcpStream;
 
 use super::connect::{self, Connected, Failed, Wanted};
-use super::peek::{self, Opening};
+use super::peek;
 use super::refuse;
 use crate::datapath::{Carriers, Outcome, Pair};
 use crate::hub::snapshot::{Listener, Upstream};
-use crate::hub::{
-    AccessRecord, Dialed, Flow, Held, HelloResult, Hub, LogThrottle, Newcomer, Phase, Stage, Under, millis,
-};
+use crate::hub::{AccessRecord, Dialed, Flow, Held, Hub, LogThrottle, Newcomer, Phase, Stage, Under, millis};
 use crate::sys;
 
 /// Serves one accepted connection in a task of its own.
@@ -143,33 +141,30 @@ async fn route<'a>(
     let begun = Instant::now();
     let limit = flow.config.timeouts.hello;
     let looks = peek::opening(&stream, flow.config.limits.hello_size);
-    let opening = tokio::select! {
-        opening = tokio::time::timeout(limit, looks) => opening,
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(limit, looks) => opened,
         () = flow.killed() => return Err(killed(&stream)),
     };
     record.hello_ms = Some(millis(begun.elapsed()));
-    let opening = match opening {
-        Ok(Ok(opening)) => opening,
+    let opened = match opened {
+        Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             record.error = Some(error.to_string().into());
             return Err(internal(flow, &error));
         }
-        Err(_) => Opening::Unusable(HelloResult::Timeout),
+        Err(_) => Err(HelloFailure::Timeout),
     };
-    let (result, name) = match &opening {
-        Opening::Hello(hello) => match &hello.sni {
-            Sni::Name(name) => (HelloResult::Found, Some(name)),
-            Sni::Absent | Sni::IpLiteral(_) | Sni::Unusable => (HelloResult::NoName, None),
-        },
-        Opening::NotTls => (HelloResult::NotTls, None),
-        Opening::Unusable(result) => (*result, None),
+    let label = opened.as_ref().map_or_else(|failure| failure.label(), Opening::label);
+    hub.meters.hello(label);
+    record.hello = Some(label);
+    let opening = opened.map_err(|failure| {
+        offend(hub, flow, failure);
+        Reason::Hello(failure)
+    })?;
+    let name = match &opening {
+        Opening::Hello(ClientHello { sni: Sni::Name(name) }) => Some(name),
+        Opening::Hello(_) | Opening::NotTls => None,
     };
-    hub.meters.hello(result);
-    record.opening = Some(result);
-    if let Opening::Unusable(result) = opening {
-        offend(hub, flow, result);
-        return Err(unusable(result));
-    }
     flow.facts().sni = name.map(|name| name.to_string().into());
     let Some(found) = flow.config.routes.find(name, flow.client.ip()) else {
         if matches!(opening, Opening::Hello(_)) {
@@ -189,26 +184,13 @@ fn killed(client: &TcpStream) -> Reason {
 }
 
 /// Lets the guard know.
-fn offend(hub: &Hub, flow: &Flow, result: HelloResult) {
-    let offence = match result {
-        HelloResult::Timeout | HelloResult::Eof | HelloResult::Reset => Offence::NoHello,
-        HelloResult::Broken | HelloResult::TooLarge => Offence::BrokenHello,
-        HelloResult::Found | HelloResult::NoName | HelloResult::NotTls => return,
+fn offend(hub: &Hub, flow: &Flow, failure: HelloFailure) {
+    let offence = match failure {
+        HelloFailure::Timeout | HelloFailure::Eof | HelloFailure::Reset => Offence::NoHello,
+        HelloFailure::Broken(_) | HelloFailure::UrgentMark | HelloFailure::TooLarge => Offence::BrokenHello,
     };
     if let Some(sources) = hub.sources.get() {
         sources.offend(flow.client.ip(), offence);
-    }
-}
-
-fn unusable(result: HelloResult) -> Reason {
-    match result {
-        HelloResult::TooLarge => Reason::HelloTooLarge,
-        HelloResult::Timeout => Reason::HelloTimeout,
-        HelloResult::Eof => Reason::HelloEof,
-        HelloResult::Reset => Reason::HelloReset,
-        HelloResult::Broken | HelloResult::Found | HelloResult::NoName | HelloResult::NotTls => {
-            Reason::HelloBroken
-        }
     }
 }
 

@@ -2,32 +2,24 @@
 
 use std::io;
 
-use proxy_common::hello::{ClientHello, MaxHello, Verdict, inspect};
+use proxy_common::hello::{HelloFailure, MaxHello, Opening, Verdict, inspect};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::hub::HelloResult;
 use crate::sys;
 
 /// The least that is looked at. Most hellos fit; larger ones cost another look.
 const LEAST_LOOK: usize = 4 * 1024;
 
-/// What a connection opened with.
-pub(super) enum Opening {
-    /// A hello.
-    Hello(ClientHello),
-    /// Something that is not TLS.
-    NotTls,
-    /// Nothing that can be routed.
-    Unusable(HelloResult),
-}
+/// What a connection opened with, or why it cannot be routed.
+type Opened = Result<Opening, HelloFailure>;
 
 /// Looks at the start of the stream until it says what it is. Every byte stays in the socket. The caller bounds the time.
 ///
 /// Between two looks the kernel wakes us only when so many bytes are there that another look can say more: a client that
 /// sends byte by byte costs a few looks, not thousands. While it waits a connection has no memory here: its bytes are in the
 /// kernel's buffer, of `max.peek()` bytes at most.
-pub(super) async fn opening(stream: &TcpStream, max: MaxHello) -> io::Result<Opening> {
+pub(super) async fn opening(stream: &TcpStream, max: MaxHello) -> io::Result<Opened> {
     let mut needed = 0;
     let opening = look_on(stream, max, &mut needed).await?;
     if needed > 0 {
@@ -38,7 +30,7 @@ pub(super) async fn opening(stream: &TcpStream, max: MaxHello) -> io::Result<Ope
 }
 
 /// `needed` becomes the number of bytes that the kernel is asked to wake us for.
-async fn look_on(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Opening> {
+async fn look_on(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Opened> {
     loop {
         // Asked before the look: if the client had ended by then, the look shows all there will ever be.
         let ready = stream.ready(Interest::READABLE).await?;
@@ -47,12 +39,12 @@ async fn look_on(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::R
             Ok(opening) => return Ok(opening),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
                 // What came before a reset can still be looked at, so that the look does not tell a reset from an end.
-                let result = if sys::error(stream).is_some() { HelloResult::Reset } else { HelloResult::Eof };
-                return Ok(Opening::Unusable(result));
+                let was_reset = sys::error(stream).is_some();
+                return Ok(Err(if was_reset { HelloFailure::Reset } else { HelloFailure::Eof }));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Ok(Opening::Unusable(HelloResult::Reset));
+                return Ok(Err(HelloFailure::Reset));
             }
             Err(error) => return Err(error),
         }
@@ -61,7 +53,7 @@ async fn look_on(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::R
 
 /// `WouldBlock`: nothing new can be said until more bytes are there. The runtime then waits for the next edge, which comes at
 /// once if they are there already.
-fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Opening> {
+fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Opened> {
     let mut buffer = vec![0; LEAST_LOOK.max(*needed)];
     let seen = sys::peek(stream, &mut buffer)?;
     let mut looked = decide(buffer.get(..seen).unwrap_or_default(), max);
@@ -75,13 +67,13 @@ fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Ope
         }
     }
     let need = match looked {
-        Looked::Opening(opening) => return Ok(opening),
+        Looked::Opened(opened) => return Ok(opened),
         Looked::Needs(need) => need,
     };
     if is_stopped {
         // The kernel would wake us for what it does not show, again and again.
         tracing::debug!("an urgent mark within the hello, which this kernel does not look past");
-        return Ok(Opening::Unusable(HelloResult::Broken));
+        return Ok(Err(HelloFailure::UrgentMark));
     }
     *needed = need;
     sys::wake_when_all_readable(stream, need)?;
@@ -90,23 +82,24 @@ fn look(stream: &TcpStream, max: MaxHello, needed: &mut usize) -> io::Result<Ope
 
 /// What the bytes say.
 enum Looked {
-    Opening(Opening),
+    Opened(Opened),
     /// Nothing yet: another look is worth while once so many bytes are there.
     Needs(usize),
 }
 
 fn decide(bytes: &[u8], max: MaxHello) -> Looked {
     if bytes.is_empty() {
-        return Looked::Opening(Opening::Unusable(HelloResult::Eof));
+        return Looked::Opened(Err(HelloFailure::Eof));
     }
-    Looked::Opening(match inspect(bytes, max) {
-        Verdict::Hello(hello) => Opening::Hello(hello),
-        Verdict::NotTls => Opening::NotTls,
-        Verdict::Broken(defect) => {
-            tracing::debug!(defect = defect.label(), "broken hello");
-            Opening::Unusable(HelloResult::Broken)
+    Looked::Opened(match inspect(bytes, max) {
+        Verdict::Hello(hello) => Ok(Opening::Hello(hello)),
+        Verdict::NotTls => Ok(Opening::NotTls),
+        Verdict::Unusable(failure) => {
+            if let HelloFailure::Broken(defect) = failure {
+                tracing::debug!(defect = defect.label(), "broken hello");
+            }
+            Err(failure)
         }
-        Verdict::TooLarge => Opening::Unusable(HelloResult::TooLarge),
         Verdict::Incomplete { need } => return Looked::Needs(need),
     })
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use proxy_common::flow::{End, Side};
 use proxy_common::plan::Datapath;
 
-use super::{Bytes, Closed, EndpointUse, Established, Flow, HelloResult, Hub, SourcePermit};
+use super::{Bytes, Closed, EndpointUse, Established, Flow, Hub, SourcePermit};
 
 /// What the access log tells of the way to a flow. Every connection keeps it as long as it lives.
 #[derive(Default)]
 pub(crate) struct AccessRecord {
-    pub(crate) opening: Option<HelloResult>,
+    /// What it opened with, or why it cannot be routed.
+    pub(crate) hello: Option<&'static str>,
     /// Until the hello was there. Times of more than 49 days are cut to that.
     pub(crate) hello_ms: Option<u32>,
     /// Until a server had taken it.
@@ -42,7 +43,7 @@ impl AccessRecord {
             id = flow.id,
             client = %flow.client,
             listener = %flow.listener,
-            hello = self.opening.map(HelloResult::label),
+            hello = self.hello,
             sni = facts.sni,
             route = %facts.route,
             upstream = facts.upstream.as_deref(),

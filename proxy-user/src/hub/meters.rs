@@ -14,34 +14,6 @@ use prometheus_client::registry::Registry;
 use proxy_common::flow::{ConnectFailure, Reason};
 use proxy_common::plan::{Datapath, Fallback};
 
-/// Outcome of waiting for a hello.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HelloResult {
-    Found,
-    NoName,
-    NotTls,
-    Broken,
-    TooLarge,
-    Timeout,
-    Eof,
-    Reset,
-}
-
-impl HelloResult {
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Found => "found",
-            Self::NoName => "no_name",
-            Self::NotTls => "not_tls",
-            Self::Broken => "broken",
-            Self::TooLarge => "too_large",
-            Self::Timeout => "timeout",
-            Self::Eof => "eof",
-            Self::Reset => "reset",
-        }
-    }
-}
-
 /// A name from the configuration, shared rather than copied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Name(Arc<str>);
@@ -204,8 +176,9 @@ impl Meters {
         self.turned_away.get_or_create(&Listener { listener: Name(Arc::clone(listener)) }).inc();
     }
 
-    pub(crate) fn hello(&self, result: HelloResult) {
-        self.hello.get_or_create(&Hello { result: result.label() }).inc();
+    /// `result`: a label of what a connection opened with, or of why it cannot be routed.
+    pub(crate) fn hello(&self, result: &'static str) {
+        self.hello.get_or_create(&Hello { result }).inc();
     }
 
     pub(crate) fn connected(&self, took: Duration) {

@@ -31,7 +31,7 @@ pub(crate) use dialed::{Dialed, Dialing, reached};
 pub(crate) use flow::{Flow, Stage};
 pub(crate) use flows::{Entry, Flows};
 pub(crate) use log_throttle::LogThrottle;
-pub(crate) use meters::{Active, Bytes, Closed, HelloResult, Meters};
+pub(crate) use meters::{Active, Bytes, Closed, Meters};
 pub(crate) use names::{Answer, Lookup, NameError, Names};
 pub(crate) use orders::Order;
 pub(crate) use panics::{keep_running, or_stop, run_again};
