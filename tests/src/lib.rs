@@ -26,3 +26,6 @@ pub mod script;
 pub mod site;
 pub mod wire;
 pub mod workdir;
+
+/// Bytes of a mebibyte.
+pub const MIB: u64 = 1 << 20;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::keyed;
 use harness::netns::{BACKEND_IPV6, BpfKind, Topology, backend, bpf_ids};
 use harness::peers::agent::{Agent, Work};
@@ -19,8 +20,6 @@ use harness::peers::raw::{Ending, RawListener, expect_ending, finish, is_reset, 
 use harness::peers::tls::{self, Identity};
 use harness::peers::web::{PAGE, Web, fetch_keyed, fetch_page};
 use harness::workdir::WorkDir;
-
-const MIB: u64 = 1024 * 1024;
 
 fn namespaces() -> Result<Vec<String>> {
     let list = fs::read_dir("/run/netns")?;

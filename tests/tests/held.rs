@@ -5,11 +5,10 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
+use harness::MIB;
 use harness::netns::{backend, edge};
 use harness::peers::raw::{Ending, RawListener, expect_ending, read_to_ending, reset, transfer};
 use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
-
-const MIB: u64 = 1024 * 1024;
 
 #[test]
 fn a_server_that_refuses_resets_the_client() -> Result<()> {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use harness::MIB;
 use harness::daemon::{Access, Config, Daemon, Datapath};
 use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::keyed::{self, Keyed};
@@ -13,7 +14,6 @@ use harness::netns::{Topology, edge};
 use harness::peers::here::{self, Kind, REQUEST};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, reset, transfer};
 
-const MIB: u64 = 1024 * 1024;
 /// Small enough to fit into any buffer on the way.
 const PART: u64 = 64 * 1024;
 const PORT: u16 = 443;

@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::MIB;
 use harness::daemon::{Config, Daemon, Launch};
 use harness::hello::{Hello, UNRECOGNIZED_NAME};
 use harness::keyed;
@@ -18,8 +19,6 @@ use harness::peers::tls::{self, Identity};
 use harness::peers::web::{PAGE, fetch_keyed, fetch_page, upload};
 use harness::site::{POLLING_NAME, POLLING_PORT, RawSite, SHARED_PORT, Site, WEB_NAME, config};
 use harness::workdir::WorkDir;
-
-const MIB: u64 = 1024 * 1024;
 
 #[test]
 fn the_name_of_the_hello_chooses_the_server() -> Result<()> {

@@ -1,6 +1,7 @@
 //! What all loaded BPF objects share: finding maps, programs and offsets, and errors of maps.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapError};
@@ -62,4 +63,9 @@ pub(super) fn into_io(error: MapError) -> io::Error {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::other(error),
     }
+}
+
+/// A panic while the lock was held cannot have left a map half changed: each change is one system call.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aya::maps::{Array, HashMap, IterableMap, Map, MapData, PerCpuArray, RingBuf, SockHash};
 use aya::programs::SkSkb;
@@ -19,7 +19,7 @@ use proxy_common::abi::sockmap::{
 
 use super::Unavailable;
 use super::local::{self, BackendLookup};
-use super::object::{into_io, offsets, program, take};
+use super::object::{into_io, lock, offsets, program, take};
 use super::slots::{Slot, Slots};
 use crate::sys;
 
@@ -316,9 +316,4 @@ fn attach(ebpf: &mut Ebpf, sockets: &SockHash<MapData, u64>) -> Result<u32, Unav
 
 fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<MapData> {
     MapData::from_fd(fd.try_clone_to_owned()?).map_err(into_io)
-}
-
-/// A panic while the lock was held cannot have left a map half changed: each change is one system call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

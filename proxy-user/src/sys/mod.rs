@@ -28,7 +28,6 @@ mod tcp;
 pub(crate) use bpf::{
     MESSAGES, STREAM, attach_to_map, attached_to_map, count_entries, delete_entry, detach_link, has_tcx,
     link_at, link_iterator, object_id, pin, pinned, programs_at, run_iterator, run_program,
-    wait_for_programs,
 };
 pub(crate) use clock::{now, now_ms, since, uptime_ms};
 pub(crate) use connect::{connected, dial, original_destination, socket_for, way_to};
@@ -49,7 +48,7 @@ pub(crate) use process::{
     raise_open_file_limit,
 };
 pub(crate) use raw::send_segment;
-pub(crate) use rcu_barrier::wait_for_packets;
+pub(crate) use rcu_barrier::{wait_for_packets, wait_for_programs};
 pub(crate) use readable::readable;
 pub(crate) use received::{peek, peek_past_marks, receive, tell_what_is_left};
 pub(crate) use release::kernel;

@@ -1,6 +1,8 @@
 //! Waiting for what runs in the kernel at this moment.
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 /// `MEMBARRIER_CMD_GLOBAL` (`include/uapi/linux/membarrier.h`).
 const GLOBAL: libc::c_int = 1;
@@ -12,6 +14,14 @@ pub(crate) fn wait_for_packets() -> io::Result<()> {
     // SAFETY: the call takes no pointers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Returns once no BPF program of an interface runs any more that was running when it was called: they run under RCU, too. On hosts with
+/// processors without ticks the command fails, and this waits for longer than programs run.
+pub(crate) fn wait_for_programs() {
+    if wait_for_packets().is_err() {
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[cfg(test)]

@@ -159,6 +159,19 @@ impl Daemon {
         Ok(self.get_json::<api::Flows>("/api/v1/flows")?.flows)
     }
 
+    /// Waits until as many connections are offloaded.
+    ///
+    /// # Errors
+    /// When they are not within the time that tests wait.
+    pub fn wait_for_packets(&self, flows: usize) -> Result<()> {
+        wait_for(&format!("{flows} connections to be offloaded"), PATIENCE, || {
+            let listed = self.flows().ok()?;
+            let offloaded = listed.iter().filter(|flow| flow.datapath.as_deref() == Some("packet")).count();
+            (offloaded == flows).then_some(())
+        })
+        .with_context(|| format!("{:#?}", self.flows()))
+    }
+
     /// What `/metrics` counts.
     ///
     /// # Errors

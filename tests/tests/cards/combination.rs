@@ -7,12 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use harness::MIB;
 use harness::daemon::{Config, Daemon, Datapath, Launch, Packet};
-use harness::deadline::{PATIENCE, dawdle, wait_for};
+use harness::deadline::dawdle;
 use harness::netns::{BACKEND_IPV4, BACKEND_IPV6, Card, EDGE_IPV4, EDGE_IPV6, Topology};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
-
-const MIB: u64 = 1 << 20;
 
 /// Bytes each way, twice.
 const BULK: u64 = 8 * MIB;
@@ -89,16 +88,6 @@ impl Scene {
     pub(crate) fn counted(&self) -> Result<Packet> {
         self.daemon.status()?.packet.context("the status has no counters of packets")
     }
-
-    pub(crate) fn wait_for_packets(&self, flows: usize) -> Result<()> {
-        let gone = || {
-            let listed = self.daemon.flows().ok()?;
-            let gone = listed.iter().filter(|flow| flow.datapath.as_deref() == Some("packet")).count();
-            (gone == flows).then_some(())
-        };
-        wait_for(&format!("{flows} connections to be offloaded"), PATIENCE, gone)
-            .with_context(|| format!("{:#?}", self.daemon.flows()))
-    }
 }
 
 /// Two offloaded connections: bulk both ways by one, questions and answers by the other. `meanwhile` happens in the middle of it.
@@ -108,7 +97,7 @@ pub(crate) fn plain(net: Topology, meanwhile: impl FnOnce(&Scene) -> Result<()>)
 
 pub(crate) fn carried(scene: Scene, meanwhile: impl FnOnce(&Scene) -> Result<()>) -> Result<Outcome> {
     let (bulk, mut poll) = (scene.connect()?, scene.connect()?);
-    scene.wait_for_packets(2)?;
+    scene.daemon.wait_for_packets(2)?;
     let before = scene.counted()?;
     let over = AtomicBool::new(false);
     let polls = thread::scope(|scope| {
@@ -153,7 +142,7 @@ pub(crate) fn refused(
     mend(&scene.net)?;
     let before = scene.counted()?;
     let offloaded = scene.connect()?;
-    scene.wait_for_packets(1)?;
+    scene.daemon.wait_for_packets(1)?;
     both_ways(&offloaded, 4)?;
     let after = scene.counted()?;
     let (bytes, packets) =

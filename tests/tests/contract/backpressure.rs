@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use harness::MIB;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::keyed;
 use harness::netns::unsent;
@@ -13,8 +14,6 @@ use harness::peers::raw::{Ending, expect_ending, fill, finish, read_to_ending, r
 use harness::site::RawSite;
 
 use crate::{memory_alone, site};
-
-const MIB: u64 = 1024 * 1024;
 
 /// The most that the kernel may tune a receive window of the daemon to, set by the tests: hosts differ in it.
 const WINDOW: u64 = 6 * MIB;

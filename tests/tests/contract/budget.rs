@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use harness::MIB;
 use harness::carrier::Carrier;
 use harness::daemon::Datapath;
 use harness::deadline::{PATIENCE, wait_for};
@@ -15,7 +16,6 @@ use harness::site::{RawSite, config_of};
 
 use crate::memory_alone;
 
-const MIB: u64 = 1024 * 1024;
 const FLOWS: usize = 8;
 const OFFER: u64 = 32 * MIB;
 

@@ -6,14 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use harness::MIB;
 use harness::carrier::Carrier;
 use harness::daemon::{Access, Daemon, Datapath};
 use harness::deadline::slowness;
 use harness::keyed;
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::site::{RawSite, config_of, polling_hello};
-
-const MIB: u64 = 1024 * 1024;
 
 /// A full TLS record, with its header.
 const RECORD: u64 = 16_384 + 5;

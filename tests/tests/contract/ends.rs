@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::daemon::Access;
 use harness::deadline::{PATIENCE, wait_for};
 use harness::keyed;
@@ -12,8 +13,6 @@ use harness::peers::raw::{Ending, expect_ending, fill, finish, is_reset, read_to
 use harness::site::polling_hello;
 
 use crate::{site, site_with};
-
-const MIB: u64 = 1024 * 1024;
 
 fn expect_record(access: &Access, reason: &str, bytes_in: u64, bytes_out: u64) {
     let hello = polling_hello().len() as u64;

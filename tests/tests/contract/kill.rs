@@ -3,13 +3,12 @@
 use std::io::Write as _;
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::carrier::Carrier;
 use harness::peers::raw::{Ending, expect_ending, fill, read_to_ending, transfer};
 use harness::site::polling_hello;
 
 use crate::site;
-
-const MIB: u64 = 1024 * 1024;
 
 #[test]
 fn law_7_a_flow_is_killed_and_no_other() -> Result<()> {

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
+use harness::MIB;
 use harness::carrier::Carrier;
 use harness::daemon::{Daemon, Datapath, bpf_objects_of};
 use harness::deadline::{PATIENCE, dawdle, wait_for};
@@ -14,8 +15,6 @@ use harness::peers::raw::{Ending, expect_ending, fill, finish, is_reset, read_to
 use harness::site::{RawSite, SHARED_PORT};
 
 use crate::{site, site_with};
-
-const MIB: u64 = 1024 * 1024;
 
 /// Flows of the daemon that is killed: as many in each direction, and a quarter of them with a sender that has ended.
 const KILLED: usize = 200;

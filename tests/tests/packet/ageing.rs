@@ -16,7 +16,7 @@ use proxy_common::abi::packet::{
     state, watch,
 };
 
-use crate::{counted, wait_for_packets};
+use crate::counted;
 
 /// A daemon is taken for dead after 5 s; the bounds of the tests are a few seconds.
 const LONG: Duration = Duration::from_secs(40);
@@ -62,7 +62,7 @@ fn flows_that_rest_are_forgotten_and_those_that_live_are_not() -> Result<()> {
     for (client, server) in &mut pairs {
         transfer(client, server, 1, 1000)?;
     }
-    wait_for_packets(&site.daemon, 3)?;
+    site.daemon.wait_for_packets(3)?;
     kill(&mut site.daemon)?;
     let map = flows(&pins)?;
     assert_eq!(map.count()?, 6);
@@ -82,7 +82,7 @@ fn flows_that_rest_are_forgotten_and_those_that_live_are_not() -> Result<()> {
         expect_ending(&mut server, Ending::Reset)?;
     }
     site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     assert_eq!(counted(&site.daemon)?.aged, 2);
     transfer(&mut client, &mut server, 3, 100_000)?;
     Ok(())
@@ -97,7 +97,7 @@ fn flows_that_have_ended_are_forgotten_sooner() -> Result<()> {
     for (client, server) in &mut pairs {
         transfer(client, server, 1, 1000)?;
     }
-    wait_for_packets(&site.daemon, 3)?;
+    site.daemon.wait_for_packets(3)?;
     kill(&mut site.daemon)?;
     let map = flows(&pins)?;
     let [(open, open_server), (half, half_server), (over, over_server)] = &mut pairs[..] else {

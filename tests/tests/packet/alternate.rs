@@ -13,7 +13,7 @@ use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::impair::{Badness, Impaired};
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 
-use crate::{counted, site, wait_for_packets};
+use crate::{counted, site};
 
 /// Flows, and how often each is to come back at least.
 const FLOWS: u64 = 32;
@@ -87,7 +87,7 @@ fn churn(badness: Badness) -> Result<()> {
         // Not before its first byte.
         transfer(client, server, 1, 1)?;
     }
-    wait_for_packets(&site.daemon, usize::try_from(FLOWS)?)?;
+    site.daemon.wait_for_packets(usize::try_from(FLOWS)?)?;
     let ids: Vec<u64> = site.daemon.flows()?.iter().map(|flow| flow.id).collect();
     let (over, before) = (AtomicBool::new(false), counted(&site.daemon)?);
     let (turns, played) = thread::scope(|scope| {

@@ -9,7 +9,6 @@ use harness::site::{POLLING_PORT, RawSite, config};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::refusals::wait_for_reason;
-use crate::wait_for_packets;
 
 const SERVER_PORT: u16 = 9443;
 
@@ -28,7 +27,7 @@ fn auto_prefers_a_flow_without_sockets() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Auto).packet(&pins, "50ms"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     transfer(&mut client, &mut server, 2, 1_000_000)?;
     transfer(&mut server, &mut client, 3, 1_000_000)?;
     let access = end(&site.daemon, (client, server))?;

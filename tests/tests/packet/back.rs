@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
+use harness::MIB;
 use harness::daemon::{Config, Daemon, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::impair::{Badness, Impaired};
@@ -13,9 +14,8 @@ use harness::peers::raw::{Ending, RawListener, expect_ending, finish, reset, tra
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
 
-use crate::{counted, site, wait_for_packets};
+use crate::{counted, site};
 
-const MIB: u64 = 1024 * 1024;
 const SERVER_PORT: u16 = 9443;
 
 fn moves(daemon: &Daemon, what: &str) -> Result<f64> {
@@ -25,7 +25,7 @@ fn moves(daemon: &Daemon, what: &str) -> Result<f64> {
 /// The two ends see nothing of it; bytes count on, and so does the id.
 fn there_and_back(daemon: &Daemon, client: &mut TcpStream, server: &mut TcpStream) -> Result<()> {
     transfer(client, server, 1, 1000)?;
-    wait_for_packets(daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     transfer(client, server, 2, MIB)?;
     transfer(server, client, 3, 2 * MIB)?;
     let address = client.local_addr()?;
@@ -98,7 +98,7 @@ fn a_flow_of_an_earlier_daemon_gets_sockets_too_with_its_names_or_without() -> R
         let mut site = RawSite::start(&config)?;
         let (mut client, mut server) = site.flow()?;
         transfer(&mut client, &mut server, 1, 1000)?;
-        wait_for_packets(&site.daemon, 1)?;
+        site.daemon.wait_for_packets(1)?;
         pins.wait_for_journal(1)?;
         site.daemon.signal(libc::SIGKILL)?;
         site.daemon.wait_for_exit(PATIENCE)?;
@@ -106,7 +106,7 @@ fn a_flow_of_an_earlier_daemon_gets_sockets_too_with_its_names_or_without() -> R
             std::fs::remove_file(pins.journal())?;
         }
         site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
-        wait_for_packets(&site.daemon, 1)?;
+        site.daemon.wait_for_packets(1)?;
         let id = site.daemon.id_of(client.local_addr()?)?;
         site.daemon.order("demote", &[id])?;
         transfer(&mut client, &mut server, 2, MIB)?;
@@ -126,7 +126,7 @@ fn a_flow_whose_one_side_has_ended_stays_and_goes_on() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let id = site.daemon.id_of(client.local_addr()?)?;
     finish(&client)?;
     expect_ending(&mut server, Ending::Eof)?;
@@ -164,7 +164,7 @@ fn a_daemon_that_is_killed_while_it_takes_flows_back_leaves_none_hanging() -> Re
         for (client, server) in &mut flows {
             transfer(client, server, 1, 1000)?;
         }
-        wait_for_packets(&site.daemon, 6)?;
+        site.daemon.wait_for_packets(6)?;
         let ids: Vec<u64> = site.daemon.flows()?.iter().map(|flow| flow.id).collect();
         thread::scope(|scope| {
             scope.spawn(|| drop(site.daemon.order("demote", &ids)));
@@ -202,7 +202,7 @@ fn a_flow_that_was_held_when_its_daemon_was_killed_goes_on_with_the_next() -> Re
     let mut site = RawSite::start(&config)?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let id = site.daemon.id_of(client.local_addr()?)?;
     let bad = Badness { lost: 1_000_000, ..Badness::default() };
     let impaired = Impaired::at(&site.net.backend, "edge", bad)?;
@@ -222,7 +222,7 @@ fn a_flow_that_was_held_when_its_daemon_was_killed_goes_on_with_the_next() -> Re
     server.read_exact(&mut vec![0; lost])?;
     transfer(&mut client, &mut server, 2, MIB)?;
     transfer(&mut server, &mut client, 3, MIB)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     site.daemon.order("demote", &[site.daemon.id_of(client.local_addr()?)?])?;
     transfer(&mut client, &mut server, 4, 1000)?;
     reset(client)?;

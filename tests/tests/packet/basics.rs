@@ -3,15 +3,15 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::{counted, site, wait_for_packets};
+use crate::{counted, site};
 use anyhow::Result;
+use harness::MIB;
 use harness::daemon::{Config, Daemon, Datapath, Launch};
 use harness::deadline::dawdle;
 use harness::netns::{BACKEND_IPV6, CLIENT_IPV4, EDGE_IPV6, Topology, edge};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, reset, transfer};
 use harness::site::{RawSite, config};
 
-const MIB: u64 = 1024 * 1024;
 const SERVER_PORT: u16 = 9443;
 
 #[test]
@@ -19,7 +19,7 @@ fn a_flow_leaves_its_sockets_and_its_bytes_arrive() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let before = counted(&site.daemon)?;
     transfer(&mut client, &mut server, 2, 16 * MIB)?;
     transfer(&mut server, &mut client, 3, 16 * MIB)?;
@@ -65,7 +65,7 @@ fn a_reset_reaches_the_other_end_and_the_record() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let address = client.local_addr()?;
     reset(client)?;
     expect_ending(&mut server, Ending::Reset)?;
@@ -83,7 +83,7 @@ fn answers_to_probes_are_no_bytes_in_the_list_of_flows() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("keepalive", "2s"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     // It has been probed several times by then.
     site.daemon.wait_for_flow("a flow that has rested", |flow| flow.idle_seconds >= 4.0)?;
     transfer(&mut server, &mut client, 2, 1000)?;
@@ -97,7 +97,7 @@ fn a_flow_that_rests_for_too_long_is_ended_in_order() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("idle", "2s"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     expect_ending(&mut client, Ending::Eof)?;
     expect_ending(&mut server, Ending::Eof)?;
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
@@ -110,7 +110,7 @@ fn an_end_that_has_vanished_is_found_by_probes() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("keepalive", "4s"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     site.net.client.cut_links()?;
     expect_ending(&mut server, Ending::Reset)?;
     let access = site.daemon.wait_for_access(client.local_addr()?)?;
@@ -126,7 +126,7 @@ fn ends_that_have_nothing_to_say_answer_probes_and_live() -> Result<()> {
     )?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     dawdle(Duration::from_secs(5));
     transfer(&mut server, &mut client, 2, 100_000)?;
     transfer(&mut client, &mut server, 3, 100_000)?;
@@ -138,7 +138,7 @@ fn ends_that_have_nothing_to_say_answer_probes_and_live() -> Result<()> {
 fn check(daemon: &Daemon, mut client: TcpStream, listener: &RawListener) -> Result<()> {
     let mut server = listener.accept()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     let before = counted(daemon)?;
     transfer(&mut client, &mut server, 2, MIB)?;
     transfer(&mut server, &mut client, 3, MIB)?;

@@ -12,7 +12,6 @@ use harness::pins::Pins;
 use harness::site::{POLLING_PORT, RawSite, polling_hello};
 
 use crate::outlive::{begin, config_with, kill};
-use crate::wait_for_packets;
 
 const PORT: u16 = 9444;
 
@@ -64,7 +63,7 @@ fn ports_of_connections_of_another_daemon_are_skipped() -> Result<()> {
     kill(&mut site.daemon)?;
     let moved = config_with(&pins).packet_line("ports = \"62000-62009\"");
     site.daemon = Launch::new()?.start(&site.net.edge, &moved)?;
-    wait_for_packets(&site.daemon, 4)?;
+    site.daemon.wait_for_packets(4)?;
     let daemon = Launch::new()?.start(&site.net.edge, &second(&others, "61000-61007"))?;
     ensure!(daemon.status()?.datapaths.packet.available, "{:?}", daemon.status()?.datapaths.packet);
     let mut own = Vec::new();
@@ -74,7 +73,7 @@ fn ports_of_connections_of_another_daemon_are_skipped() -> Result<()> {
         transfer(&mut client, &mut server, number, 1000)?;
         own.push((client, server));
     }
-    wait_for_packets(&daemon, 4)?;
+    daemon.wait_for_packets(4)?;
     for (client, server) in flows.iter_mut().chain(&mut own) {
         transfer(client, server, 9, 20_000)?;
         transfer(server, client, 8, 20_000)?;

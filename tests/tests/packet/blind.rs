@@ -11,8 +11,6 @@ use harness::netns::{BACKEND_IPV4, BACKEND_IPV6, EDGE_IPV4, EDGE_IPV6, Namespace
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::wire::{Forged, FrameSocket, hardware_address, interface_number};
 
-use crate::wait_for_packets;
-
 const SERVER_PORT: u16 = 9443;
 /// Of the numbers that a flood tries.
 const STEP: u32 = 1 << 26;
@@ -43,7 +41,7 @@ impl Scene {
         let mut server = listener.accept()?;
         transfer(&mut client, &mut server, 1, 10)?;
         transfer(&mut server, &mut client, 2, 20)?;
-        wait_for_packets(&daemon, 1)?;
+        daemon.wait_for_packets(1)?;
         Ok(Self { daemon, client, server, net, _listener: listener })
     }
 

@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::command::run;
-use harness::daemon::{Config, Datapath};
 use harness::deadline::dawdle;
 use harness::netns::{BpfClassifier, BpfLink, Namespace};
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::pins::Pins;
-use harness::site::{RawSite, config};
+use harness::site::RawSite;
 
 use crate::detached::has_links;
 use crate::refusals::wait_for_reason;
-use crate::{counted, wait_for_packets};
+use crate::{attached_by, counted};
 
 const PASS_ON: i32 = -1;
 const PASS: i32 = 0;
@@ -28,10 +27,6 @@ const UNTIL_LOOKED_AT: Duration = Duration::from_millis(600);
 enum Place {
     Before,
     Behind,
-}
-
-fn config_with(pins: &Pins, attach: &str) -> Config {
-    config().datapath(Datapath::Packet).packet(pins, "0s").packet_line(&format!("attach = \"{attach}\""))
 }
 
 fn tc(edge: &Namespace, arguments: &str) -> Result<()> {
@@ -83,7 +78,7 @@ fn ways() -> Result<Vec<&'static str>> {
 fn programs_of_others_that_pass_packets_on_make_no_difference() -> Result<()> {
     for attach in ways()? {
         let pins = Pins::create()?;
-        let site = RawSite::start(&config_with(&pins, attach))?;
+        let site = RawSite::start(&attached_by(&pins, attach))?;
         let _before = put(&site, &pins, attach, Place::Before, PASS_ON)?;
         if attach == "clsact" {
             // One that sends others' packets on by another interface.
@@ -93,7 +88,7 @@ fn programs_of_others_that_pass_packets_on_make_no_difference() -> Result<()> {
         }
         let mut flow = site.flow()?;
         live_on(&mut flow)?;
-        wait_for_packets(&site.daemon, 1)?;
+        site.daemon.wait_for_packets(1)?;
         let before = counted(&site.daemon)?;
         // Those that come later, and end what is asked.
         let _behind = put(&site, &pins, attach, Place::Behind, PASS)?;
@@ -111,7 +106,7 @@ fn programs_of_others_that_pass_packets_on_make_no_difference() -> Result<()> {
 fn a_program_that_keeps_packets_from_ours_keeps_connections_from_being_offloaded() -> Result<()> {
     for attach in ways()? {
         let pins = Pins::create()?;
-        let site = RawSite::start(&config_with(&pins, attach))?;
+        let site = RawSite::start(&attached_by(&pins, attach))?;
         let first = put(&site, &pins, attach, Place::Before, PASS)?;
         let mut flow = site.flow()?;
         live_on(&mut flow)?;
@@ -120,7 +115,7 @@ fn a_program_that_keeps_packets_from_ours_keeps_connections_from_being_offloaded
         ensure!(told.obstacle.as_ref().is_some_and(|text| text.contains("tc or XDP program")), "{told:?}");
         live_on(&mut flow)?;
         remove(&site, first, Place::Before)?;
-        wait_for_packets(&site.daemon, 1)?;
+        site.daemon.wait_for_packets(1)?;
         live_on(&mut flow)?;
         drop(flow);
         site.daemon.stop()?;
@@ -133,10 +128,10 @@ fn a_program_that_keeps_packets_from_ours_keeps_connections_from_being_offloaded
 fn a_program_that_comes_later_and_keeps_packets_from_ours_comes_behind_it() -> Result<()> {
     for attach in ways()? {
         let pins = Pins::create()?;
-        let site = RawSite::start(&config_with(&pins, attach).timeout("keepalive", "2s"))?;
+        let site = RawSite::start(&attached_by(&pins, attach).timeout("keepalive", "2s"))?;
         let mut flow = site.flow()?;
         live_on(&mut flow)?;
-        wait_for_packets(&site.daemon, 1)?;
+        site.daemon.wait_for_packets(1)?;
         dawdle(UNTIL_LOOKED_AT);
         let passes = put(&site, &pins, attach, Place::Before, PASS_ON)?;
         let line = site.daemon.wait_for_log("put a tc program before")?;
@@ -170,10 +165,10 @@ fn a_program_that_comes_later_and_keeps_packets_from_ours_comes_behind_it() -> R
 fn one_that_drops_all_packets_of_a_client_ends_its_connections_by_keepalive() -> Result<()> {
     let attach = ways()?.remove(0);
     let pins = Pins::create()?;
-    let site = RawSite::start(&config_with(&pins, attach).timeout("keepalive", "2s"))?;
+    let site = RawSite::start(&attached_by(&pins, attach).timeout("keepalive", "2s"))?;
     let mut flow = site.flow()?;
     live_on(&mut flow)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     dawdle(UNTIL_LOOKED_AT);
     let _first = put(&site, &pins, attach, Place::Before, DROP)?;
     let (client, mut server) = flow;

@@ -12,7 +12,7 @@ use harness::pins::Pins;
 use harness::site::{POLLING_PORT, RawSite, config, polling_hello};
 
 use crate::refusals::stays;
-use crate::{counted, site, wait_for_packets};
+use crate::{counted, site};
 
 #[test]
 fn what_is_known_of_a_flow_is_removed_when_it_leaves_its_sockets() -> Result<()> {
@@ -29,7 +29,7 @@ fn what_is_known_of_a_flow_is_removed_when_it_leaves_its_sockets() -> Result<()>
         ensure!(site.net.edge.tracked(words)?.len() == 1, "{words:?} is not tracked");
     }
     site.daemon.order("promote", &[site.daemon.id_of(client.local_addr()?)?])?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     wait_for("the flow to be forgotten", PATIENCE, || {
         let left = connections.iter().filter_map(|words| site.net.edge.tracked(words).ok());
         left.flatten().next().is_none().then_some(())
@@ -57,7 +57,7 @@ fn connections_by_ipv6_are_removed_as_well() -> Result<()> {
     let mut client = net.client.connect((EDGE_IPV6, 443).into())?;
     let mut server = listener.accept()?;
     transfer(&mut client, &mut server, 1, 1)?;
-    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     let port = client.local_addr()?.port();
     wait_for("two entries to be removed", PATIENCE, || {
         (counted(&daemon).ok()?.untracked == 2).then_some(())
@@ -73,7 +73,7 @@ fn where_nothing_is_tracked_nothing_happens() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     transfer(&mut client, &mut server, 2, 100_000)?;
     assert_eq!(counted(&site.daemon)?.untracked, 0);
     site.daemon.stop()

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use harness::command::run;
-use harness::daemon::{Config, Daemon, Datapath, Launch};
+use harness::daemon::{Config, Daemon, Launch};
 use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::netns::{BpfClassifier, BpfLink, BpfMap, Namespace};
 use harness::peers::raw::{Ending, expect_ending, transfer};
 use harness::pins::Pins;
-use harness::site::{RawSite, config};
+use harness::site::RawSite;
 
 use crate::outlive::kill;
-use crate::wait_for_packets;
+
+use crate::attached_by;
 
 /// What was sent last is acknowledged by then, so that the connection is idle (the kernel waits for 40 ms).
 const ACKNOWLEDGED: Duration = Duration::from_millis(150);
@@ -25,10 +26,6 @@ const ACKNOWLEDGED: Duration = Duration::from_millis(150);
 const LATER: usize = 8;
 
 const REATTACHED: &str = "snisplice_packet_reattached_total";
-
-fn config_with(pins: &Pins, attach: &str) -> Config {
-    config().datapath(Datapath::Packet).packet(pins, "0s").packet_line(&format!("attach = \"{attach}\""))
-}
 
 /// The kernel refuses it while the daemon asks for a filter there.
 fn tc(edge: &Namespace, arguments: &str) -> Result<()> {
@@ -44,7 +41,7 @@ fn begin(config: &Config, flows: usize) -> Result<(RawSite, Vec<(TcpStream, TcpS
     for (client, server) in &mut all {
         transfer(client, server, 1, 1000)?;
     }
-    wait_for_packets(&site.daemon, flows)?;
+    site.daemon.wait_for_packets(flows)?;
     Ok((site, all))
 }
 
@@ -110,7 +107,7 @@ fn taken_and_attached_again(
     what: What,
     take: impl Fn(&RawSite) -> Result<()>,
 ) -> Result<()> {
-    let (site, mut flows) = begin(&config_with(pins, attach), 1 + LATER)?;
+    let (site, mut flows) = begin(&attached_by(pins, attach), 1 + LATER)?;
     dawdle(ACKNOWLEDGED);
     let begun = Instant::now();
     take(&site)?;
@@ -204,7 +201,7 @@ fn a_link_whose_program_somebody_has_replaced_gets_it_again() -> Result<()> {
 fn programs_that_were_taken_away_while_no_daemon_ran_are_attached_and_the_records_say_so() -> Result<()> {
     for attach in ["auto", "clsact"] {
         let pins = Pins::create()?;
-        let config = config_with(&pins, attach);
+        let config = attached_by(&pins, attach);
         let (mut site, mut flows) = begin(&config, 2)?;
         dawdle(ACKNOWLEDGED);
         kill(&mut site.daemon)?;
@@ -231,7 +228,7 @@ fn programs_that_were_taken_away_while_no_daemon_ran_are_attached_and_the_record
 fn what_cannot_be_attached_again_is_unavailable_until_it_can() -> Result<()> {
     let pins = Pins::create()?;
     let config =
-        config_with(&pins, "clsact").timeout("keepalive", "2s").admin_line("ready_requires = [\"packet\"]");
+        attached_by(&pins, "clsact").timeout("keepalive", "2s").admin_line("ready_requires = [\"packet\"]");
     let (site, mut flows) = begin(&config, 1)?;
     suspend(&site.daemon)?;
     tc(&site.net.edge, "qdisc del dev client clsact")?;
@@ -263,7 +260,7 @@ fn what_cannot_be_attached_again_is_unavailable_until_it_can() -> Result<()> {
     ensure!(site.daemon.status()?.datapaths.packet.available, "it is not available");
     let mut new = site.flow()?;
     live_on(&mut new)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     drop((late, new));
     site.daemon.stop()
 }
@@ -273,7 +270,7 @@ fn what_cannot_be_attached_again_is_unavailable_until_it_can() -> Result<()> {
 #[test]
 fn programs_that_are_removed_again_and_again_are_attached_later_and_later() -> Result<()> {
     let pins = Pins::create()?;
-    let (site, _flows) = begin(&config_with(&pins, "clsact"), 1)?;
+    let (site, _flows) = begin(&attached_by(&pins, "clsact"), 1)?;
     for times in [1.0, 2.0, 3.0] {
         tc(&site.net.edge, "qdisc del dev client clsact")?;
         site.daemon.wait_for_metric(REATTACHED, &[], times)?;
@@ -310,7 +307,7 @@ fn next_daemon_finds_them(
     kill(&mut site.daemon)?;
     flows.iter_mut().try_for_each(live_on)?;
     site.daemon = Launch::new()?.start(&site.net.edge, config)?;
-    wait_for_packets(&site.daemon, flows.len())?;
+    site.daemon.wait_for_packets(flows.len())?;
     flows.iter_mut().try_for_each(live_on)?;
     site.daemon.stop()
 }
@@ -319,7 +316,7 @@ fn next_daemon_finds_them(
 fn pins_that_somebody_has_removed_are_made_again_and_the_next_daemon_finds_all() -> Result<()> {
     for attach in ["auto", "clsact"] {
         let pins = Pins::create()?;
-        let config = config_with(&pins, attach);
+        let config = attached_by(&pins, attach);
         let (site, mut flows) = begin(&config, 2)?;
         let flow_map = pins.pinned("FLOWS")?;
         let folder = flow_map.parent().unwrap_or(Path::new("/")).to_owned();
@@ -341,7 +338,7 @@ fn pins_that_somebody_has_removed_are_made_again_and_the_next_daemon_finds_all()
 #[test]
 fn a_pin_that_is_something_else_now_is_left_alone_and_said() -> Result<()> {
     let pins = Pins::create()?;
-    let config = config_with(&pins, "auto");
+    let config = attached_by(&pins, "auto");
     let (site, mut flows) = begin(&config, 1)?;
     let flow_map = pins.pinned("FLOWS")?;
     // Made unreadable: not for root.

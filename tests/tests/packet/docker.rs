@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
+use harness::MIB;
 use harness::daemon::{Config, Daemon, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{Firewall, Namespace, PUBLISHED_PORT, Topology};
@@ -11,10 +12,8 @@ use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::pins::Pins;
 
 use crate::churn::{Case, Pace, churn};
+use crate::counted;
 use crate::refusals::stays;
-use crate::{counted, wait_for_packets};
-
-const MIB: u64 = 1 << 20;
 
 /// Where the server in the container listens.
 const CONTAINER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(172, 17, 0, 2)), 8443);
@@ -64,7 +63,7 @@ fn client_of(net: &Topology) -> Result<std::net::TcpStream> {
 fn offloaded_in_both_directions(daemon: &Daemon, net: &Topology, listener: &RawListener) -> Result<()> {
     let (mut client, mut server) = (client_of(net)?, listener.accept()?);
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     let before = counted(daemon)?;
     transfer(&mut client, &mut server, 2, 8 * MIB)?;
     transfer(&mut server, &mut client, 3, 8 * MIB)?;
@@ -140,7 +139,7 @@ fn a_container_that_is_started_again_resets_its_connections_and_takes_new_ones()
     let daemon = Launch::new()?.start(&net.edge, &to(CONTAINER, &pins))?;
     let (mut client, mut server) = (client_of(&net)?, listener.accept()?);
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     // It goes without a word.
     net.edge.ip_batch("link del backend\n")?;
     harness::wire::vanish(server)?;
@@ -171,7 +170,7 @@ fn an_interface_that_has_gone_leaves_nothing_pinned() -> Result<()> {
         let daemon = Launch::new()?.start(&net.edge, &config)?;
         let (mut client, mut server) = (client_of(&net)?, listener.accept()?);
         transfer(&mut client, &mut server, 1, 1000)?;
-        wait_for_packets(&daemon, 1)?;
+        daemon.wait_for_packets(1)?;
         daemon.wait_for_log("\"interface\":\"backend\"")?;
         let number = net.edge.enter(|| Ok(harness::wire::interface_number("backend")?))?;
         let pinned = || -> Result<usize> {

@@ -14,7 +14,7 @@ use harness::pins::Pins;
 use harness::site::{RawSite, config};
 use proxy_common::abi::packet::{ENTRY_WORDS, FLOWS, KEY_WORDS};
 
-use crate::{counted, set, wait_for_packets};
+use crate::{counted, set};
 
 /// A flow whose server does not get what its socket still has to send.
 struct Draining {
@@ -118,7 +118,7 @@ fn an_end_whose_clock_ticks_slowly_goes_on_when_a_socket_had_to_send_again() -> 
     })?;
     let Draining { site, mut client, mut server, deaf, pins, .. } = draining;
     drop(deaf);
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let mut bytes = [0; 1000];
     server.read_exact(&mut bytes)?;
     assert_eq!(bytes, [7; 1000]);

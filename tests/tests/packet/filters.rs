@@ -7,22 +7,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::command::{run, snisplice};
-use harness::daemon::{Config, Datapath, Launch};
+use harness::daemon::Launch;
 use harness::deadline::{PATIENCE, dawdle, wait_for};
 use harness::netns::{BpfClassifier, Namespace};
 use harness::peers::raw::{Ending, expect_ending, transfer};
 use harness::pins::Pins;
-use harness::site::{RawSite, config};
+use harness::site::RawSite;
 
 use crate::outlive::kill;
-use crate::{counted, wait_for_packets};
+use crate::{attached_by, counted};
 
 /// Times that a daemon takes the place of another one.
 const TURNS: u64 = 4;
-
-fn config_with(pins: &Pins, attach: &str) -> Config {
-    config().datapath(Datapath::Packet).packet(pins, "0s").packet_line(&format!("attach = \"{attach}\""))
-}
 
 /// How many filters with programs there are, in both directions at both interfaces.
 fn filters(edge: &Namespace) -> Result<usize> {
@@ -67,12 +63,12 @@ fn busy((client, server): &mut (TcpStream, TcpStream), stop: &AtomicBool, done: 
 fn succeed_each_other(ways: &[&str]) -> Result<()> {
     let pins = Pins::create()?;
     let first = *ways.first().context("no way")?;
-    let mut site = RawSite::start(&config_with(&pins, first))?;
+    let mut site = RawSite::start(&attached_by(&pins, first))?;
     let mut flows = (0..4).map(|_| site.flow()).collect::<Result<Vec<_>>>()?;
     for (client, server) in &mut flows {
         transfer(client, server, 1, 1000)?;
     }
-    wait_for_packets(&site.daemon, flows.len())?;
+    site.daemon.wait_for_packets(flows.len())?;
     let before = resets(&site.net.edge)?;
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -82,8 +78,8 @@ fn succeed_each_other(ways: &[&str]) -> Result<()> {
                 let way = ways.get(usize::try_from(turn)? % ways.len()).context("no way")?;
                 let so_far = done.load(Ordering::Relaxed);
                 kill(&mut site.daemon)?;
-                site.daemon = Launch::new()?.start(&site.net.edge, &config_with(&pins, way))?;
-                wait_for_packets(&site.daemon, 4)?;
+                site.daemon = Launch::new()?.start(&site.net.edge, &attached_by(&pins, way))?;
+                site.daemon.wait_for_packets(4)?;
                 let expected = if *way == "clsact" { 4 } else { 0 };
                 ensure!(filters(&site.net.edge)? == expected, "turn {turn}: {}", filters(&site.net.edge)?);
                 wait_for("the flows to go on", PATIENCE, || {
@@ -124,11 +120,11 @@ fn links_and_filters_take_each_other_s_place_without_a_gap() -> Result<()> {
 #[test]
 fn filters_go_with_a_daemon_that_is_to_release_its_flows() -> Result<()> {
     let pins = Pins::create()?;
-    let config = config_with(&pins, "clsact").timeout("drain", "1s");
+    let config = attached_by(&pins, "clsact").timeout("drain", "1s");
     let mut site = RawSite::launch(&config, &Launch::new()?.release())?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     assert_eq!(filters(&site.net.edge)?, 4);
     site.daemon.signal(libc::SIGTERM)?;
     assert_eq!(site.daemon.wait_for_exit(PATIENCE)?.code(), Some(0));
@@ -143,10 +139,10 @@ fn filters_go_with_a_daemon_that_is_to_release_its_flows() -> Result<()> {
 #[test]
 fn doctor_cleans_filters_up() -> Result<()> {
     let pins = Pins::create()?;
-    let mut site = RawSite::start(&config_with(&pins, "clsact"))?;
+    let mut site = RawSite::start(&attached_by(&pins, "clsact"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     kill(&mut site.daemon)?;
     transfer(&mut server, &mut client, 2, 20_000)?;
     assert_eq!(filters(&site.net.edge)?, 4, "they outlive the daemon");
@@ -162,10 +158,10 @@ fn doctor_cleans_filters_up() -> Result<()> {
 #[test]
 fn doctor_leaves_the_filter_of_another_program_alone() -> Result<()> {
     let pins = Pins::create()?;
-    let mut site = RawSite::start(&config_with(&pins, "clsact"))?;
+    let mut site = RawSite::start(&attached_by(&pins, "clsact"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     kill(&mut site.daemon)?;
     let foreign = pins.path().join("foreign");
     BpfClassifier::that_passes()?.pin(&foreign)?;

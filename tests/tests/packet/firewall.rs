@@ -5,16 +5,13 @@ use std::fs;
 use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, ensure};
+use harness::MIB;
 use harness::daemon::{Daemon, Datapath};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{Firewall, Namespace};
 use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
-
-use crate::wait_for_packets;
-
-const MIB: u64 = 1 << 20;
 
 /// Connections of a test.
 const FLOWS: usize = 3;
@@ -74,13 +71,13 @@ fn there_and_back(
     track(edge, "loose", loose)?;
     let mut flows = (0..FLOWS).map(|_| site.flow()).collect::<Result<Vec<_>>>()?;
     exchange(&mut flows, 16 * MIB)?;
-    wait_for_packets(&site.daemon, FLOWS)?;
+    site.daemon.wait_for_packets(FLOWS)?;
     exchange(&mut flows, MIB)?;
     while_away(edge)?;
     site.daemon.order("demote", &ids(&site.daemon)?)?;
     exchange(&mut flows, 4 * MIB)?;
     site.daemon.order("promote", &ids(&site.daemon)?)?;
-    wait_for_packets(&site.daemon, FLOWS)?;
+    site.daemon.wait_for_packets(FLOWS)?;
     exchange(&mut flows, MIB)?;
     site.daemon.order("demote", &ids(&site.daemon)?)?;
     // The peers have to speak first now and then.
@@ -130,7 +127,7 @@ fn its_rules_may_be_loaded_anew_while_the_sockets_drain() -> Result<()> {
         }
         busy.join().map_err(|_| anyhow::anyhow!("an end panicked"))?
     })?;
-    wait_for("the connections to be offloaded", PATIENCE, || wait_for_packets(&site.daemon, FLOWS).ok())?;
+    wait_for("the connections to be offloaded", PATIENCE, || site.daemon.wait_for_packets(FLOWS).ok())?;
     end_in_order(&site.daemon, flows)?;
     site.daemon.stop()
 }

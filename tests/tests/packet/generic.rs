@@ -10,7 +10,7 @@ use harness::pins::Pins;
 use harness::wire::{Program, interface_number};
 
 use crate::outlive::kill;
-use crate::{counted, site, wait_for_packets};
+use crate::{counted, site};
 
 const SERVER_PORT: u16 = 9443;
 
@@ -40,16 +40,16 @@ fn comes_later(is_ipv6: bool) -> Result<()> {
     };
     let mut daemon = Launch::new()?.start(&net.edge, &config())?;
     let mut flows = vec![connect()?, connect()?];
-    wait_for_packets(&daemon, 2)?;
+    daemon.wait_for_packets(2)?;
     kill(&mut daemon)?;
     let guarded = config().guards(&["client", "backend"], "mode = \"generic\"\n");
     let daemon = Launch::new()?.start(&net.edge, &guarded)?;
     let attached = daemon.metrics()?.sum("snisplice_guard_attached", &[("mode", "generic")]);
     ensure!((attached - 2.0).abs() < 0.1, "{attached} guards in generic mode");
-    wait_for_packets(&daemon, 2)?;
+    daemon.wait_for_packets(2)?;
     let before = counted(&daemon)?;
     flows.push(connect()?);
-    wait_for_packets(&daemon, 3)?;
+    daemon.wait_for_packets(3)?;
     for (client, server) in &mut flows {
         transfer(client, server, 2, BULK)?;
         transfer(server, client, 3, BULK)?;
@@ -82,7 +82,7 @@ fn a_program_of_somebody_else_makes_no_difference_either() -> Result<()> {
         for (client, server) in &mut flows {
             transfer(client, server, 1, 1000)?;
         }
-        wait_for_packets(&site.daemon, flows.len())?;
+        site.daemon.wait_for_packets(flows.len())?;
         let attach = |name: &str| interface_number(name).and_then(|number| other.attach(number, is_native));
         let held = site.net.edge.enter(|| Ok([attach("client")?, attach("backend")?]))?;
         let before = counted(&site.daemon)?;
@@ -91,7 +91,7 @@ fn a_program_of_somebody_else_makes_no_difference_either() -> Result<()> {
             transfer(client, server, 2, BULK)?;
             transfer(server, client, 3, BULK)?;
         }
-        wait_for_packets(&site.daemon, flows.len())?;
+        site.daemon.wait_for_packets(flows.len())?;
         drop(held);
         for (client, server) in &mut flows {
             transfer(client, server, 4, BULK)?;

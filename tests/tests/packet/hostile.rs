@@ -11,13 +11,13 @@ use harness::peers::raw::{Ending, expect_ending, finish, transfer};
 use harness::site::{POLLING_PORT, RawSite, SHARED_PORT, polling_hello};
 use harness::wire::{Forged, FrameSocket, addressed, hardware_address, interface_number, vanish};
 
-use crate::{counted, site, wait_for_packets};
+use crate::{counted, site};
 
 /// A flow that has left its sockets.
 fn gone(site: &RawSite) -> Result<(TcpStream, TcpStream)> {
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     Ok((client, server))
 }
 
@@ -87,7 +87,7 @@ fn a_client_that_has_lost_its_connection_may_use_its_port_again() -> Result<()> 
     let mut client = connect()?;
     let mut server = site.polling.accept()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     vanish(client)?;
     // Its first packet goes to the server, which asks what that is; the client's answer ends the old connection. A process that another
     // test is just starting may have the old socket, too, for a moment.
@@ -96,7 +96,7 @@ fn a_client_that_has_lost_its_connection_may_use_its_port_again() -> Result<()> 
     let mut server = site.polling.accept()?;
     transfer(&mut client, &mut server, 2, 100_000)?;
     transfer(&mut server, &mut client, 3, 100_000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let record = site.daemon.wait_for_access(from)?;
     // What the first packet of another connection says is nothing about this one.
     ensure!(

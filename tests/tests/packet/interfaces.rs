@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::command::run;
 use harness::daemon::Datapath;
 use harness::deadline::{PATIENCE, wait_for};
@@ -13,14 +14,12 @@ use harness::pins::Pins;
 use harness::site::{RawSite, config};
 use harness::wire::Guard;
 
-use crate::{counted, site, wait_for_packets};
-
-const MIB: u64 = 1 << 20;
+use crate::{counted, site};
 
 fn begin(site: &RawSite) -> Result<(TcpStream, TcpStream)> {
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     Ok((client, server))
 }
 
@@ -103,7 +102,7 @@ fn an_interface_that_is_renamed_keeps_its_connections() -> Result<()> {
         );
         let (mut client, mut server) = site.flow()?;
         transfer(&mut client, &mut server, 1, 1000)?;
-        wait_for_packets(&site.daemon, 2)?;
+        site.daemon.wait_for_packets(2)?;
         site.net.edge.ip_batch("link set lan0 down\nlink set lan0 name client\nlink set client up\n")?;
         Guard::attached(&site.daemon, "client")?;
         transfer(&mut client, &mut server, 2, MIB)?;

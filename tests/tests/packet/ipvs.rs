@@ -10,7 +10,6 @@ use harness::netns::{BACKEND_IPV4, EDGE_IPV4, Namespace, Topology};
 use harness::peers::raw::{RawListener, transfer};
 
 use crate::refusals::stays;
-use crate::wait_for_packets;
 
 /// The address that it balances.
 const VIRTUAL: &str = "10.9.9.9";
@@ -51,7 +50,7 @@ fn a_connection_to_a_balanced_server_stays_and_others_leave() -> Result<()> {
     stays(&daemon, balanced, "unseen")?;
     let (mut client, mut server) = (net.client.connect(SocketAddr::new(EDGE_IPV4, 444))?, listener.accept()?);
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     transfer(&mut server, &mut client, 2, 500_000)?;
     drop((client, server));
     daemon.stop()

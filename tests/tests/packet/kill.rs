@@ -7,7 +7,7 @@ use harness::deadline::{PATIENCE, wait_for};
 use harness::impair::{Badness, Impaired};
 use harness::peers::raw::{Ending, expect_ending, read_to_ending, transfer};
 
-use crate::{site, wait_for_packets};
+use crate::site;
 
 /// Resets, and what is asked and answered about them, get lost: both ends are told all the same. They say nothing by
 /// themselves, so that only what is sent again can tell them.
@@ -19,7 +19,7 @@ fn the_reset_is_sent_again_until_it_has_come() -> Result<()> {
     for (client, server) in &mut flows {
         transfer(client, server, 1, 1000)?;
     }
-    wait_for_packets(&site.daemon, FLOWS)?;
+    site.daemon.wait_for_packets(FLOWS)?;
     // A quarter of all packets. Each of 24 peers is told up to 8 times, so that one run in 2,000 at most fails by chance.
     let bad = Badness { lost: 250_000, unsparing: true, ..Badness::default() };
     let net = &site.net;
@@ -48,7 +48,7 @@ fn a_flow_in_use_is_killed_at_once() -> Result<()> {
         let site = site()?;
         let (mut client, mut server) = site.flow()?;
         transfer(&mut client, &mut server, 1, 1000)?;
-        wait_for_packets(&site.daemon, 1)?;
+        site.daemon.wait_for_packets(1)?;
         let address = client.local_addr()?;
         let id = site.daemon.id_of(address)?;
         let ends = [(client.try_clone()?, server.try_clone()?), (server.try_clone()?, client.try_clone()?)];
@@ -74,7 +74,7 @@ fn who_has_no_such_flow_is_told_so() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let id = site.daemon.id_of(client.local_addr()?)?.to_string();
     let ended = site.daemon.command("kill", &["--json", "777", &id])?;
     ensure!(ended.code == Some(69), "{ended:?}");

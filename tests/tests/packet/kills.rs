@@ -18,7 +18,6 @@ use harness::peers::raw::{Ending, RawListener, finish, is_reset, read_to_ending}
 use harness::pins::Pins;
 
 use crate::outlive::kill;
-use crate::wait_for_packets;
 
 /// Networks with daemons of their own, at the same time; for how many seconds, unless the environment says so; and how many
 /// daemons each kills at least.
@@ -142,7 +141,7 @@ fn ground(dice: &mut Dice) -> Result<Score> {
         while listener.accept_within(Duration::ZERO)?.is_some() {}
     }
     let daemon = daemon.context("no daemon")?;
-    wait_for_packets(&daemon, 0)?;
+    daemon.wait_for_packets(0)?;
     daemon.stop()?;
     Ok(score)
 }

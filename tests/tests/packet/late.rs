@@ -12,8 +12,6 @@ use harness::pins::Pins;
 use harness::site::{RawSite, config};
 use proxy_common::abi::packet::{ENTRY_WORDS, FLOWS, KEY_WORDS, state};
 
-use crate::wait_for_packets;
-
 /// The word of an entry whose bytes are its state, its leg and two others, and that of its hand-over.
 const STATE: usize = 0;
 const HANDOVER: usize = 4;
@@ -34,7 +32,7 @@ fn a_packet_that_misses_its_hand_over_is_dropped_and_comes_again() -> Result<()>
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
     transfer(&mut server, &mut client, 2, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let entries = WordMap::open(&pins.pinned(FLOWS)?, KEY_WORDS, ENTRY_WORDS)?;
     let mut found = entries.keys()?.into_iter().filter_map(|key| Some((entries.get(&key).ok()?, key)));
     let is_clients = |entry: &[u32]| entry.first().is_some_and(|word| word.to_ne_bytes()[1] == 0);

@@ -10,7 +10,6 @@ use harness::pins::Pins;
 use harness::site::{POLLING_PORT, RawSite, config};
 
 use crate::outlive::{begin, config_with, kill};
-use crate::wait_for_packets;
 
 #[test]
 fn a_daemon_without_packet_looks_after_what_an_earlier_one_has_offloaded() -> Result<()> {
@@ -31,7 +30,7 @@ fn a_daemon_without_packet_looks_after_what_an_earlier_one_has_offloaded() -> Re
     })?;
     ensure!(warned.contains("WARN") && warned.contains("\"connections\":3"), "{warned}");
     ensure!(warned.contains(&*pins.path().to_string_lossy()), "{warned}");
-    wait_for_packets(&site.daemon, 3)?;
+    site.daemon.wait_for_packets(3)?;
     ensure!(site.daemon.flows()?.iter().all(|flow| flow.sni.is_some()), "{:#?}", site.daemon.flows()?);
     let status = wait_for("the status to name the pins", PATIENCE, || {
         let packet = site.daemon.status().ok()?.datapaths.packet;
@@ -49,7 +48,7 @@ fn a_daemon_without_packet_looks_after_what_an_earlier_one_has_offloaded() -> Re
     site.daemon.order("demote", &[site.daemon.id_of(client.local_addr()?)?])?;
     transfer(client, server, 2, 20_000)?;
     flows.push(site.flow()?);
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
 
     // They end as ever, and nothing stays when the last one has.
     for (mut client, mut server) in flows {
@@ -79,7 +78,7 @@ fn a_daemon_without_packet_leaves_the_connections_of_one_that_starts_again_besid
     let other = Launch::new()?.start(&site.net.edge, &other)?;
     site.daemon = Launch::new()?.start(&site.net.edge, &config_with(&pins))?;
     ensure!(site.daemon.status()?.datapaths.packet.available, "{:?}", site.daemon.status()?.datapaths.packet);
-    wait_for_packets(&site.daemon, 2)?;
+    site.daemon.wait_for_packets(2)?;
     for (client, server) in &mut flows {
         transfer(client, server, 2, 20_000)?;
     }

@@ -1,14 +1,13 @@
 //! Interfaces that stand on others: bridges, macvlan, VLANs, bonds, under both connections.
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::daemon::{Datapath, Launch};
 use harness::netns::{Namespace, Topology, backend};
 use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::site::{POLLING_PORT, RawSite, WEB_PORT, config};
 
-use crate::{counted, wait_for_packets};
-
-const MIB: u64 = 1 << 20;
+use crate::counted;
 
 /// Moves `address` from an interface to a new one that `lines` put on it, called `s-` and its name.
 fn stack(namespace: &Namespace, interface: &str, address: &str, lines: &str) -> Result<()> {
@@ -40,7 +39,7 @@ fn carry(near: &str, far: &str) -> Result<()> {
     let site = RawSite { daemon, polling, web, net };
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let before = counted(&site.daemon)?;
     transfer(&mut client, &mut server, 2, MIB)?;
     transfer(&mut server, &mut client, 3, MIB)?;

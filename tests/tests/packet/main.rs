@@ -39,8 +39,9 @@ mod unusual;
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use harness::daemon::{Daemon, Datapath, Packet};
+use harness::daemon::{Config, Daemon, Datapath, Packet};
 use harness::netns::Namespace;
+use harness::pins::Pins;
 use harness::site::{RawSite, config};
 
 /// A site whose flows leave their sockets at once.
@@ -61,16 +62,7 @@ fn counted(daemon: &Daemon) -> Result<Packet> {
     daemon.status()?.packet.context("the status has no counters of packets")
 }
 
-/// Waits until as many flows have left their sockets.
-fn wait_for_packets(daemon: &Daemon, flows: usize) -> Result<()> {
-    harness::deadline::wait_for(
-        &format!("{flows} flows to leave their sockets"),
-        harness::deadline::PATIENCE,
-        || {
-            let listed = daemon.flows().ok()?;
-            let gone = listed.iter().filter(|flow| flow.datapath.as_deref() == Some("packet")).count();
-            (gone == flows).then_some(())
-        },
-    )
-    .with_context(|| format!("{:#?}", daemon.flows()))
+/// The usual configuration, with the programs attached by tcx or by filters.
+fn attached_by(pins: &Pins, attach: &str) -> Config {
+    config().datapath(Datapath::Packet).packet(pins, "0s").packet_line(&format!("attach = \"{attach}\""))
 }

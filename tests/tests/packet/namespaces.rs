@@ -13,7 +13,6 @@ use harness::pins::Pins;
 use harness::site::RawSite;
 
 use crate::outlive::{begin, config_with, kill};
-use crate::wait_for_packets;
 
 fn doctor(edge: &Namespace, pins: &Pins, arguments: &[&str]) -> Result<String> {
     let mut command = edge.command(snisplice()?);
@@ -49,7 +48,7 @@ fn is_found_by_the_next_version(config: &Config, pins: &Pins) -> Result<()> {
     let own = pins.folder()?;
     fs::rename(&own, pins.path().join(site.net.edge.inode()?.to_string()))?;
     site.daemon = Launch::new()?.start(&site.net.edge, config)?;
-    wait_for_packets(&site.daemon, 2)?;
+    site.daemon.wait_for_packets(2)?;
     ensure!(pins.folder()? == own, "{:?}", pins.folder()?);
     for (client, server) in &mut flows {
         transfer(client, server, 2, 20_000)?;
@@ -89,7 +88,7 @@ fn a_folder_of_an_earlier_version_is_adopted_though_its_programs_were_detached()
     }
     fs::rename(pins.folder()?, pins.path().join(site.net.edge.inode()?.to_string()))?;
     site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
-    wait_for_packets(&site.daemon, 2)?;
+    site.daemon.wait_for_packets(2)?;
     for (client, server) in &mut flows {
         transfer(client, server, 2, 20_000)?;
         transfer(server, client, 3, 20_000)?;
@@ -162,14 +161,14 @@ fn a_daemon_with_another_folder_for_pins_takes_over_what_is_pinned_in_the_former
     let config = harness::site::config().datapath(harness::daemon::Datapath::Packet);
     let config = config.packet_at(&other, &journal, "0s");
     site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
-    wait_for_packets(&site.daemon, 2)?;
+    site.daemon.wait_for_packets(2)?;
     ensure!(pins.folder()? == other, "{:?}", pins.folders()?);
     ensure!(site.daemon.flows()?.iter().all(|flow| flow.sni.is_some()), "{:#?}", site.daemon.flows()?);
     for (client, server) in &mut flows {
         transfer(client, server, 2, 20_000)?;
     }
     flows.push(site.flow()?);
-    wait_for_packets(&site.daemon, 3)?;
+    site.daemon.wait_for_packets(3)?;
     drop(flows);
     site.daemon.stop()
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::command::run;
 use harness::daemon::{Config, Datapath, Launch};
 use harness::deadline::PATIENCE;
@@ -10,9 +11,7 @@ use harness::netns::{BACKEND_IPV6, CLIENT_IPV4, EDGE_IPV4, EDGE_IPV6, Namespace,
 use harness::peers::raw::{RawListener, transfer};
 use harness::pins::Pins;
 
-use crate::{counted, site, wait_for_packets};
-
-const MIB: u64 = 1024 * 1024;
+use crate::{counted, site};
 
 /// What a namespace believes that the way to an address takes at most; 0: what its interface does.
 fn path_mtu(namespace: &Namespace, to: IpAddr) -> Result<u32> {
@@ -37,7 +36,7 @@ fn a_client_learns_that_the_way_to_the_server_is_narrow() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     assert_eq!(path_mtu(&site.net.client, EDGE_IPV4)?, 0);
     shrink((&site.net.edge, "backend"), (&mut client, &mut server), 1300)?;
     assert_eq!(path_mtu(&site.net.client, EDGE_IPV4)?, 1300);
@@ -52,7 +51,7 @@ fn a_server_learns_it_too_also_if_it_sends_packets_one_by_one() -> Result<()> {
     site.net.backend.ip_batch("link set edge gso_max_segs 1\n")?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     shrink((&site.net.edge, "client"), (&mut server, &mut client), 1000)?;
     assert_eq!(path_mtu(&site.net.backend, "10.2.0.1".parse()?)?, 1000);
     let after = counted(&site.daemon)?;
@@ -75,7 +74,7 @@ fn nobody_has_to_be_there_to_tell_a_client_by_ipv6() -> Result<()> {
     let mut client = net.client.connect((EDGE_IPV6, 443).into())?;
     let mut server = listener.accept()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     daemon.signal(libc::SIGKILL)?;
     ensure!(daemon.wait_for_exit(PATIENCE)?.code().is_none(), "it was not killed");
     shrink((&net.edge, "backend"), (&mut client, &mut server), 1400)?;
@@ -91,7 +90,7 @@ fn a_way_that_is_as_wide_as_before_costs_no_word() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     transfer(&mut client, &mut server, 2, 16 * MIB)?;
     transfer(&mut server, &mut client, 3, 16 * MIB)?;
     assert_eq!(counted(&site.daemon)?.too_big, 0);

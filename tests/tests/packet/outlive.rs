@@ -12,8 +12,6 @@ use harness::pins::Pins;
 use harness::site::{RawSite, config};
 use harness::wire::Guard;
 
-use crate::wait_for_packets;
-
 const FLOWS: usize = 40;
 
 /// What a daemon is started with that is to outlive itself, or another one.
@@ -26,7 +24,7 @@ pub(crate) fn begin(site: &RawSite, flows: usize) -> Result<Vec<(TcpStream, TcpS
     for (client, server) in &mut all {
         transfer(client, server, 1, 1000)?;
     }
-    wait_for_packets(&site.daemon, flows)?;
+    site.daemon.wait_for_packets(flows)?;
     Ok(all)
 }
 
@@ -48,7 +46,7 @@ fn a_killed_daemon_breaks_none_of_them_and_the_next_one_counts_on() -> Result<()
         transfer(server, client, 3, 30_000)?;
     }
     site.daemon = Launch::new()?.start(&site.net.edge, &config_with(&pins))?;
-    wait_for_packets(&site.daemon, FLOWS)?;
+    site.daemon.wait_for_packets(FLOWS)?;
     for (mut client, mut server) in flows {
         transfer(&mut client, &mut server, 4, 500)?;
         finish(&client)?;
@@ -75,7 +73,7 @@ fn a_daemon_that_is_stopped_leaves_them_and_one_that_is_to_release_them_does_not
     }
     let hurried = config_with(&pins).timeout("drain", "1s");
     site.daemon = Launch::new()?.release().start(&site.net.edge, &hurried)?;
-    wait_for_packets(&site.daemon, 3)?;
+    site.daemon.wait_for_packets(3)?;
     site.daemon.signal(libc::SIGTERM)?;
     assert_eq!(site.daemon.wait_for_exit(PATIENCE)?.code(), Some(0));
     for (mut client, mut server) in flows {
@@ -160,7 +158,7 @@ fn flows_of_an_earlier_daemon_count_for_their_source() -> Result<()> {
     let mut flows = begin(&site, 2)?;
     kill(&mut site.daemon)?;
     site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
-    wait_for_packets(&site.daemon, 2)?;
+    site.daemon.wait_for_packets(2)?;
     let banned = Guard::command(&site.daemon, &["ban", "10.1.0.2"])?;
     ensure!(banned.code == Some(69) && banned.stderr.contains("established connections"), "{banned:?}");
     drop(site.connect());
@@ -168,7 +166,7 @@ fn flows_of_an_earlier_daemon_count_for_their_source() -> Result<()> {
     let (client, mut server) = flows.remove(0);
     reset(client)?;
     expect_ending(&mut server, Ending::Reset)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     flows.push(site.flow()?);
     drop(flows);
     site.daemon.stop()
@@ -187,7 +185,7 @@ fn a_daemon_that_was_away_for_longer_than_keepalive_asks_the_peers_before_it_end
     kill(&mut site.daemon)?;
     harness::deadline::dawdle(KEEPALIVE + Duration::from_secs(1));
     site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
-    wait_for_packets(&site.daemon, 5)?;
+    site.daemon.wait_for_packets(5)?;
     // Longer than it takes to end a connection whose peers do not answer.
     harness::deadline::dawdle(KEEPALIVE + Duration::from_millis(500));
     ensure!(site.daemon.flows()?.len() == 5, "{:#?}", site.daemon.flows()?);

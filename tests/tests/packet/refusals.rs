@@ -13,7 +13,7 @@ use harness::wire::Tunnel;
 use proxy_common::abi::packet::{HANDOVER_WORDS, MAX_HANDOVERS};
 use socket2::{Domain, Socket, Type};
 
-use crate::{set, site, wait_for_packets};
+use crate::{set, site};
 
 const SERVER_PORT: u16 = 9443;
 
@@ -79,7 +79,7 @@ fn a_flow_without_a_byte_stays_until_its_first_one() -> Result<()> {
     ensure!(refused.code != Some(0) && refused.stderr.contains(text), "{refused:?}");
     wait_for_reason(&site.daemon, "silent")?;
     transfer(&mut server, &mut client, 1, 1)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     transfer(&mut client, &mut server, 2, 100_000)?;
     drop((client, server));
     site.daemon.stop()
@@ -145,7 +145,7 @@ fn a_flow_whose_packets_come_in_another_way_than_they_go_out_leaves_as_well() ->
     client.ip_batch("link set other up\naddress add 10.3.0.2/24 dev other\n")?;
     client.ip_batch("route add 10.1.0.1/32 via 10.3.0.1 dev other src 10.1.0.2\n")?;
     let (mut client, mut server) = site.flow()?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     transfer(&mut client, &mut server, 2, 1 << 20)?;
     transfer(&mut server, &mut client, 3, 1 << 20)?;
     drop((client, server));
@@ -175,7 +175,7 @@ fn a_reader_that_stops_keeps_the_sockets_until_it_goes_on() -> Result<()> {
     ensure!(sent < 1 << 28, "the reader was not waited for");
     wait_for_reason(&site.daemon, "backlog")?;
     keyed::receive(&mut server, 1, sent)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     transfer(&mut client, &mut server, 2, 1 << 20)?;
     transfer(&mut server, &mut client, 3, 1 << 20)?;
     drop((client, server));
@@ -211,7 +211,7 @@ fn without_room_in_the_maps_a_flow_keeps_its_sockets_until_there_is_some() -> Re
     wait_for_reason(&site.daemon, "map_full")?;
     transfer(&mut client, &mut server, 1, 100_000)?;
     others().try_for_each(|number| map.remove(&number))?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     transfer(&mut client, &mut server, 2, 1 << 20)?;
     transfer(&mut server, &mut client, 3, 1 << 20)?;
     drop((client, server));

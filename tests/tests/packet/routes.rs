@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, ensure};
+use harness::MIB;
 use harness::daemon::{Config, Datapath, Launch};
 use harness::deadline::{PATIENCE, wait_for};
 use harness::netns::{BACKEND_IPV6, EDGE_IPV6, Namespace, Topology};
@@ -12,15 +13,13 @@ use harness::peers::raw::{RawListener, transfer};
 use harness::pins::Pins;
 use harness::site::{RawSite, config};
 
-use crate::{counted, site, wait_for_packets};
-
-const MIB: u64 = 1024 * 1024;
+use crate::{counted, site};
 
 /// One flow that has left its sockets.
 fn begin(site: &RawSite) -> Result<(TcpStream, TcpStream)> {
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     Ok((client, server))
 }
 
@@ -73,7 +72,7 @@ fn a_route_of_ipv6_that_moves_is_followed_too() -> Result<()> {
     let mut client = net.client.connect((EDGE_IPV6, 443).into())?;
     let mut server = listener.accept()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     daemon.wait_for_log("\"interface\":\"spare\"")?;
     net.edge.ip_batch("route add fd00:2::2/128 via fd00:3::2\n")?;
     wait_for("the flow to move", PATIENCE, || (counted(&daemon).ok()?.moved > 0).then_some(()))?;

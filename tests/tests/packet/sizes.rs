@@ -1,15 +1,14 @@
 //! Ways that take packets of different sizes.
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::daemon::{Config, Datapath, Launch};
 use harness::netns::{BACKEND_IPV6, EDGE_IPV6};
 use harness::peers::raw::{RawListener, transfer};
 use harness::site::RawSite;
 
 use crate::refusals::wait_for_reason;
-use crate::{counted, site, wait_for_packets};
-
-const MIB: u64 = 1 << 20;
+use crate::{counted, site};
 
 fn widen(site: &RawSite, side: &str) -> Result<()> {
     let far = if side == "client" { &site.net.client } else { &site.net.backend };
@@ -28,7 +27,7 @@ fn clients_with_jumbo_frames_are_told_to_send_less_after_the_first() -> Result<(
     site.daemon.wait_for_log("told to send smaller segments")?;
     let (mut second, mut its_server) = site.flow()?;
     transfer(&mut second, &mut its_server, 3, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let before = counted(&site.daemon)?;
     transfer(&mut second, &mut its_server, 4, 4 * MIB)?;
     transfer(&mut its_server, &mut second, 5, 4 * MIB)?;
@@ -44,7 +43,7 @@ fn servers_with_jumbo_frames_are_told_to_send_less_at_once() -> Result<()> {
     widen(&site, "backend")?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let before = counted(&site.daemon)?;
     transfer(&mut client, &mut server, 2, 4 * MIB)?;
     transfer(&mut server, &mut client, 3, 4 * MIB)?;
@@ -69,7 +68,7 @@ fn so_are_those_of_ipv6() -> Result<()> {
     let daemon = Launch::new()?.start(&net.edge, &config)?;
     let (mut client, mut server) = (net.client.connect((EDGE_IPV6, 443).into())?, listener.accept()?);
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     transfer(&mut server, &mut client, 2, 4 * MIB)?;
     transfer(&mut client, &mut server, 3, 4 * MIB)?;
     drop((client, server));

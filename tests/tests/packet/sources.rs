@@ -9,8 +9,8 @@ use harness::netns::{Topology, backend};
 use harness::peers::raw::{RawListener, transfer};
 use harness::site::{POLLING_PORT, RawSite, WEB_PORT, config};
 
+use crate::counted;
 use crate::refusals::wait_for_reason;
-use crate::{counted, wait_for_packets};
 
 /// Ports and addresses.
 const PORTS: usize = 3;
@@ -44,7 +44,7 @@ fn a_server_has_as_many_flows_as_ports_for_each_address_and_the_next_one_is_copi
         transfer(&mut client, &mut server, 1, 1000)?;
         flows.push((client, server));
     }
-    wait_for_packets(&site.daemon, flows.len())?;
+    site.daemon.wait_for_packets(flows.len())?;
     let near = flows.iter().map(|(_, server)| server.peer_addr()).collect::<std::io::Result<HashSet<_>>>()?;
     assert_eq!(near.len(), flows.len(), "each has a way of its own: {near:?}");
     let addresses: HashSet<IpAddr> = near.iter().map(std::net::SocketAddr::ip).collect();
@@ -68,7 +68,7 @@ fn a_server_has_as_many_flows_as_ports_for_each_address_and_the_next_one_is_copi
     drop(flows.pop());
     drop((client, server));
     site.daemon.wait_for_flow("a flow less", |_| true)?;
-    wait_for_packets(&site.daemon, flows.len())?;
+    site.daemon.wait_for_packets(flows.len())?;
     drop(flows);
     site.daemon.stop()
 }

@@ -7,8 +7,6 @@ use harness::daemon::Datapath;
 use harness::peers::raw::{Ending, expect_ending, transfer};
 use harness::site::{RawSite, config};
 
-use crate::wait_for_packets;
-
 /// A firewall drops what the host sends, so that no probe goes out: an idle connection is not closed for a silence that is not its
 /// peers' fault, all is said, and an order whose resets cannot be sent says so.
 #[test]
@@ -16,7 +14,7 @@ fn without_probes_an_idle_connection_lives_and_a_kill_says_who_was_not_told() ->
     let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("keepalive", "1s"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     let address = client.local_addr()?;
     site.net.edge.drop_output()?;
     site.daemon.wait_for_metric("snisplice_packet_unsent_segments_total", &[], 1.0)?;
@@ -49,7 +47,7 @@ fn a_peer_that_has_vanished_is_found_once_it_can_be_asked() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Packet).timeout("keepalive", "1s"))?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     site.net.edge.drop_output()?;
     site.net.client.cut_links()?;
     site.daemon.wait_for_flow("a flow that has rested", |flow| flow.idle_seconds >= 2.0)?;

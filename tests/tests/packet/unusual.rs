@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Result, ensure};
+use harness::MIB;
 use harness::daemon::{Config, Daemon, Datapath, Launch};
 use harness::impair::Impaired;
 use harness::netns::{BACKEND_IPV6, EDGE_IPV6, Topology};
@@ -11,9 +12,7 @@ use harness::peers::raw::{Ending, RawListener, expect_ending, finish, transfer};
 use harness::site::{RawSite, polling_hello};
 use harness::wire::send_ip_options;
 
-use crate::{counted, site, wait_for_packets};
-
-const MIB: u64 = 1 << 20;
+use crate::{counted, site};
 
 /// Bytes both ways by offloaded connections, and an end in order. How many bytes a packet had in the mean.
 fn goes_on(daemon: &Daemon, client: &mut TcpStream, server: &mut TcpStream) -> Result<u64> {
@@ -36,7 +35,7 @@ fn changed(change: impl FnOnce(&RawSite, &TcpStream) -> Result<()>) -> Result<u6
     let site = site()?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     change(&site, &client)?;
     let mean = goes_on(&site.daemon, &mut client, &mut server)?;
     site.daemon.stop()?;
@@ -73,7 +72,7 @@ fn clients_whose_frames_always_bear_a_priority_are_offloaded() -> Result<()> {
     let _tagged = Impaired::tagged(&site.net.client, "edge")?;
     let (mut client, mut server) = site.flow()?;
     transfer(&mut client, &mut server, 1, 1000)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     goes_on(&site.daemon, &mut client, &mut server)?;
     site.daemon.stop()
 }
@@ -91,7 +90,7 @@ fn a_client_that_always_sends_options_of_ip_is_offloaded() -> Result<()> {
     send_ip_options(&client)?;
     client.write_all(&hello)?;
     let mut server = site.polling.accept_after(&hello)?;
-    wait_for_packets(&site.daemon, 1)?;
+    site.daemon.wait_for_packets(1)?;
     goes_on(&site.daemon, &mut client, &mut server)?;
     site.daemon.stop()
 }
@@ -133,7 +132,7 @@ fn big(interfaces: &[(&str, bool)]) -> Result<()> {
     let daemon = Launch::new()?.start(&net.edge, &config)?;
     let (mut client, mut server) = (net.client.connect((EDGE_IPV6, 443).into())?, listener.accept()?);
     transfer(&mut client, &mut server, 1, 32 * MIB)?;
-    wait_for_packets(&daemon, 1)?;
+    daemon.wait_for_packets(1)?;
     let mean = goes_on(&daemon, &mut client, &mut server)?;
     println!("{mean} bytes in a packet");
     daemon.stop()

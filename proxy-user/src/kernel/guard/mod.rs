@@ -7,7 +7,7 @@ mod words;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, Xdp};
@@ -17,7 +17,7 @@ use proxy_common::guard::{Endpoint, Endpoints, Rate, Reason, Source, Table, TooM
 use proxy_common::kernels::Part;
 
 use super::Unavailable;
-use super::object::{into_io, missing, take};
+use super::object::{into_io, lock, missing, take};
 use crate::sys;
 pub(crate) use links::{Link, Mode};
 use words::Words;
@@ -178,11 +178,6 @@ pub(crate) fn numbers(address: std::net::IpAddr) -> proxy_common::guard::Address
             )
         }
     }
-}
-
-/// A panic while the lock was held cannot have left a map half changed: each change is one system call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ mod watch;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
@@ -42,7 +42,7 @@ use self::attach::Devices;
 use self::kept::{Kept, Pinned};
 use self::ports::Ports;
 use super::Unavailable;
-use super::object::{into_io, missing, offsets, take};
+use super::object::{into_io, lock, missing, offsets, take};
 use crate::sys;
 
 pub(crate) use claim::Claim;
@@ -342,10 +342,6 @@ fn load_control(ebpf: &mut Ebpf) -> Result<OwnedFd, Unavailable> {
     fd.as_fd()
         .try_clone_to_owned()
         .map_err(|error| Unavailable::explain("a descriptor cannot be duplicated", &error))
-}
-
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn no_program(name: &str) -> Unavailable {

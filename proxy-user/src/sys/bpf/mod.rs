@@ -8,7 +8,5 @@ mod syscall;
 
 pub(crate) use self::attached::{MESSAGES, STREAM, attach_to_map, attached_to_map, has_tcx, programs_at};
 pub(crate) use self::iterator::{delete_entry, link_iterator, run_iterator};
-pub(crate) use self::objects::{
-    count_entries, detach_link, link_at, object_id, pin, pinned, wait_for_programs,
-};
+pub(crate) use self::objects::{count_entries, detach_link, link_at, object_id, pin, pinned};
 pub(crate) use self::run::run_program;

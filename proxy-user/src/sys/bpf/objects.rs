@@ -109,14 +109,3 @@ pub(crate) fn count_entries(map: &impl AsFd) -> io::Result<u64> {
         }
     }
 }
-
-/// Returns once no BPF program runs any more that was running when it was called.
-pub(crate) fn wait_for_programs() {
-    /// `MEMBARRIER_CMD_GLOBAL` (`include/uapi/linux/membarrier.h`): the kernel waits for a grace period of RCU, under which programs
-    /// of interfaces run. It does not on hosts with processors without ticks.
-    const GLOBAL: libc::c_int = 1;
-    // SAFETY: the call takes no pointers.
-    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0 {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-}

@@ -3,8 +3,8 @@
 use crate::report::{AGENTS, Outlived, POLLS};
 use crate::text::Printer;
 use anyhow::{Context as _, Result, ensure};
-use harness::daemon::{Daemon, Datapath, Launch};
-use harness::deadline::{PATIENCE, wait_for};
+use harness::daemon::{Datapath, Launch};
+use harness::deadline::PATIENCE;
 use harness::peers::agent::Agent;
 use harness::pins::Pins;
 use harness::site::{self, POLLING_NAME, SHARED_PORT, Site};
@@ -24,7 +24,7 @@ pub(crate) fn play(launch: &Launch, printer: &Printer) -> Result<Outlived> {
     let agent = |number| site.agent(Some(POLLING_NAME), SHARED_PORT, &subscription(number));
     let mut agents = (0..AGENTS).map(agent).collect::<Result<Vec<_>>>()?;
     poll(&mut agents)?;
-    wait_for_packets(&site.daemon)?;
+    site.daemon.wait_for_packets(AGENTS)?;
     printer.step("snisplice is killed (kill -9); the agents go on polling");
     site.daemon.signal(libc::SIGKILL)?;
     ensure!(site.daemon.wait_for_exit(PATIENCE)?.code().is_none(), "it was not killed");
@@ -34,7 +34,7 @@ pub(crate) fn play(launch: &Launch, printer: &Printer) -> Result<Outlived> {
     }
     printer.step("snisplice is started again, and finds its flows");
     site.daemon = launch.start(&site.net.edge, &config)?;
-    wait_for_packets(&site.daemon)?;
+    site.daemon.wait_for_packets(AGENTS)?;
     poll(&mut agents)?;
     let mut ended_in_order = 0;
     for agent in agents {
@@ -60,12 +60,4 @@ fn poll(agents: &mut [Agent]) -> Result<usize> {
         agent.poll()?;
     }
     Ok(agents.len())
-}
-
-fn wait_for_packets(daemon: &Daemon) -> Result<()> {
-    wait_for("the flows to leave their sockets", PATIENCE, || {
-        let flows = daemon.flows().ok()?;
-        let left = flows.iter().filter(|flow| flow.datapath.as_deref() == Some("packet")).count();
-        (left == AGENTS).then_some(())
-    })
 }
