@@ -72,7 +72,7 @@ fn a_short_run_measures_every_system_in_every_round() -> Result<()> {
     }
     let again = bench()?.arg("--from").arg(&file).output()?;
     let table = String::from_utf8_lossy(&again.stdout).into_owned();
-    assert!(table.contains("Upload, 1 flow") && table.contains("0 measurements failed"), "{table}");
+    assert!(table.contains("Upload, 1 connection") && table.contains("0 measurements failed"), "{table}");
     Ok(())
 }
 
