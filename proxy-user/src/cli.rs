@@ -21,7 +21,7 @@ use crate::sys;
 #[command(
     name = "snisplice",
     version,
-    about = "TLS services behind one port, by server name, spliced in the kernel"
+    about = "Puts several TLS services behind one port, by server name, and forwards in the kernel"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -34,17 +34,17 @@ enum Command {
     Run {
         #[command(flatten)]
         config: ConfigPath,
-        /// How log records are written to stderr
+        /// Format of the log records on stderr
         #[arg(long, value_enum, default_value = "text")]
         log_format: logs::Format,
-        /// error, warn, info, debug, or TARGET=LEVEL,...
+        /// Log level: error, warn, info, debug, or TARGET=LEVEL,...
         #[arg(long, default_value = "info")]
         log_level: String,
-        /// At the end, also end the flows that could go on without the daemon (datapath "packet")
+        /// When the daemon stops, also end offloaded connections, which would otherwise continue without it
         #[arg(long)]
         release: bool,
     },
-    /// Check a configuration: exit 0, or 78 with every error
+    /// Check a configuration: exit with 0, or with 78 and all errors
     Check {
         #[command(flatten)]
         config: ConfigPath,
@@ -56,26 +56,26 @@ enum Command {
         #[command(subcommand)]
         what: ConfigCommand,
     },
-    /// Say what this host can do, and what to change
+    /// Show what works on this host, and what to change
     Doctor {
-        /// Remove what the packet datapath has pinned in this network namespace, whose flows are reset, and in those that are gone
+        /// End all offloaded connections of this network namespace and remove their pins, also of namespaces that no longer exist
         #[arg(long)]
         clean: bool,
-        /// Where that is
+        /// Folder of the pins ([packet] pins)
         #[arg(long, default_value = "/sys/fs/bpf/snisplice")]
         pins: PathBuf,
         #[command(flatten)]
         output: Output,
     },
-    /// Say where a connection would go, and why
+    /// Show where a connection would go, and why
     Route {
-        /// Server name of the client; none: a client that sends none
+        /// Server name (SNI) of the client; without it, a client that sends none
         #[arg(long)]
         sni: Option<String>,
         /// Address of the client
         #[arg(long)]
         source: Option<IpAddr>,
-        /// Name of the listener that it arrives at
+        /// Name of the listener that accepts the connection
         #[arg(long)]
         listener: Option<String>,
         #[command(flatten)]
@@ -83,17 +83,19 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Ask the running daemon how it is
+    /// Show the state of the running daemon: listeners, datapaths, servers
     Status(Ask),
     /// List the live connections of the running daemon
     Flows(Ask),
-    /// End connections of the running daemon at once, by a reset to both ends
+    /// End connections at once, with a reset to client and server
     Kill(Orders),
-    /// Have connections leave their sockets now (upstreams with datapath "packet")
-    Promote(Orders),
-    /// Have connections get sockets again, and stay there until they are promoted
-    Demote(Orders),
-    /// The guard of the running daemon: what it drops, and whom it has banned
+    /// Offload connections now (upstreams with datapath "packet", or "auto" and a [packet] section)
+    #[command(alias = "promote")]
+    Offload(Orders),
+    /// Restore offloaded connections: they get sockets, and are not offloaded until `snisplice offload`
+    #[command(alias = "demote")]
+    Restore(Orders),
+    /// Show and change the guard of the running daemon: dropped packets and bans
     Guard {
         #[command(subcommand)]
         what: GuardCommand,
@@ -102,7 +104,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Print the embedded default, a good start for a file of your own
+    /// Print the embedded default configuration, to start your own from
     Default,
 }
 
@@ -110,16 +112,16 @@ enum ConfigCommand {
 enum GuardCommand {
     /// List the bans
     List(Ask),
-    /// Where it is attached, and what has passed and was dropped
+    /// Show where the guard is attached, and how many packets passed and were dropped
     Stats(Ask),
     /// Drop all packets from a network to the listeners
     Ban {
         /// An address, or a network such as 192.0.2.0/24
         net: String,
-        /// For how long, such as 10m; without it until it is lifted
+        /// Duration of the ban, such as 10m; without it, until the ban is lifted
         #[arg(long = "for", value_name = "DURATION", value_parser = config::duration)]
         time: Option<Duration>,
-        /// Also if that cuts connections whose upstream protects its clients
+        /// Ban the network even if it has connections to a protected upstream, which then hang
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -127,18 +129,18 @@ enum GuardCommand {
     },
     /// Lift a ban
     Unban {
-        /// As `guard list` has it
+        /// Network of the ban, as `snisplice guard list` prints it
         net: String,
         #[command(flatten)]
         ask: Ask,
     },
-    /// Read the deny file anew
+    /// Read the deny file again
     Reload(Ask),
 }
 
 #[derive(Args)]
 struct Orders {
-    /// Their ids, as `snisplice flows` has them
+    /// Ids of the connections, as `snisplice flows` prints them
     #[arg(required = true, value_name = "ID")]
     ids: Vec<u64>,
     #[command(flatten)]
@@ -161,7 +163,7 @@ struct Output {
 
 #[derive(Args)]
 struct Ask {
-    /// The daemon's admin socket
+    /// Admin socket of the daemon
     #[arg(long, default_value = "/run/snisplice/admin.sock")]
     socket: PathBuf,
     #[command(flatten)]
@@ -187,7 +189,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             in_json(&failure);
-            logs::print(&failure.message);
+            logs::print_error(failure.told());
             code(failure.exit)
         }
     };
@@ -244,8 +246,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Status(ask) => print(client::status(&ask.socket, ask.output.json)?),
         Command::Flows(ask) => print(client::flows(&ask.socket, ask.output.json)?),
         Command::Kill(orders) => give(("kill", "killed"), &orders),
-        Command::Promote(orders) => give(("promote", "promoted"), &orders),
-        Command::Demote(orders) => give(("demote", "demoted"), &orders),
+        Command::Offload(orders) => give(("promote", "offloaded"), &orders),
+        Command::Restore(orders) => give(("demote", "restored"), &orders),
         Command::Guard { what } => guard_command(what),
     }
 }
@@ -325,7 +327,7 @@ fn check(path: &ConfigPath, output: &Output) -> Result<(), Failure> {
 
 fn warn(warnings: &[config::Problem]) {
     for warning in warnings {
-        logs::print(warning.as_warning());
+        logs::print_warning(warning.as_warning());
     }
 }
 

@@ -1,5 +1,8 @@
 //! The command line: what operators read before they start the daemon.
 
+use std::fs::{File, Metadata};
+use std::os::linux::fs::MetadataExt as _;
+
 use anyhow::{Context as _, Result};
 use harness::command::{Finished, run, snisplice};
 use harness::daemon::cli;
@@ -242,7 +245,7 @@ fn a_log_that_cannot_be_written_ends_nothing() -> Result<()> {
     let net = Topology::create()?;
     let work = WorkDir::create()?;
     let file = site_file(&work)?;
-    let full = std::fs::File::options().write(true).open("/dev/full")?;
+    let full = File::options().write(true).open("/dev/full")?;
     let mut command = net.edge.command(snisplice()?);
     let mut daemon = command.args(["run", "--config", &file]).stderr(full).spawn()?;
     let socket = work.file("admin.sock").display().to_string();
@@ -267,6 +270,32 @@ fn a_file_in_the_place_of_the_admin_socket_is_left_alone() -> Result<()> {
     assert_eq!(ended.code, Some(69), "{ended:?}");
     assert!(ended.stderr.contains("admin.sock") && ended.stderr.contains("no socket"), "{}", ended.stderr);
     assert_eq!(std::fs::read_to_string(work.file("admin.sock"))?, "precious");
+    Ok(())
+}
+
+/// systemd names the journal by device and inode of stderr, and reads a priority before each line.
+#[test]
+fn lines_for_the_journal_begin_with_their_priority() -> Result<()> {
+    let net = Topology::create()?;
+    let work = WorkDir::create()?;
+    let text = config().timeout("idle", "20s").render(&work.file("admin.sock"));
+    let file = work.write("site.toml", text)?.display().to_string();
+    work.write("admin.sock", "precious")?;
+    let log = work.file("log");
+    let run = |stream: &dyn Fn(&Metadata) -> String| -> Result<String> {
+        let stderr = File::create(&log)?;
+        let mut command = net.edge.command(snisplice()?);
+        command.args(["run", "--config", &file]).env("JOURNAL_STREAM", stream(&stderr.metadata()?));
+        assert_eq!(command.stderr(stderr).status()?.code(), Some(69));
+        Ok(std::fs::read_to_string(&log)?)
+    };
+    let journal = run(&|found| format!("{}:{}", found.st_dev(), found.st_ino()))?;
+    let line = |what: &str| journal.lines().find(|line| line.contains(what)).context(what.to_owned());
+    assert!(line("'idle' of")?.starts_with("<4>"), "{journal}");
+    assert!(line("configuration loaded")?.starts_with("<6>"), "{journal}");
+    assert!(line("no socket")?.starts_with("<3>error: "), "{journal}");
+    let other = run(&|found| format!("{}:{}", found.st_dev(), found.st_ino() + 1))?;
+    assert!(!other.lines().any(|line| line.starts_with('<')), "{other}");
     Ok(())
 }
 

@@ -84,7 +84,7 @@ fn does_all(daemon: &Daemon, site: (&Topology, &harness::peers::raw::RawListener
     daemon.wait_for_flow("an offloaded connection", |flow| flow.datapath.as_deref() == Some("packet"))?;
     transfer(&mut client, &mut server, 2, 1_000_000)?;
     transfer(&mut server, &mut client, 3, 1_000_000)?;
-    daemon.order("demote", &[daemon.id_of(client.local_addr()?)?])?;
+    daemon.order("restore", &[daemon.id_of(client.local_addr()?)?])?;
     transfer(&mut client, &mut server, 4, 1_000_000)?;
     transfer(&mut server, &mut client, 5, 1_000_000)
 }

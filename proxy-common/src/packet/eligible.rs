@@ -114,33 +114,36 @@ impl Obstacle {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::HalfClosed => "a side has ended its stream",
+            Self::HalfClosed => "one side has closed its stream",
             Self::SameHost => "the server or the client is on this host; datapath = \"local\" is for that",
             Self::Families => {
-                "one side is IPv4, the other IPv6; give the server an address of the clients' family"
+                "one side uses IPv4, the other IPv6; give the server an address of the clients' family"
             }
             Self::Options => {
-                "the sides have agreed on different TCP options, most often time stamps; \
-                              net.ipv4.tcp_timestamps=0 on this host makes them alike"
+                "the sides negotiated different TCP options, most often time stamps; set net.ipv4.tcp_timestamps=0 on this host"
             }
             Self::TooLarge => {
-                "one side may send larger packets than the way to the other takes; the next connections of its listener are made with smaller ones"
+                "one side may send larger packets than the path to the other allows; later clients of this listener are told to send smaller ones"
             }
-            Self::Device => "an interface on the way is no Ethernet, or does not take tc programs",
+            Self::Device => {
+                "an interface on the path is not Ethernet, or tc programs cannot be attached to it"
+            }
             Self::LargeReceive => {
-                "an interface on the way joins packets in hardware (LRO); `ethtool -K INTERFACE lro off`, tried again later"
+                "an interface on the path joins packets in hardware (LRO); run `ethtool -K INTERFACE lro off`; tried again later"
             }
-            Self::Silent => "no byte has been carried yet; it leaves its sockets soon after the first one",
+            Self::Silent => {
+                "no byte has been forwarded yet; the connection is offloaded soon after the first one"
+            }
             Self::Unseen => {
-                "no packet of the connection came by with the addresses of its sockets: NAT on this host, or a tc or XDP program that takes the packets first; tried again later"
+                "no packet with the addresses of the sockets was seen: NAT on this host changes them, or a tc or XDP program gets them first; tried again later"
             }
             Self::Port => {
-                "the port range for connections to this server is used up; widen ports in [packet], or add to its sources"
+                "all ports for connections to this server are in use; widen ports in [packet], or add addresses to sources"
             }
-            Self::Backlog => "a side reads too slowly at the moment",
-            Self::Window => "a side has a very small receive window at the moment, or always",
-            Self::MapFull => "there is no room for more flows",
-            Self::Refused => "the system refused an option or a question; the log at level debug says which",
+            Self::Backlog => "one side reads too slowly; tried again later",
+            Self::Window => "one side has a very small receive window; tried again later",
+            Self::MapFull => "the map of offloaded connections is full; tried again later",
+            Self::Refused => "a socket refused an option or a query; the log at level debug says which",
         }
     }
 

@@ -37,6 +37,12 @@ impl Failure {
         Self { exit, message: message.to_string(), problems: Vec::new(), is_printed: false }
     }
 
+    /// What the operator reads. Errors in a file begin with their place, all others with their severity.
+    pub(crate) fn told(&self) -> String {
+        let severity = if self.problems.is_empty() { "error: " } else { "" };
+        format!("{severity}{}", self.message)
+    }
+
     /// The errors one by one, for output that a program reads: `file`, `line`, `column` and `message` each.
     pub(crate) fn errors(&self) -> Vec<Value> {
         if self.problems.is_empty() {

@@ -30,15 +30,15 @@ fn describe(folder: &Folder) -> Pinned {
     let root = folder.path.parent().unwrap_or(&folder.path).display();
     let clean = format!("to end and remove them: snisplice doctor --clean --pins {root}");
     let (found, remedy) = match folder.owner {
-        Owner::Ours if folder.is_locked => ("a snisplice that runs uses it", None),
+        Owner::Ours if folder.is_locked => ("a running snisplice uses it", None),
         Owner::Ours if has_none => ("no daemon uses it", None),
         Owner::Ours => (
-            "they go on without a daemon; a firewall of this host does not see their packets",
-            Some(format!("snisplice run looks after them; {clean}")),
+            "they continue without a daemon; a firewall of this host does not see their packets",
+            Some(format!("snisplice run manages them; {clean}")),
         ),
         Owner::Other => ("of another network namespace", None),
-        Owner::Deserted => ("of a network namespace in which nothing is seen any more", Some(clean)),
-        Owner::Gone => ("of a network namespace that is gone; its maps take 32 MiB", Some(clean)),
+        Owner::Deserted => ("of a network namespace without visible processes and mounts", Some(clean)),
+        Owner::Gone => ("of a network namespace that no longer exists; its maps take 32 MiB", Some(clean)),
     };
     Pinned { found: format!("{path}: {connections} offloaded connections; {found}"), remedy }
 }
@@ -61,13 +61,15 @@ fn clean_all(root: &Path) -> io::Result<String> {
     let mut said = String::new();
     for folder in ours {
         let flows = folder.remove()?;
-        said += &format!("removed; {flows} flows without sockets are over\n");
+        said += &format!("removed; {flows} offloaded connections have ended\n");
     }
     for folder in others.into_iter().filter(|one| matches!(one.owner, Owner::Gone | Owner::Deserted)) {
         let path = folder.path.clone();
         let flows = folder.remove()?;
-        said +=
-            &format!("removed {} of a network namespace that is gone, with {flows} flows\n", path.display());
+        said += &format!(
+            "removed {} of a network namespace that no longer exists, with {flows} connections\n",
+            path.display()
+        );
     }
     if said.is_empty() {
         said = format!("nothing is pinned at {} in this network namespace\n", root.display());
@@ -78,9 +80,14 @@ fn clean_all(root: &Path) -> io::Result<String> {
             _ if folder.is_locked => {}
             Ok(0) => {}
             Ok(connections) => {
-                said += &format!("{connections} flows of this network namespace are pinned at {path}\n");
+                said += &format!(
+                    "{connections} offloaded connections of this network namespace are pinned at {path}\n"
+                );
             }
-            Err(error) => said += &format!("flows that cannot be counted are pinned at {path}: {error}\n"),
+            Err(error) => {
+                said +=
+                    &format!("offloaded connections that cannot be counted are pinned at {path}: {error}\n");
+            }
         }
     }
     Ok(said)

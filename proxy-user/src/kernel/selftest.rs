@@ -52,12 +52,12 @@ fn carries_bytes(sockmap: &Sockmap) -> anyhow::Result<()> {
     server.read_exact(&mut received).context("bytes do not arrive")?;
     ensure!(received == data, "bytes arrive changed");
     server.write_all(early)?;
-    client.read_exact(&mut peeked).context("bytes do not arrive on the way back")?;
-    ensure!(peeked == early, "bytes arrive changed on the way back");
+    client.read_exact(&mut peeked).context("bytes do not arrive in the other direction")?;
+    ensure!(peeked == early, "bytes arrive changed in the other direction");
 
     let after = sockmap.counters();
     let carried = after.redirected_bytes - before.redirected_bytes;
-    ensure!(carried >= (data.len() + EARLY) as u64, "the kernel carried {carried} bytes only");
+    ensure!(carried >= (data.len() + EARLY) as u64, "the kernel forwarded only {carried} bytes");
     let direction = tracks[0].read();
     ensure!(
         direction.redirected == data.len() as u64 && direction.passed == 0,

@@ -55,7 +55,7 @@ pub(crate) use release::kernel;
 pub(crate) use restore::{Connection, begin, most_sent, restore};
 pub(crate) use shared::SharedWords;
 pub(crate) use signals::{Signals, Stray, hold_stray_signals};
-pub(crate) use stderr::Stderr;
+pub(crate) use stderr::{Stderr, identity_of_stderr};
 pub(crate) use tcp::{
     answer_with_data, cookie, error, exact_reading, force_receive_buffer, force_send_buffer, fresh_reading,
     is_established, keep_alive, keep_urgent_bytes, limit_segments, limit_unsent, reading, reset_on_close,

@@ -25,3 +25,9 @@ impl Write for Stderr {
         Ok(())
     }
 }
+
+/// The device and the inode of stderr.
+pub(crate) fn identity_of_stderr() -> Option<(u64, u64)> {
+    let found = rustix::fs::fstat(io::stderr()).ok()?;
+    Some((found.st_dev, found.st_ino))
+}

@@ -114,7 +114,7 @@ fn what_somebody_else_has_detached_is_attached_again() -> Result<()> {
     Guard::attached(&site.daemon, "client")?;
     detach_links_of(Guard::of(&site.daemon)?.program)?;
     // The daemon may see it, and attach the guard again, before anybody else looks.
-    site.daemon.wait_for_log("the guard was detached by somebody else")?;
+    site.daemon.wait_for_log("another program has detached the guard")?;
     wait_for("the guard to come back", PATIENCE, || {
         link(&site.net.edge, "client").ok().filter(|text| text.contains("xdp")).map(drop)
     })?;

@@ -71,8 +71,8 @@ fn alternate(daemon: &Daemon, ids: &[u64]) -> Result<HashMap<u64, u64>> {
     let mut turns: HashMap<u64, u64> = ids.iter().map(|id| (*id, 0)).collect();
     let begun = Instant::now();
     while turns.values().any(|turns| *turns < TURNS) && begun.elapsed() < LIMIT {
-        let gone = execute(daemon, "promote", ids)?;
-        for id in execute(daemon, "demote", &gone)? {
+        let gone = execute(daemon, "offload", ids)?;
+        for id in execute(daemon, "restore", &gone)? {
             *turns.entry(id).or_default() += 1;
         }
     }

@@ -57,7 +57,7 @@ fn is_spliced(daemon: &Daemon, mut flow: (TcpStream, TcpStream), reason: &str, t
     let listed =
         daemon.wait_for_flow("a spliced flow", |flow| flow.datapath.as_deref() == Some("sockmap"))?;
     assert!(listed.obstacle.as_ref().is_some_and(|obstacle| obstacle.contains(text)), "{listed:?}");
-    let refused = daemon.command("promote", &[&listed.id.to_string()])?;
+    let refused = daemon.command("offload", &[&listed.id.to_string()])?;
     assert!(refused.code != Some(0) && refused.stderr.contains(text), "{refused:?}");
     transfer(client, server, 3, 1_000_000)?;
     transfer(server, client, 4, 1_000_000)?;

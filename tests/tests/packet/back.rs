@@ -30,8 +30,8 @@ fn there_and_back(daemon: &Daemon, client: &mut TcpStream, server: &mut TcpStrea
     transfer(server, client, 3, 2 * MIB)?;
     let address = client.local_addr()?;
     let id = daemon.id_of(address)?;
-    let text = daemon.order("demote", &[id])?;
-    ensure!(text == format!("demoted {id}\n"), "{text}");
+    let text = daemon.order("restore", &[id])?;
+    ensure!(text == format!("restored {id}\n"), "{text}");
     let listed = daemon.flows()?;
     ensure!(
         listed.iter().any(|flow| flow.id == id && flow.datapath.as_deref() == Some("copy")),
@@ -42,14 +42,14 @@ fn there_and_back(daemon: &Daemon, client: &mut TcpStream, server: &mut TcpStrea
     transfer(server, client, 5, MIB)?;
     let after = counted(daemon)?;
     assert_eq!(before.forwarded_bytes, after.forwarded_bytes, "bytes went past the sockets");
-    let text = daemon.order("promote", &[id])?;
-    ensure!(text == format!("promoted {id}\n"), "{text}");
+    let text = daemon.order("offload", &[id])?;
+    ensure!(text == format!("offloaded {id}\n"), "{text}");
     let before = counted(daemon)?;
     transfer(client, server, 6, MIB)?;
     transfer(server, client, 7, MIB)?;
     let after = counted(daemon)?;
     ensure!(after.forwarded_bytes - before.forwarded_bytes >= 2 * MIB, "{before:?} {after:?}");
-    daemon.order("demote", &[id])?;
+    daemon.order("restore", &[id])?;
     transfer(server, client, 8, 1000)?;
     finish(client)?;
     expect_ending(server, Ending::Eof)?;
@@ -130,8 +130,8 @@ fn a_flow_whose_one_side_has_ended_stays_and_goes_on() -> Result<()> {
     let id = site.daemon.id_of(client.local_addr()?)?;
     finish(&client)?;
     expect_ending(&mut server, Ending::Eof)?;
-    let ended = site.daemon.command("demote", &[&id.to_string()])?;
-    ensure!(ended.code == Some(69) && ended.stderr.contains("a side has ended its stream"), "{ended:?}");
+    let ended = site.daemon.command("restore", &[&id.to_string()])?;
+    ensure!(ended.code == Some(69) && ended.stderr.contains("one side has closed its stream"), "{ended:?}");
     transfer(&mut server, &mut client, 2, MIB)?;
     finish(&server)?;
     expect_ending(&mut client, Ending::Eof)?;
@@ -144,7 +144,7 @@ fn who_orders_what_cannot_be_is_told_why() -> Result<()> {
     let site = RawSite::start(&config().datapath(Datapath::Copy))?;
     let (client, server) = site.flow()?;
     let id = site.daemon.id_of(client.local_addr()?)?.to_string();
-    for (verb, text) in [("promote", "datapath = \"packet\""), ("demote", "has its sockets")] {
+    for (verb, text) in [("offload", "datapath = \"packet\""), ("restore", "has its sockets")] {
         let ended = site.daemon.command(verb, &[&id])?;
         ensure!(ended.code == Some(69) && ended.stderr.contains(text), "{ended:?}");
     }
@@ -167,7 +167,7 @@ fn a_daemon_that_is_killed_while_it_takes_flows_back_leaves_none_hanging() -> Re
         site.daemon.wait_for_packets(6)?;
         let ids: Vec<u64> = site.daemon.flows()?.iter().map(|flow| flow.id).collect();
         thread::scope(|scope| {
-            scope.spawn(|| drop(site.daemon.order("demote", &ids)));
+            scope.spawn(|| drop(site.daemon.order("restore", &ids)));
             harness::deadline::dawdle(std::time::Duration::from_millis(8 + 9 * moment));
             site.daemon.signal(libc::SIGKILL)
         })?;
@@ -209,7 +209,7 @@ fn a_flow_that_was_held_when_its_daemon_was_killed_goes_on_with_the_next() -> Re
     client.write_all(b"x")?;
     let mut lost = 1;
     thread::scope(|scope| -> Result<()> {
-        scope.spawn(|| drop(site.daemon.order("demote", &[id])));
+        scope.spawn(|| drop(site.daemon.order("restore", &[id])));
         wait_for("packets that are held", PATIENCE, || {
             lost += client.write(b"x").ok()?;
             (counted(&site.daemon).ok()?.held > 0).then_some(())
@@ -223,7 +223,7 @@ fn a_flow_that_was_held_when_its_daemon_was_killed_goes_on_with_the_next() -> Re
     transfer(&mut client, &mut server, 2, MIB)?;
     transfer(&mut server, &mut client, 3, MIB)?;
     site.daemon.wait_for_packets(1)?;
-    site.daemon.order("demote", &[site.daemon.id_of(client.local_addr()?)?])?;
+    site.daemon.order("restore", &[site.daemon.id_of(client.local_addr()?)?])?;
     transfer(&mut client, &mut server, 4, 1000)?;
     reset(client)?;
     expect_ending(&mut server, Ending::Reset)?;

@@ -148,7 +148,7 @@ fn blind_data_in_use(is_ipv6: bool) -> Result<()> {
     }
     let listed = scene.daemon.flows()?.pop().with_context(|| format!("{:?}", scene.daemon.access()))?;
     ensure!(listed.datapath.as_deref() == Some("packet"), "{listed:?}");
-    scene.daemon.order("demote", &[listed.id])?;
+    scene.daemon.order("restore", &[listed.id])?;
     let record = scene.end()?;
     let trips = trips + 1;
     ensure!(

@@ -28,7 +28,7 @@ fn what_is_known_of_a_flow_is_removed_when_it_leaves_its_sockets() -> Result<()>
     for words in &connections {
         ensure!(site.net.edge.tracked(words)?.len() == 1, "{words:?} is not tracked");
     }
-    site.daemon.order("promote", &[site.daemon.id_of(client.local_addr()?)?])?;
+    site.daemon.order("offload", &[site.daemon.id_of(client.local_addr()?)?])?;
     site.daemon.wait_for_packets(1)?;
     wait_for("the flow to be forgotten", PATIENCE, || {
         let left = connections.iter().filter_map(|words| site.net.edge.tracked(words).ok());

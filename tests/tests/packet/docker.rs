@@ -69,7 +69,7 @@ fn offloaded_in_both_directions(daemon: &Daemon, net: &Topology, listener: &RawL
     transfer(&mut server, &mut client, 3, 8 * MIB)?;
     let after = counted(daemon)?;
     ensure!(after.forwarded_bytes - before.forwarded_bytes >= 16 * MIB, "{before:?} {after:?}");
-    daemon.order("demote", &[daemon.id_of(client.local_addr()?)?])?;
+    daemon.order("restore", &[daemon.id_of(client.local_addr()?)?])?;
     transfer(&mut client, &mut server, 4, MIB)?;
     transfer(&mut server, &mut client, 5, MIB)?;
     finish(&server)?;

@@ -74,12 +74,12 @@ fn there_and_back(
     site.daemon.wait_for_packets(FLOWS)?;
     exchange(&mut flows, MIB)?;
     while_away(edge)?;
-    site.daemon.order("demote", &ids(&site.daemon)?)?;
+    site.daemon.order("restore", &ids(&site.daemon)?)?;
     exchange(&mut flows, 4 * MIB)?;
-    site.daemon.order("promote", &ids(&site.daemon)?)?;
+    site.daemon.order("offload", &ids(&site.daemon)?)?;
     site.daemon.wait_for_packets(FLOWS)?;
     exchange(&mut flows, MIB)?;
-    site.daemon.order("demote", &ids(&site.daemon)?)?;
+    site.daemon.order("restore", &ids(&site.daemon)?)?;
     // The peers have to speak first now and then.
     for (client, server) in &mut flows {
         transfer(client, server, 3, 1000)?;

@@ -20,7 +20,7 @@ fn a_daemon_without_packet_looks_after_what_an_earlier_one_has_offloaded() -> Re
     kill(&mut site.daemon)?;
     let mut doctor = site.net.edge.command(snisplice()?);
     let said = run(doctor.args(["doctor", "--json", "--pins"]).arg(pins.path()), b"")?.success()?;
-    ensure!(said.contains("3 offloaded connections; they go on without a daemon"), "{said}");
+    ensure!(said.contains("3 offloaded connections; they continue without a daemon"), "{said}");
 
     site.daemon = Launch::new()?.start(&site.net.edge, &config().datapath(Datapath::Copy))?;
     // It looks for them 10 s after its start.
@@ -45,7 +45,7 @@ fn a_daemon_without_packet_looks_after_what_an_earlier_one_has_offloaded() -> Re
     expect_ending(&mut client, Ending::Reset)?;
     expect_ending(&mut server, Ending::Reset)?;
     let (client, server) = flows.first_mut().context("two are left")?;
-    site.daemon.order("demote", &[site.daemon.id_of(client.local_addr()?)?])?;
+    site.daemon.order("restore", &[site.daemon.id_of(client.local_addr()?)?])?;
     transfer(client, server, 2, 20_000)?;
     flows.push(site.flow()?);
     site.daemon.wait_for_packets(1)?;

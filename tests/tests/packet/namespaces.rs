@@ -34,7 +34,7 @@ fn connections_of_a_namespace_that_is_gone_are_not_adopted_by_another_one_with_i
     fs::rename(left, pins.path().join(net.edge.inode()?.to_string()))?;
     let daemon = Launch::new()?.start(&net.edge, &config_with(&pins))?;
     ensure!(daemon.flows()?.is_empty(), "{:#?}", daemon.flows()?);
-    daemon.wait_for_log("of a network namespace that is gone")?;
+    daemon.wait_for_log("of a network namespace that no longer exists")?;
     pins.folder()?;
     daemon.stop()
 }
@@ -119,7 +119,7 @@ fn a_folder_that_does_not_say_its_ports_is_known_by_those_of_its_connections() -
     fs::remove_file(&flow_map)?;
     BpfMap::of_sockets(4)?.pin(&flow_map)?;
     let said = doctor(&site.net.edge, &pins, &["--json"])?;
-    ensure!(said.contains("an unknown number") && said.contains("they go on without a daemon"), "{said}");
+    ensure!(said.contains("an unknown number") && said.contains("they continue without a daemon"), "{said}");
     let config = config_with(&others).packet_line("ports = \"61000-61009\"");
     site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
     let packet = site.daemon.status()?.datapaths.packet;
@@ -144,7 +144,7 @@ fn doctor_lists_what_a_namespace_that_is_gone_has_left_and_removes_it() -> Resul
     let said = wait_for("the namespace to be gone", 6 * PATIENCE, || {
         doctor(&net.edge, &pins, &["--clean"]).ok().filter(|said| !said.contains("nothing is pinned"))
     })?;
-    ensure!(said.contains("of a network namespace that is gone, with 2 flows"), "{said}");
+    ensure!(said.contains("of a network namespace that no longer exists, with 2 connections"), "{said}");
     ensure!(pins.is_empty()?, "something is still pinned");
     Ok(())
 }

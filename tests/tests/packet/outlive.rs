@@ -97,10 +97,7 @@ fn doctor_cleans_up_what_is_left() -> Result<()> {
         run(&mut command, b"")
     };
     let refused = clean()?;
-    ensure!(
-        refused.code != Some(0) && refused.stderr.contains("a snisplice that runs uses it"),
-        "{refused:?}"
-    );
+    ensure!(refused.code != Some(0) && refused.stderr.contains("a running snisplice uses it"), "{refused:?}");
     kill(&mut site.daemon)?;
     let clean = {
         let mut command = site_command(&site)?;

@@ -70,12 +70,12 @@ fn a_flow_of_which_one_side_has_ended_stays() -> Result<()> {
 fn a_flow_without_a_byte_stays_until_its_first_one() -> Result<()> {
     let site = site()?;
     let (mut client, mut server) = site.legacy_flow()?;
-    let text = "no byte has been carried yet";
+    let text = "no byte has been forwarded yet";
     site.daemon.wait_for_flow("a silent flow", |flow| {
         flow.obstacle.as_ref().is_some_and(|obstacle| obstacle.contains(text))
     })?;
     let id = site.daemon.id_of(client.local_addr()?)?;
-    let refused = site.daemon.command("promote", &[&id.to_string()])?;
+    let refused = site.daemon.command("offload", &[&id.to_string()])?;
     ensure!(refused.code != Some(0) && refused.stderr.contains(text), "{refused:?}");
     wait_for_reason(&site.daemon, "silent")?;
     transfer(&mut server, &mut client, 1, 1)?;

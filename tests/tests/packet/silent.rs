@@ -40,7 +40,7 @@ fn silent_flows_cost_nothing_and_leave_their_sockets_with_the_first_byte() -> Re
     println!("{told}");
     ensure!(used < accepted, "{told}");
     let listed = site.daemon.flows()?;
-    let silent = |text: &String| text.contains("no byte has been carried yet");
+    let silent = |text: &String| text.contains("no byte has been forwarded yet");
     let told = listed.iter().filter(|flow| flow.obstacle.as_ref().is_some_and(silent)).count();
     ensure!(told == FLOWS, "{told} of {FLOWS} are said to be silent");
 

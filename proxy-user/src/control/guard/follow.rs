@@ -14,7 +14,7 @@ use crate::sys;
 pub(super) async fn run(guard: Arc<Guard>) {
     let changes = sys::Changes::watch().and_then(sys::readable);
     if let Err(error) = &changes {
-        tracing::warn!(%error, "no news of interfaces: they are looked at every {LOOK_EVERY} s only");
+        tracing::warn!(%error, "changes of interfaces cannot be received: interfaces are checked every {LOOK_EVERY} s only");
     }
     let mut round = 0;
     let mut tick = tokio::time::interval(ROUND);
@@ -114,7 +114,7 @@ impl Guard {
             if link.is_attached() {
                 return;
             }
-            tracing::error!(interface = %name, "the guard was detached by somebody else; it is attached again");
+            tracing::error!(interface = %name, "another program has detached the guard; it is attached again");
         }
         let modes: &[Mode] = match self.config.native {
             Some(true) => &[Mode::Native],

@@ -1,5 +1,6 @@
 //! The log: to stderr, as text for people or as JSON for machines.
 
+mod priority;
 mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -10,12 +11,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use super::{Exit, Failure, colour};
 use crate::sys;
+use priority::{Priority, is_journal};
 use queue::Queue;
 
 /// The end of the daemon waits so long for a log that is not read.
@@ -49,7 +53,7 @@ pub(crate) fn start(format: Format, level: &str) -> Result<(), Failure> {
     let queue = QUEUE.get_or_init(|| queue);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Record(queue))
+        .with_writer(Records { queue, is_journal: is_journal() })
         // By default a failure to write is told on stderr, and telling panics if that is what has failed. A full disk or a
         // dead log collector must not end flows.
         .log_internal_errors(false)
@@ -64,12 +68,38 @@ pub(crate) fn start(format: Format, level: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What formatters write to.
+struct Records {
+    queue: &'static Queue,
+    is_journal: bool,
+}
+
+impl<'a> MakeWriter<'a> for Records {
+    type Writer = Record;
+
+    fn make_writer(&'a self) -> Record {
+        Record { queue: self.queue, priority: None }
+    }
+
+    fn make_writer_for(&'a self, record: &Metadata<'_>) -> Record {
+        let priority = self.is_journal.then(|| Priority::of(*record.level()));
+        Record { queue: self.queue, priority }
+    }
+}
+
 /// What a formatter writes a record to, in one call.
-struct Record(&'static Queue);
+struct Record {
+    queue: &'static Queue,
+    /// For the journal.
+    priority: Option<Priority>,
+}
 
 impl Write for Record {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.push(bytes);
+        match self.priority {
+            Some(priority) => self.queue.push(&priority.mark(bytes)),
+            None => self.queue.push(bytes),
+        }
         Ok(bytes.len())
     }
 
@@ -92,13 +122,24 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     tracing::error!(thread = thread.name(), backtrace, "panicked at {place}: {message}");
 }
 
-/// Prints lines for the operator on stderr, between the log records if there is a log.
-pub(crate) fn print(text: impl Display) {
+/// Prints a warning for the operator on stderr, between the log records if there is a log.
+pub(crate) fn print_warning(text: impl Display) {
+    print(Priority::Warning, text);
+}
+
+/// Prints in the same way why a command has failed.
+pub(crate) fn print_error(text: impl Display) {
+    print(Priority::Error, text);
+}
+
+fn print(priority: Priority, text: impl Display) {
+    let is_journal = is_journal();
     for line in text.to_string().lines() {
-        let line = format!("{line}\n");
+        let line = format!("{line}\n").into_bytes();
+        let line = if is_journal { priority.mark(&line) } else { line };
         match QUEUE.get() {
-            Some(queue) => queue.push(line.as_bytes()),
-            None => drop(io::stderr().write_all(line.as_bytes())),
+            Some(queue) => queue.push(&line),
+            None => drop(io::stderr().write_all(&line)),
         }
     }
 }

@@ -140,11 +140,11 @@ fn find(datapath: &PacketDatapath, hub: &Hub, journal: Option<&Path>) {
     if removed > 0 {
         tracing::info!(
             entries = removed,
-            "removed entries of connections that cannot go on; their peers are reset"
+            "removed entries of offloaded connections that cannot continue; their peers are reset"
         );
     }
     if flows > 0 {
-        tracing::info!(flows, "flows without sockets have outlived the last daemon");
+        tracing::info!(flows, "offloaded connections have survived the last daemon");
     }
 }
 

@@ -156,8 +156,8 @@ impl PacketDatapath {
             if missed != before && taken.is_empty() && unexplained.is_due() {
                 tracing::warn!(
                     packets = missed - before,
-                    "packets of offloaded connections come past the BPF programs, and the resets that this host answers with are dropped: \
-                     they come in by an interface without the programs, or have headers that the programs do not read"
+                    "packets of offloaded connections bypass the BPF programs; the resets of this host for them are dropped. They arrive on an \
+                     interface without the programs, or have headers that the programs do not parse"
                 );
             }
             for taken in &taken {
@@ -173,7 +173,7 @@ impl PacketDatapath {
                 self.packet.repinned.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     file,
-                    "somebody else has removed a pinned file of the packet datapath; it is pinned again"
+                    "another program has removed a pinned file of the packet datapath; it is pinned again"
                 );
             }
             if let Some(trouble) = repinned.trouble {
@@ -187,8 +187,8 @@ impl PacketDatapath {
     pub(super) fn doubt_adopted(&self) {
         if self.packet.were_away() {
             tracing::error!(
-                "somebody else has detached the BPF programs of the packet datapath while no daemon ran; they are attached again. \
-                 If both were away, the kernel has reset offloaded connections that were in use: their records say datapath_lost"
+                "another program has detached the BPF programs of the packet datapath while no daemon ran; they are attached again. If both \
+                 were detached, the kernel has reset busy offloaded connections: their records say datapath_lost"
             );
             self.table.gaps.open(sys::now_ms());
             self.table.gaps.close(sys::now_ms());
@@ -222,32 +222,32 @@ fn report(Taken { interface, what, again }: &Taken) {
     match again {
         Again::Done => tracing::error!(
             interface,
-            "somebody else has {what} the BPF program of the packet datapath; it is attached again. If both programs were away, the \
-             kernel has reset offloaded connections that were in use: their records say datapath_lost"
+            "another program has {what} the BPF program of the packet datapath; it is attached again. If both programs were detached, \
+             the kernel has reset busy offloaded connections: their records say datapath_lost"
         ),
         Again::Later(wait) => tracing::error!(
             interface,
-            "somebody else removes the BPF program of the packet datapath again and again: it is attached again after {} s, and no connection \
-             is offloaded until that has stopped for a minute. Find what removes it, and stop it",
+            "another program removes the BPF program of the packet datapath again and again. It is attached again after {} s, and no \
+             connection is offloaded until that has stopped for a minute: find what removes it and stop it",
             wait.as_secs()
         ),
         Again::Behind(program) => tracing::warn!(
             interface,
             program,
-            "somebody else has put a tc program before that of the packet datapath. If it does not pass packets on (TC_ACT_UNSPEC), connections \
-             are not offloaded (unseen), and for offloaded ones that of the packet datapath will be put before it"
+            "another program has put a tc program before that of the packet datapath. If it does not pass packets on \
+             (TC_ACT_UNSPEC), no more connections are offloaded (unseen), and ours is put before it for offloaded ones"
         ),
         Again::InFront(program) => tracing::warn!(
             interface,
             program,
-            "a tc program of somebody else has kept packets of offloaded connections from that of the packet datapath, which has been put \
-             before it; what it kept comes again"
+            "another tc program has hidden packets of offloaded connections from that of the packet datapath, which has been put before \
+             it; the peers send these packets again"
         ),
         Again::Failed(reason) => tracing::error!(
             interface,
             reason,
-            "somebody else has {what} the BPF program of the packet datapath, and it cannot be attached again: offloaded connections are \
-             cut off, and no more connections are offloaded; it is tried again"
+            "another program has {what} the BPF program of the packet datapath, and it cannot be attached again. Offloaded connections \
+             are interrupted and no more are offloaded; it is tried again every second"
         ),
     }
 }

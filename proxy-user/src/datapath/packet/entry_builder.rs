@@ -49,7 +49,7 @@ impl Plan {
             return Err(Obstacle::Port);
         }
         if let Some(reason) = datapath.packet.hindrance() {
-            tracing::debug!(reason, "no flow can leave its sockets");
+            tracing::debug!(reason, "no connection can be offloaded");
             return Err(Obstacle::Device);
         }
         for device in [near, far] {

@@ -24,14 +24,14 @@ pub(crate) fn open_left(hub: &Hub) -> Option<Result<Arc<PacketDatapath>, Unavail
     let pins = largest.path.display().to_string();
     tracing::warn!(
         connections, %pins,
-        "an earlier snisplice has left offloaded connections, and the configuration has no packet datapath: they go on, and a firewall of \
-         this host does not see their packets. `snisplice flows` lists them, `snisplice demote ID` gives one sockets again, `snisplice kill ID` \
-         ends one; with `snisplice run --release` all end when the daemon stops"
+        "an earlier snisplice has left offloaded connections, and packet is not configured: they continue, and a firewall of this \
+         host does not see their packets. `snisplice flows` lists them, `snisplice restore ID` restores one, `snisplice kill ID` ends \
+         one. With `snisplice run --release` all end when the daemon stops"
     );
     for (connections, folder) in all {
         tracing::warn!(
             connections, pins = %folder.path.display(),
-            "these offloaded connections go on as well, and no daemon looks after them: end them with `snisplice doctor --clean --pins {}`",
+            "these offloaded connections continue too, and no daemon manages them: end them with `snisplice doctor --clean --pins {}`",
             folder.path.parent().unwrap_or(&folder.path).display()
         );
     }
@@ -43,7 +43,7 @@ fn counted(folder: Folder) -> Option<(usize, Folder)> {
     let counted = folder.connections().inspect_err(|error| {
         tracing::warn!(
             %pins, %error,
-            "an earlier snisplice may have left offloaded connections, which cannot be counted: no daemon looks after them"
+            "an earlier snisplice may have left offloaded connections, which cannot be counted: no daemon manages them"
         );
     });
     counted.ok().map(|connections| (connections, folder))

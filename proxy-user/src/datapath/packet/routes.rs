@@ -64,7 +64,7 @@ impl PacketDatapath {
     pub(crate) async fn follow(self: Arc<Self>) -> io::Result<()> {
         let moves = Moves::watch().and_then(sys::readable);
         if let Err(error) = &moves {
-            tracing::warn!(%error, "no news of routes: they are looked up every {} s only", BLIND.as_secs());
+            tracing::warn!(%error, "changes of routes cannot be received: routes are looked up every {} s only", BLIND.as_secs());
         }
         // They may have changed while no daemon ran.
         loop {
@@ -74,12 +74,12 @@ impl PacketDatapath {
             let is_blocked = match look.await.map_err(io::Error::other)? {
                 Ok(Found { moved, lost, is_blocked }) => {
                     if moved + lost > 0 {
-                        tracing::info!(moved, lost, "flows follow their routes");
+                        tracing::info!(moved, lost, "offloaded connections follow their routes");
                     }
                     is_blocked
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the ways of flows cannot be looked up");
+                    tracing::warn!(%error, "routes of offloaded connections cannot be looked up");
                     true
                 }
             };
@@ -148,7 +148,9 @@ impl PacketDatapath {
                 Ok(true) if device == 0 => found.lost += 1,
                 Ok(true) => found.moved += 1,
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the way of a flow cannot be changed"),
+                Err(error) => {
+                    tracing::warn!(%error, "the route of an offloaded connection cannot be changed");
+                }
             }
         })?;
         if any {
@@ -190,7 +192,7 @@ impl Ways<'_> {
         }
         let (source, target) = (address_from(&entry.source), address_from(&entry.target));
         let device = self.find(source, target).unwrap_or_else(|error| {
-            tracing::debug!(%source, %target, %error, "nothing leads there any more");
+            tracing::debug!(%source, %target, %error, "there is no route any more");
             0
         });
         if self.known.len() >= ANSWERS {

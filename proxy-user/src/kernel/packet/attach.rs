@@ -94,7 +94,7 @@ impl Devices {
             *id = program.info().map_err(refused)?.id();
         }
         let found =
-            own.read_dir().map_err(|error| Unavailable::explain("cannot list what is pinned", &error))?;
+            own.read_dir().map_err(|error| Unavailable::explain("cannot list the pinned files", &error))?;
         let devices: HashSet<u32> = found.filter_map(|entry| pins::device_of(&entry.ok()?.path())).collect();
         let programs = Mutex::new(Programs { ebpf, how, is_over: false });
         let own_devices = Self { ids, programs, table: Mutex::default() };
@@ -143,7 +143,7 @@ impl Devices {
         };
         for device in back {
             if let Err(reason) = self.attach(device, own) {
-                tracing::warn!(device, %reason, "an interface has come back, and does not take the programs");
+                tracing::warn!(device, %reason, "an interface has appeared again, and the programs cannot be attached to it");
             }
         }
     }
@@ -155,7 +155,7 @@ impl Devices {
             return Some(Ok(()));
         }
         if let Some(missing) = table.missing.get(&device) {
-            let remedy = "connections through it keep their sockets until then".to_owned();
+            let remedy = "connections through it are not offloaded until then".to_owned();
             return Some(Err(Unavailable { log: None, what: missing.reason.clone(), remedy }));
         }
         let (since, refused) = table.refused.get(&device)?;
@@ -173,7 +173,7 @@ impl Devices {
         let mut table = self.table();
         match attached {
             Ok(held) => {
-                tracing::info!(interface = %held.name, by = held.how.name(), "packets are looked at");
+                tracing::info!(interface = %held.name, by = held.how.name(), "packet programs attached");
                 if !held.is_port {
                     table.names.insert(held.name.clone());
                 }
@@ -207,8 +207,8 @@ impl Devices {
         if !found.is_ethernet {
             return Err(Unavailable {
                 log: None,
-                what: format!("{} is no Ethernet interface", found.name),
-                remedy: "connections through it keep their sockets".to_owned(),
+                what: format!("{} is not an Ethernet interface", found.name),
+                remedy: "connections through it are not offloaded".to_owned(),
             });
         }
         let is_new = BOTH.iter().all(|(name, _)| {
@@ -222,7 +222,7 @@ impl Devices {
                 what: format!(
                     "{joining} joins packets in hardware (large receive offload), which cannot be divided again"
                 ),
-                remedy: format!("`ethtool -K {joining} lro off`"),
+                remedy: format!("run `ethtool -K {joining} lro off`"),
             });
         }
         for (name, kind) in BOTH {

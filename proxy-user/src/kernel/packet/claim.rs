@@ -223,11 +223,11 @@ fn remove_left_over(root: &Path) -> io::Result<()> {
         match found.remove() {
             Ok(connections) => tracing::info!(
                 pins = %pins.display(), connections,
-                "removed what a snisplice of a network namespace that is gone had pinned"
+                "removed the pins of a snisplice of a network namespace that no longer exists"
             ),
             Err(error) => tracing::warn!(
                 pins = %pins.display(), %error,
-                "cannot remove what a snisplice of a network namespace that is gone had pinned"
+                "cannot remove the pins of a snisplice of a network namespace that no longer exists"
             ),
         }
     }
@@ -256,8 +256,8 @@ fn take_over_all(path: &Path, range: &RangeInclusive<u16>) -> Result<(), Unavail
         };
         tracing::warn!(
             pins = %other.path.display(), connections,
-            "another snisplice of this network namespace has left offloaded connections, and does not run; they go on, \
-             and no daemon looks after them: start it again, or end them with `snisplice doctor --clean --pins {}`",
+            "another snisplice of this network namespace has left offloaded connections, and does not run. They continue, and no \
+             daemon manages them: start it again, or end them with `snisplice doctor --clean --pins {}`",
             root_of(&other.path).display()
         );
     }
@@ -304,7 +304,7 @@ fn take_over(path: &Path, other: Folder) -> Result<(), Unavailable> {
     }
     // Its lock goes with it, and is given up when it has the name by which we take it.
     fs::rename(&former, path).map_err(failed)?;
-    tracing::info!(from = %former.display(), pins = %path.display(), connections, "took over what an earlier snisplice has pinned");
+    tracing::info!(from = %former.display(), pins = %path.display(), connections, "took over the pins of an earlier snisplice");
     Ok(())
 }
 

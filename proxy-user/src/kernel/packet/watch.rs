@@ -228,7 +228,7 @@ impl Devices {
         match self.standing(device, held) {
             Standing::Taken(_) => Err(Unavailable {
                 log: None,
-                what: format!("the BPF programs are not there after they were attached to {}", held.name),
+                what: format!("the BPF programs are missing after they were attached to {}", held.name),
                 remedy: format!("see what `tc qdisc show dev {}` has in the place of clsact", held.name),
             }),
             Standing::Whole | Standing::Gone => Ok(()),
@@ -277,7 +277,7 @@ impl Table {
         let wait = removals.note(now.duration_since(*last));
         *last = now;
         let reason = format!(
-            "somebody else removes the BPF programs from {} again and again: no packets of offloaded connections are forwarded there \
+            "another program removes the BPF programs from {} again and again: no packets of offloaded connections are forwarded there \
              until they are attached again, in some seconds",
             held.name
         );
@@ -289,8 +289,8 @@ impl Table {
     /// The programs cannot be attached. Says whether that is news.
     fn note_failure(&mut self, device: u32, name: &str, reason: &str) -> bool {
         let reason = format!(
-            "somebody else has detached the BPF program from {name}, and it cannot be attached again: {reason}; packets of offloaded \
-             connections are not forwarded; it is tried again"
+            "another program has detached the BPF program from {name}, and it cannot be attached again: {reason}; packets of offloaded \
+             connections are not forwarded; it is tried again every second"
         );
         let missing =
             Missing { name: name.to_owned(), reason: reason.clone(), due: Instant::now() + TRY_AGAIN };
@@ -311,8 +311,8 @@ impl Table {
         let (device, _) = removals.find(|(_, (removals, last))| removals.go_on(last.elapsed()))?;
         let name = self.attached.get(device).map_or("an interface", |held| &held.name);
         Some(format!(
-            "somebody else removes the BPF programs from {name} again and again: no connection is offloaded until that has stopped for a \
-             minute; find what removes them, and stop it"
+            "another program removes the BPF programs from {name} again and again: no connection is offloaded until that has stopped \
+             for a minute; find what removes them and stop it"
         ))
     }
 
