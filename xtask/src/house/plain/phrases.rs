@@ -82,9 +82,9 @@ pub(super) fn in_text(text: &str) -> Vec<(String, &'static str)> {
     found
 }
 
-/// A word in lower case without punctuation around it. Code stays code, and matches nothing.
+/// A word in lower case without punctuation around it. Code and placeholders match nothing.
 fn bare(word: &str) -> String {
-    if word.contains('`') {
+    if word.contains(['`', '{']) {
         return "`".to_owned();
     }
     word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase()
@@ -129,6 +129,7 @@ mod tests {
             "what is left for the server",
             "the taken port is in use",
             "recommend, amend and commend",
+            "only {carried} bytes",
         ] {
             assert_eq!(found(text), Vec::<String>::new(), "{text}");
         }
