@@ -148,7 +148,7 @@ fn doctor_cleans_filters_up() -> Result<()> {
     assert_eq!(filters(&site.net.edge)?, 4, "they outlive the daemon");
     let mut doctor = site.net.edge.command(snisplice()?);
     let said = run(doctor.args(["doctor", "--clean", "--pins"]).arg(pins.path()), b"")?.success()?;
-    assert!(said.contains("1 flows"), "{said}");
+    assert!(said.contains("1 offloaded connections"), "{said}");
     assert_eq!(filters(&site.net.edge)?, 0);
     drop(std::io::Write::write_all(&mut client, b"x"));
     expect_ending(&mut client, Ending::Reset)

@@ -104,7 +104,7 @@ fn doctor_cleans_up_what_is_left() -> Result<()> {
         command.args(["doctor", "--clean", "--pins"]).arg(pins.path());
         run(&mut command, b"")?.success()?
     };
-    assert!(clean.contains("2 flows"), "{clean}");
+    assert!(clean.contains("2 offloaded connections"), "{clean}");
     for (client, server) in &mut flows {
         drop(std::io::Write::write_all(client, b"x"));
         expect_ending(client, Ending::Reset)?;

@@ -74,6 +74,9 @@ pub(crate) fn findings(tree: &Path) -> Result<Vec<Finding>> {
         let Ok(bytes) = fs::read(tree.join(&path)) else { continue };
         if let Ok(text) = String::from_utf8(bytes) {
             found.extend(check(&path, &text));
+            if path.ends_with(".md") {
+                found.extend(plain::links::check(tree, &path, &text));
+            }
             if path.ends_with(".rs") {
                 sources.push((path, text));
             }

@@ -103,7 +103,7 @@ fn close(open: &mut Option<Passage>, found: &mut Vec<Passage>) {
     found.extend(open.take().filter(|passage| !passage.text.trim().is_empty()));
 }
 
-fn line_of(text: &str, at: usize) -> usize {
+pub(super) fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
