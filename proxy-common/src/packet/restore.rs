@@ -101,7 +101,7 @@ impl Hindrance {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Ended => "a side has ended its stream",
+            Self::Ended => "one side has closed its stream",
             Self::Unknown => "its ends have said what does not fit together",
         }
     }

@@ -81,7 +81,7 @@ impl Folder {
     /// A daemon has it.
     pub(crate) fn take(self) -> io::Result<Taken> {
         let file = File::open(&self.path)?;
-        let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "a snisplice that runs uses it");
+        let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "a running snisplice uses it");
         lock(&file).map_err(|_| busy())?;
         Ok(Taken { folder: self, _lock: file })
     }
