@@ -21,12 +21,17 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(limits: &Limits) -> Self {
-        let bytes = limits.tcp_memory.unwrap_or_else(sys::modest_tcp_memory);
+        let bytes = bytes(limits);
         Self { bytes, budget: Budget::new(bytes), complained: None, short: false }
     }
 
     /// One look at the host, and one at no flow: a new ceiling is written to memory that the verdict has mapped.
-    pub(super) fn look(&mut self, sockmap: &Sockmap) {
+    pub(super) fn look(&mut self, limits: &Limits, sockmap: &Sockmap) {
+        let bytes = bytes(limits);
+        if bytes != self.bytes {
+            (self.bytes, self.budget) = (bytes, Budget::new(bytes));
+            sockmap.set_ceiling(self.budget.ceiling());
+        }
         let Some(used) = sys::tcp_memory() else { return };
         match self.budget.step(used) {
             Change::None => return,
@@ -58,4 +63,8 @@ impl Keeper {
             );
         }
     }
+}
+
+fn bytes(limits: &Limits) -> u64 {
+    limits.tcp_memory.unwrap_or_else(sys::modest_tcp_memory)
 }

@@ -39,15 +39,16 @@ pub(crate) async fn run(hub: Arc<Hub>, events: RingBuf<MapData>) -> std::io::Res
 /// Once a second: flows look for themselves, each in its turn, and the kernel part is looked at as a whole. Every flow looks
 /// at once where an event was lost, since any may have been meant.
 pub(crate) async fn rounds(hub: Arc<Hub>, kernel: Arc<Kernel>) {
-    let rounds = (hub.config.current().timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
     let mut budget = Keeper::new(&hub.config.current().limits);
     let mut lost_events = 0;
     let throttle = LogThrottle::default();
     for round in 0_u64.. {
         tokio::time::sleep(ROUND).await;
+        let config = hub.config.current();
+        let rounds = (config.timeouts.keepalive.as_secs() / LOOKS_PER_SILENCE).clamp(1, ROUNDS_MAX);
         hub.flows.wake_some(round, rounds);
         let Ok(sockmap) = &kernel.sockmap else { continue };
-        budget.look(sockmap);
+        budget.look(&config.limits, sockmap);
         let lost = sockmap.counters().lost_events;
         if lost != lost_events {
             lost_events = lost;

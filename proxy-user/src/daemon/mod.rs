@@ -3,6 +3,7 @@
 mod bind;
 mod kernel;
 mod packet;
+mod reload;
 mod upkeep;
 
 use std::io;
@@ -36,9 +37,13 @@ pub(crate) fn run(mut snapshot: Snapshot, release: bool) -> Result<(), Failure> 
         .build()
         .map_err(|error| Failure::new(Exit::System, format_args!("cannot start: {error}")))?;
     runtime.block_on(async {
-        let mut daemon = Daemon::start(snapshot).await?;
-        let is_whole = daemon.wait().await;
-        daemon.stop(release).await;
+        let mut signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
+        let daemon = Daemon::start(snapshot).await?;
+        let is_whole = tokio::select! {
+            () = signals.stop() => true,
+            () = daemon.failed() => false,
+        };
+        daemon.stop(&mut signals, release).await;
         if is_whole {
             return Ok(());
         }
@@ -49,7 +54,6 @@ pub(crate) fn run(mut snapshot: Snapshot, release: bool) -> Result<(), Failure> 
 /// All that runs.
 struct Daemon {
     hub: Arc<Hub>,
-    signals: Signals,
     listeners: ListenerSet,
     workers: Vec<JoinHandle<()>>,
     upkeep: Arc<Upkeep>,
@@ -66,7 +70,6 @@ impl Daemon {
     async fn start(snapshot: Snapshot) -> Result<Self, Failure> {
         paths::check(&snapshot)?;
         let files = open_files();
-        let signals = Signals::new().map_err(|error| Failure::new(Exit::System, error))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (workers, inboxes) = Workers::new(cores);
         let mut listeners = ListenerSet::new(Arc::clone(&workers));
@@ -105,23 +108,20 @@ impl Daemon {
         }
         hub.connection_limit.open(sys::open_files());
         announce(&hub);
-        Ok(Self { hub, signals, listeners, workers, upkeep, packet, left })
+        Ok(Self { hub, listeners, workers, upkeep, packet, left })
     }
 
-    /// Returns when the daemon is to stop. Says whether all of it still works: a worker that has failed stops it.
-    async fn wait(&mut self) -> bool {
-        tokio::select! {
-            () = self.signals.stop() => true,
-            () = self.hub.phases.reached(Phase::Stopped) => false,
-        }
+    /// Returns if a part has failed without which the daemon must not go on.
+    async fn failed(&self) {
+        self.hub.phases.reached(Phase::Stopped).await;
     }
 
     /// Lets connections end, then ends them. Those that are offloaded outlive the daemon, unless they are to be released:
     /// then they get sockets, so that they end as all others do.
-    async fn stop(mut self, release: bool) {
+    async fn stop(mut self, signals: &mut Signals, release: bool) {
         let packet = self.packet.take().or_else(|| self.left.get().cloned());
         let released = packet.as_ref().filter(|_| release);
-        self.drain(released).await;
+        self.drain(signals, released).await;
         self.hub.phases.advance(Phase::Stopped);
         for worker in self.workers {
             let _ = worker.join();
@@ -133,8 +133,8 @@ impl Daemon {
         }
     }
 
-    async fn drain(&mut self, released: Option<&Arc<PacketDatapath>>) {
-        let (hub, signals) = (&self.hub, &mut self.signals);
+    async fn drain(&mut self, signals: &mut Signals, released: Option<&Arc<PacketDatapath>>) {
+        let hub = &self.hub;
         let limit = hub.config.current().timeouts.drain;
         hub.phases.advance(Phase::Draining);
         self.listeners.drain();
@@ -228,3 +228,6 @@ fn announce(hub: &Hub) {
         tracing::info!("metrics and status on http://{http}/");
     }
 }
+
+#[cfg(test)]
+mod tests;

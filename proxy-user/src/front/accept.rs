@@ -145,7 +145,7 @@ fn source_permit(
     listener: &Listener,
     hub: &Hub,
 ) -> Result<Option<SourcePermit>, AtLimit> {
-    let Some(source_limiter) = &hub.source_limiter else { return Ok(None) };
+    let Some(source_limiter) = hub.source_limits.current() else { return Ok(None) };
     let source = match source_limiter.admit(client.ip()) {
         Ok(source_permit) => return Ok(Some(source_permit)),
         Err(AtLimit(source)) => source,

@@ -22,4 +22,12 @@ impl ConfigStore {
     pub(crate) fn current(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
+
+    /// Puts the next snapshot into use: its epoch is one more than the last one's. Only one thread does so at a time.
+    pub(crate) fn replace(&self, mut next: Snapshot) -> Arc<Snapshot> {
+        next.epoch = self.current.load().epoch + 1;
+        let next = Arc::new(next);
+        self.current.store(Arc::clone(&next));
+        next
+    }
 }

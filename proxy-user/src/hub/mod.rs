@@ -38,7 +38,7 @@ pub(crate) use panics::{keep_running, or_stop, run_again};
 pub(crate) use phase::{Phase, Phases};
 pub(crate) use server::Server;
 use snapshot::Snapshot;
-pub(crate) use source_limiter::{AtLimit, SourceLimiter, SourcePermit};
+pub(crate) use source_limiter::{AtLimit, SourceLimits, SourcePermit};
 pub(crate) use sources::{Established, Sources};
 pub(crate) use upstreams::{Endpoint, EndpointUse, UpstreamRegistry};
 pub(crate) use workers::{Bound, Command, Held, Inbox, ListenerKey, Newcomer, Restored, Under, Workers};
@@ -53,8 +53,7 @@ pub(crate) struct Hub {
     pub(crate) connection_limit: Arc<ConnectionLimit>,
     pub(crate) dialing: Dialing,
     pub(crate) names: Names,
-    /// None: a source may have any number of connections.
-    pub(crate) source_limiter: Option<Arc<SourceLimiter>>,
+    pub(crate) source_limits: SourceLimits,
     /// Set where there is a guard that wants to know, before the first connection is accepted.
     pub(crate) sources: OnceLock<Arc<Sources>>,
     pub(crate) started: Instant,
@@ -69,7 +68,7 @@ impl Hub {
         Self {
             sources: OnceLock::new(),
             meters,
-            source_limiter: SourceLimiter::new(snapshot.limits.source_connections, snapshot.source_bits()),
+            source_limits: SourceLimits::new(&snapshot),
             names: Names::new(&snapshot.upstreams),
             config: ConfigStore::new(snapshot),
             workers,

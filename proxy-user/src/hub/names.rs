@@ -79,25 +79,33 @@ struct State {
 
 impl Names {
     pub(crate) fn new(upstreams: &[Arc<Upstream>]) -> Self {
-        let mut all = HashMap::new();
-        for upstream in upstreams {
-            for server in upstream.servers() {
-                if let Server::Name { host, .. } = server {
-                    let name = || Name { upstream: Arc::clone(&upstream.name), state: Mutex::default() };
-                    all.entry(Arc::from(host.as_str())).or_insert_with(|| Arc::new(name()));
-                }
-            }
-        }
         // Not more can be in it than there are names.
         let (wanted, queue) = mpsc::unbounded_channel();
-        Self {
+        let names = Self {
             started: Instant::now(),
-            all: Mutex::new(all),
+            all: Mutex::default(),
             wanted,
             queue: Mutex::new(Some(queue)),
             generation: AtomicU64::new(0),
             looked: AtomicU64::new(0),
             look: Notify::new(),
+        };
+        names.follow(upstreams);
+        names
+    }
+
+    /// Goes by the servers of another configuration. Names that stay keep their answers.
+    pub(crate) fn follow(&self, upstreams: &[Arc<Upstream>]) {
+        let mut all = self.all();
+        let mut last = std::mem::take(&mut *all);
+        for upstream in upstreams {
+            for server in upstream.servers() {
+                let Server::Name { host, .. } = server else { continue };
+                let known = last.remove(host.as_str());
+                let name = || Name { upstream: Arc::clone(&upstream.name), state: Mutex::default() };
+                all.entry(Arc::from(host.as_str()))
+                    .or_insert_with(|| known.unwrap_or_else(|| Arc::new(name())));
+            }
         }
     }
 

@@ -82,7 +82,7 @@ impl Snapshot {
 }
 
 /// `[[listen]]`: one name for one or more addresses.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Listener {
     pub(crate) name: Arc<str>,
     /// Not empty. An unspecified IPv6 address is bound dual-stack.
@@ -92,7 +92,7 @@ pub(crate) struct Listener {
 }
 
 /// `[[upstream]]`: servers in order of preference.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Upstream {
     pub(crate) name: Arc<str>,
     /// Not empty; each connection goes to the first that accepts.
@@ -111,7 +111,7 @@ impl Upstream {
 }
 
 /// `[admin]`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Admin {
     /// Unix socket, mode 0660. None: not offered.
     pub(crate) socket: Option<PathBuf>,
@@ -126,7 +126,7 @@ pub(crate) struct Admin {
 }
 
 /// `[limits]`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Bytes in the buffers of all TCP sockets of the host, above which flows get less credit. None: as the kernel has it.
     pub(crate) tcp_memory: Option<u64>,
@@ -137,7 +137,7 @@ pub(crate) struct Limits {
 }
 
 /// `[guard]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Guard {
     /// Names of interfaces, which need not be there yet.
     pub(crate) interfaces: Vec<Arc<str>>,
@@ -174,7 +174,7 @@ impl Guard {
 }
 
 /// `[packet]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packet {
     /// How old a flow is when it leaves its sockets, unless it is a bulky one.
     pub(crate) after: Duration,
@@ -210,7 +210,7 @@ impl Default for Packet {
 }
 
 /// `[timeouts]`: all bounds on waiting, none of them zero but `idle`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Timeouts {
     /// From accept to a verdict on the hello.
     pub(crate) hello: Duration,

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 
 use super::log_throttle::LogThrottle;
+use super::snapshot::Snapshot;
 use super::sources::source_of;
 
 /// Counts the connections of each source, from accept to close. A source that has none takes no memory.
@@ -14,7 +16,8 @@ use super::sources::source_of;
 pub(crate) struct SourceLimiter {
     limit: u32,
     bits: [u8; 2],
-    open: Mutex<HashMap<IpNet, u32>>,
+    /// Shared with the limiter after this one, if both mean the same by a source.
+    open: Arc<Mutex<HashMap<IpNet, u32>>>,
     pub(crate) throttle: LogThrottle,
 }
 
@@ -22,11 +25,46 @@ pub(crate) struct SourceLimiter {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AtLimit(pub(crate) IpNet);
 
+/// The limiter that new connections ask.
+pub(crate) struct SourceLimits {
+    /// None: a source may have any number of connections.
+    current: ArcSwapOption<SourceLimiter>,
+}
+
+impl SourceLimits {
+    pub(super) fn new(config: &Snapshot) -> Self {
+        let first = SourceLimiter::new(config.limits.source_connections, config.source_bits());
+        Self { current: ArcSwapOption::new(first) }
+    }
+
+    /// None: a source may have any number of connections.
+    pub(crate) fn current(&self) -> Option<Arc<SourceLimiter>> {
+        self.current.load_full()
+    }
+
+    /// Goes by another configuration. Connections that are open count on, unless a source is something else now.
+    pub(crate) fn follow(&self, config: &Snapshot) {
+        let next = SourceLimiter::new(config.limits.source_connections, config.source_bits());
+        let next = next.map(|next| match self.current() {
+            Some(last) if last.bits == next.bits => Arc::new(SourceLimiter {
+                limit: next.limit,
+                open: Arc::clone(&last.open),
+                ..SourceLimiter::of(next.bits)
+            }),
+            _ => next,
+        });
+        self.current.store(next);
+    }
+}
+
 impl SourceLimiter {
+    fn of(bits: [u8; 2]) -> Self {
+        Self { limit: 0, bits, open: Arc::default(), throttle: LogThrottle::default() }
+    }
+
     /// `limit` for each source; `bits` of IPv4 and of IPv6 addresses make one. None: any number.
     pub(crate) fn new(limit: u32, bits: [u8; 2]) -> Option<Arc<Self>> {
-        let source_limiter = Self { limit, bits, open: Mutex::default(), throttle: LogThrottle::default() };
-        (limit > 0).then(|| Arc::new(source_limiter))
+        (limit > 0).then(|| Arc::new(Self { limit, ..Self::of(bits) }))
     }
 
     /// A connection takes its place until the returned value is dropped.
@@ -54,7 +92,7 @@ impl SourceLimiter {
     }
 }
 
-/// See [`SourceLimiter::claim`].
+/// See [`SourceLimiter::admit`].
 #[derive(Debug)]
 pub(crate) struct SourcePermit {
     source_limiter: Arc<SourceLimiter>,
@@ -94,5 +132,24 @@ mod tests {
         assert!(admit("192.0.2.1").is_err());
         drop((kept, last, other));
         assert!(source_limiter.open().is_empty());
+    }
+
+    #[test]
+    fn another_limit_counts_the_connections_that_are_open() {
+        let config = |source_connections| Snapshot {
+            limits: crate::hub::snapshot::Limits { source_connections, ..Default::default() },
+            ..Snapshot::default()
+        };
+        let limits = SourceLimits::new(&config(2));
+        let admit = || limits.current().map(|limiter| limiter.admit("192.0.2.1".parse().unwrap()));
+        let open = [admit().unwrap().unwrap(), admit().unwrap().unwrap()];
+        limits.follow(&config(3));
+        let third = admit().unwrap().unwrap();
+        assert!(admit().unwrap().is_err());
+        drop(open);
+        assert!(admit().unwrap().is_ok(), "those of the limiter before have ended");
+        limits.follow(&config(0));
+        assert!(limits.current().is_none());
+        drop(third);
     }
 }

@@ -8,6 +8,7 @@ mod address;
 mod advice;
 mod check;
 mod compile;
+mod diff;
 mod field;
 mod fields;
 mod guard;
@@ -41,6 +42,7 @@ use toml::de::DeTable;
 use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
+pub(crate) use self::diff::{Change, Part, diff};
 pub(crate) use self::host::Host;
 pub(crate) use self::problem::{ConfigErrors, Problem};
 use self::report::{Fault, Report};

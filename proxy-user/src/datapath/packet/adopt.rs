@@ -184,7 +184,7 @@ fn revive(
         hello_ms: known.and_then(|note| note.hello_ms),
         connect_ms: known.and_then(|note| note.connect_ms),
         established: hub.sources.get().map(|sources| sources.established(flow.client.ip(), protected)),
-        source_permit: hub.source_limiter.as_ref().map(|limiter| limiter.keep(flow.client.ip())),
+        source_permit: hub.source_limits.current().map(|limiter| limiter.keep(flow.client.ip())),
         ..AccessRecord::default()
     };
     let options = known.and_then(|note| note.options);

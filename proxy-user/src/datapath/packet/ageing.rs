@@ -9,16 +9,15 @@ use std::time::Duration;
 use proxy_common::packet::ageing::Limits;
 
 use super::PacketDatapath;
-use crate::hub::Hub;
+use crate::hub::snapshot::Timeouts;
 use crate::kernel::Unavailable;
 
 /// How often the daemon shows that it lives.
 const BEAT: Duration = Duration::from_secs(1);
 
 impl PacketDatapath {
-    /// Tells the kernel what to go by.
-    pub(super) fn begin_to_tend(&self, hub: &Hub) -> Result<(), Unavailable> {
-        let timeouts = &hub.config.current().timeouts;
+    /// Tells the kernel after which times a connection is over, if no daemon looks after it.
+    pub(crate) fn tend_within(&self, timeouts: &Timeouts) -> Result<(), Unavailable> {
         let limits = Limits::new(timeouts.idle, timeouts.half_close);
         self.packet
             .tend(&limits)

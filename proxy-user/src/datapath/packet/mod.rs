@@ -36,7 +36,7 @@ use std::time::Duration;
 use proxy_common::abi::packet::{Key, address_of, offer};
 use proxy_common::flow::End;
 use proxy_common::kernels::Part;
-use proxy_common::packet::eligible::{self, Obstacle, Policy};
+use proxy_common::packet::eligible::{self, Obstacle};
 use proxy_common::plan::{Datapath, Fallback};
 use socket2::Socket;
 use tokio::net::TcpStream;
@@ -59,9 +59,6 @@ use self::ports::{Ports, Reserved};
 use self::rcu_barrier::RcuBarrier;
 use self::routes::Routes;
 
-/// A flow that has carried so much does not wait for its age.
-const BULKY: u64 = 1 << 20;
-
 /// What the workers share.
 pub(crate) struct PacketDatapath {
     pub(crate) packet: Arc<Packet>,
@@ -69,7 +66,6 @@ pub(crate) struct PacketDatapath {
     rcu: RcuBarrier,
     ports: Ports,
     routes: Routes,
-    policy: Policy,
     pub(crate) clamp: Clamp,
     /// Turns of flows that are idle, to get sockets for their end.
     returning: Semaphore,
@@ -124,14 +120,12 @@ impl PacketDatapath {
         // The kernel does not know that they are in use.
         claim.others.iter().for_each(|key| ports.take(key.source_address(), key.target_address()));
         let packet = Arc::new(Packet::open(claim, config.attach)?);
-        let policy = Policy { age: config.after, bytes: BULKY };
         let datapath = Arc::new(Self {
             packet,
             table: OffloadTable::new(&config.journal),
             rcu,
             ports,
             routes: Routes::default(),
-            policy,
             clamp: Clamp::default(),
             returning: Semaphore::new(restore::AT_A_TIME),
             retrying: Semaphore::new(RETRIES),
@@ -139,7 +133,7 @@ impl PacketDatapath {
             is_closing: AtomicBool::new(false),
             throttle: LogThrottle::default(),
         });
-        datapath.begin_to_tend(hub)?;
+        datapath.tend_within(&hub.config.current().timeouts)?;
         adopt::adopt(&datapath, hub, former.as_deref());
         datapath.doubt_adopted();
         Ok(datapath)

@@ -24,6 +24,9 @@ use crate::hub::{Flow, Hub, Phase};
 use crate::kernel::Armed;
 use crate::sys;
 
+/// A flow that has carried so much does not wait for its age.
+const BULKY: u64 = 1 << 20;
+
 /// First and longest pause between two looks at sockets that drain.
 const LOOK_MIN: Duration = Duration::from_millis(1);
 const LOOK_MAX: Duration = Duration::from_millis(100);
@@ -117,7 +120,7 @@ async fn due_to_leave(datapath: &PacketDatapath, flow: &Flow) {
     };
     while !stays() {
         tokio::select! {
-            () = due(&datapath.policy, flow) => if !stays() { return },
+            () = due(flow) => if !stays() { return },
             () = flow.orders.to_leave() => return,
         }
     }
@@ -140,7 +143,8 @@ async fn pause(flow: &Flow, time: Option<Duration>) -> bool {
 
 /// Returns when the flow is old or bulky enough, and has carried a byte. Its bytes are looked at whenever its task runs, which is the
 /// one that copies them, and has done so before: that takes no timer.
-async fn due(policy: &Policy, flow: &Flow) {
+async fn due(flow: &Flow) {
+    let policy = Policy { age: flow.config.packet.after, bytes: BULKY };
     let left = || policy.wait(flow.accepted.elapsed(), flow.copied().iter().sum());
     if let Some(wait) = left() {
         let mut alarm = std::pin::pin!(tokio::time::sleep(wait));

@@ -1,6 +1,7 @@
 //! Tests of the whole way from a text to a snapshot or its errors.
 
 mod advice;
+mod diff;
 mod entries;
 mod files;
 mod guard;
