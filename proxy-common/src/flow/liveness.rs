@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Look, Reason, Side, Teardown};
+use super::{Look, Reason, Side, Sides, Teardown};
 
 /// A direction is stuck when it was found so at first, and then so many times again, each this long after the one before. The
 /// kernel's worker runs within milliseconds. Several looks, because a host that was stopped for a while (a virtual machine
@@ -17,7 +17,7 @@ pub struct Liveness {
     silence: Duration,
     in_kernel: bool,
     /// Of each source.
-    stuck: [Option<Stuck>; 2],
+    stuck: Sides<Option<Stuck>>,
 }
 
 /// A direction in which nothing moves, though something could.
@@ -45,7 +45,7 @@ impl Liveness {
     /// that a foreign hand can take it out there.
     #[must_use]
     pub const fn new(silence: Duration, in_kernel: bool) -> Self {
-        Self { silence, in_kernel, stuck: [None; 2] }
+        Self { silence, in_kernel, stuck: Sides::both(None) }
     }
 
     /// For how long a peer may be silent while it owes an answer.
@@ -55,7 +55,8 @@ impl Liveness {
 
     /// To be asked with a look that `splice` has made its step for.
     pub fn check(&mut self, now: Duration, look: &Look, teardown: &Teardown) -> Alarm {
-        for (side, leg) in Side::BOTH.into_iter().zip(&look.legs) {
+        for side in Side::BOTH {
+            let leg = &look.legs[side];
             if !leg.is_closed() && leg.silent >= self.silence {
                 return Alarm::End(Reason::PeerTimeout(side));
             }
@@ -74,11 +75,10 @@ impl Liveness {
 
     /// Stuck: bytes have been received that are not written to the target, and its queue is empty, so that nothing keeps
     /// the kernel from writing them, nor us those that it left to us.
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn stuck(&mut self, source: Side, now: Duration, look: &Look, teardown: &Teardown) -> Option<Stuck> {
         let target = source.other();
-        let leg = &look.legs[target.index()];
-        let known = &mut self.stuck[source.index()];
+        let leg = &look.legs[target];
+        let known = &mut self.stuck[source];
         if !self.in_kernel || leg.queued > 0 || teardown.drained(source, look) {
             *known = None;
             return None;
@@ -108,16 +108,16 @@ mod tests {
 
     fn look(client: Reading, upstream: Reading) -> Look {
         Look {
-            legs: [client, upstream],
-            seen: [Seen::Bytes(client.received), Seen::Bytes(upstream.received)],
-            beside: [0; 2],
+            legs: Sides::new(client, upstream),
+            seen: Sides::new(client, upstream).map(|leg| Seen::Bytes(leg.received)),
+            beside: Sides::both(0),
         }
     }
 
     /// A flow of which nothing is carried yet.
     fn flow(in_kernel: bool) -> (Liveness, Teardown) {
         let bounds = Bounds { half_close: Duration::from_secs(60), flush: Duration::from_secs(1) };
-        let legs = [Leg::from_start(&leg(0, 0, 0), 0), Leg::from_start(&leg(0, 0, 0), 0)];
+        let legs = Sides::both(Leg::from_start(&leg(0, 0, 0), 0));
         (Liveness::new(SILENCE, in_kernel), Teardown::new(legs, bounds, Duration::ZERO))
     }
 

@@ -9,6 +9,7 @@ mod liveness;
 mod rate_gate;
 mod reading;
 mod reason;
+mod sides;
 mod teardown;
 
 pub use budget::{Budget, Change};
@@ -20,4 +21,5 @@ pub use liveness::{Alarm, Liveness};
 pub use rate_gate::{RateGate, Turned};
 pub use reading::{Leg, Reading};
 pub use reason::{ConnectFailure, End, Reason, Side};
+pub use sides::Sides;
 pub use teardown::{Bounds, Look, Seen, Step, Teardown};

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::{End, Leg, Reading, Reason, Side};
+use super::{End, Leg, Reading, Reason, Side, Sides};
 
 /// First and longest pause between two looks while something is about to happen.
 const PAUSE_MIN: Duration = Duration::from_micros(500);
@@ -22,15 +22,15 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// moment would look complete. Longer than a retransmission and the next one (200 and 400 ms).
 const QUIET: Duration = Duration::from_millis(700);
 
-/// What both sockets and the verdict's counters say at one moment. Indexed by [`Side::index`].
+/// What both sockets and the verdict's counters say at one moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Look {
     /// One reading of each socket.
-    pub legs: [Reading; 2],
+    pub legs: Sides<Reading>,
     /// What has been taken off each source. To be asked after `legs`.
-    pub seen: [Seen; 2],
+    pub seen: Sides<Seen>,
     /// Bytes that each source's target was given past the source. To be asked after `legs`.
-    pub beside: [u64; 2],
+    pub beside: Sides<u64>,
 }
 
 /// What has been taken off a source.
@@ -73,10 +73,10 @@ pub enum Step {
 /// One flow in the kernel's hands.
 #[derive(Debug)]
 pub struct Teardown {
-    legs: [Leg; 2],
+    legs: Sides<Leg>,
     bounds: Bounds,
-    fin_in: [bool; 2],
-    fin_out: [bool; 2],
+    fin_in: Sides<bool>,
+    fin_out: Sides<bool>,
     first: Option<Side>,
     progress: [u64; 4],
     moved_at: Duration,
@@ -89,12 +89,12 @@ pub struct Teardown {
 impl Teardown {
     /// A flow whose sockets stood at `legs` when the kernel took over. `now` is any steady clock.
     #[must_use]
-    pub const fn new(legs: [Leg; 2], bounds: Bounds, now: Duration) -> Self {
+    pub const fn new(legs: Sides<Leg>, bounds: Bounds, now: Duration) -> Self {
         Self {
             legs,
             bounds,
-            fin_in: [false; 2],
-            fin_out: [false; 2],
+            fin_in: Sides::both(false),
+            fin_out: Sides::both(false),
             first: None,
             progress: [0; 4],
             moved_at: now,
@@ -117,31 +117,28 @@ impl Teardown {
     /// Whether a side has ended, as far as a step has seen, or was told of an end. Another machine would not know.
     #[must_use]
     pub fn has_ends(&self) -> bool {
-        self.fin_in.contains(&true) || self.fin_out.contains(&true)
+        self.fin_in.any(|ended| *ended) || self.fin_out.any(|ended| *ended)
     }
 
     /// Bytes that have been written to the socket of `side`, as of `reading`.
     #[must_use]
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     pub fn written(&self, side: Side, reading: &Reading) -> u64 {
-        self.legs[side.index()].written(reading, self.fin_out[side.index()])
+        self.legs[side].written(reading, self.fin_out[side])
     }
 
     /// Bytes that the peer of `side` may have got, as of the last `reading`: those written, or what of them was sent before a
     /// reset. The kernel then throws away what was not acknowledged, our end among it (`tcp_reset` in `net/ipv4/tcp_input.c`),
     /// so that what is left is less than the peer may have read.
     #[must_use]
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     pub fn given(&self, side: Side, reading: &Reading) -> u64 {
         let syn = u64::from(side == Side::Upstream);
-        self.legs[side.index()].given(reading, self.fin_out[side.index()], syn)
+        self.legs[side].given(reading, self.fin_out[side], syn)
     }
 
     /// Bytes that the socket of `side` has received, as of `reading`, if no FIN is among them.
     #[must_use]
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     pub fn received(&self, side: Side, reading: &Reading) -> u64 {
-        self.legs[side.index()].received(reading, false)
+        self.legs[side].received(reading, false)
     }
 
     /// What to do, given what the sockets say at `now`.
@@ -170,18 +167,17 @@ impl Teardown {
         self.pass_ends_on(now, look)
     }
 
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn source(&mut self, side: Side, look: &Look) -> Source {
-        let (i, reading) = (side.index(), &look.legs[side.index()]);
+        let reading = &look.legs[side];
         if !reading.is_closed() {
             if reading.fin_received() {
                 self.ended(side);
             }
             return Source::Open;
         }
-        if !self.fin_in[i] {
+        if !self.fin_in[side] {
             // A closed socket no longer says how it got there. The byte counts do: a FIN adds one, a reset none.
-            let seen = match look.seen[i] {
+            let seen = match look.seen[side] {
                 Seen::Unknown => return Source::Open,
                 Seen::Bytes(seen) => seen,
                 Seen::Failed => {
@@ -189,7 +185,7 @@ impl Teardown {
                     return Source::Lost;
                 }
             };
-            match self.legs[i].received(reading, false).saturating_sub(seen) {
+            match self.legs[side].received(reading, false).saturating_sub(seen) {
                 0 => {
                     self.first.get_or_insert(side);
                     return Source::Lost;
@@ -199,39 +195,36 @@ impl Teardown {
                 _ => return Source::Unsettled,
             }
         }
-        if self.fin_out[i] && reading.queued == 0 { Source::Open } else { Source::Lost }
+        if self.fin_out[side] && reading.queued == 0 { Source::Open } else { Source::Lost }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn ended(&mut self, side: Side) {
-        if !self.fin_in[side.index()] {
-            self.fin_in[side.index()] = true;
+        if !self.fin_in[side] {
+            self.fin_in[side] = true;
             self.first.get_or_insert(side);
             self.pause = PAUSE_MIN;
         }
     }
 
     /// All that `source` has received, and what went past it, is written to the other socket.
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     pub(super) fn drained(&self, source: Side, look: &Look) -> bool {
-        let i = source.index();
         let target = source.other();
-        self.written(target, &look.legs[target.index()])
-            == self.legs[i].received(&look.legs[i], self.fin_in[i]).saturating_add(look.beside[i])
+        self.written(target, &look.legs[target])
+            == self.legs[source]
+                .received(&look.legs[source], self.fin_in[source])
+                .saturating_add(look.beside[source])
     }
 
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn acknowledged(&self, side: Side, look: &Look) -> bool {
-        let reading = &look.legs[side.index()];
+        let reading = &look.legs[side];
         reading.queued == 0 || reading.is_closed()
     }
 
     /// TCP delivers what came before a reset where it can: give the other side time to take it.
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn after_reset(&mut self, side: Side, now: Duration, look: &Look) -> Step {
         let since = *self.reset_at.get_or_insert(now);
         let other = side.other();
-        let other_closed = look.legs[other.index()].is_closed();
+        let other_closed = look.legs[other].is_closed();
         let delivered = self.drained(side, look) && self.acknowledged(other, look);
         if other_closed || delivered || now.saturating_sub(since) >= self.bounds.flush {
             return Step::Finished { end: self.end(Reason::Reset(side)), clean: false };
@@ -239,19 +232,18 @@ impl Teardown {
         self.wait(now, true)
     }
 
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn while_closing(&mut self, Closing { at, reason }: Closing, now: Duration, look: &Look) -> Step {
         let rested = matches!(reason, Reason::IdleTimeout);
         self.quiet |= (rested || now.saturating_sub(self.moved_at.max(at)) >= QUIET)
             && Side::BOTH.into_iter().all(|side| self.drained(side, look));
         for side in Side::BOTH {
             let target = side.other();
-            if self.quiet && !self.fin_out[target.index()] && self.drained(side, look) {
-                self.fin_out[target.index()] = true;
+            if self.quiet && !self.fin_out[target] && self.drained(side, look) {
+                self.fin_out[target] = true;
                 return Step::ShutdownWrite(target);
             }
         }
-        let sent = self.fin_out == [true; 2];
+        let sent = self.fin_out == Sides::both(true);
         let done = sent && Side::BOTH.into_iter().all(|side| self.acknowledged(side, look));
         if done || now.saturating_sub(at) >= self.bounds.flush {
             // Our doing, whichever side answers it first.
@@ -260,20 +252,19 @@ impl Teardown {
         self.wait(now, true)
     }
 
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
     fn pass_ends_on(&mut self, now: Duration, look: &Look) -> Step {
         let mut pending = false;
         for side in Side::BOTH {
             let target = side.other();
-            if self.fin_in[side.index()] && !self.fin_out[target.index()] {
+            if self.fin_in[side] && !self.fin_out[target] {
                 if self.drained(side, look) {
-                    self.fin_out[target.index()] = true;
+                    self.fin_out[target] = true;
                     return Step::ShutdownWrite(target);
                 }
                 pending = true;
             }
         }
-        if self.fin_out == [true; 2] {
+        if self.fin_out == Sides::both(true) {
             if Side::BOTH.into_iter().all(|side| self.acknowledged(side, look)) {
                 return Step::Finished { end: self.end(Reason::Eof), clean: true };
             }
@@ -283,7 +274,7 @@ impl Teardown {
     }
 
     fn wait(&mut self, now: Duration, pending: bool) -> Step {
-        let ending = pending || self.fin_in.contains(&true);
+        let ending = pending || self.fin_in.any(|ended| *ended);
         if !ending {
             return Step::Wait(None);
         }
@@ -300,7 +291,7 @@ impl Teardown {
     }
 
     fn note_progress(&mut self, now: Duration, look: &Look) {
-        let [client, upstream] = look.legs;
+        let Sides { client, upstream } = look.legs;
         let progress = [client.acked, client.received, upstream.acked, upstream.received];
         if progress != self.progress {
             self.progress = progress;

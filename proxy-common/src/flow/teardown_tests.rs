@@ -12,7 +12,7 @@ fn what_was_sent_before_a_reset_counts_also_where_it_was_not_acknowledged() {
     let open = |syn| Reading { state: 1, acked: syn + 100, queued: 20, sent: 110, ..Reading::default() };
     for (side, syn) in [(Side::Client, 0), (Side::Upstream, 1)] {
         let start = open(syn);
-        let machine = Teardown::new([Leg::from_now(&start, 0); 2], BOUNDS, Duration::ZERO);
+        let machine = Teardown::new(Sides::both(Leg::from_now(&start, 0)), BOUNDS, Duration::ZERO);
         // 50 more were written, of which 30 are not sent yet, and none is acknowledged.
         let busy = Reading { queued: 70, sent: 140, ..start };
         assert_eq!(machine.given(side, &busy), 50);
@@ -39,19 +39,19 @@ struct Pipe {
 
 #[derive(Debug, Default)]
 struct Kernel {
-    /// Index: source side.
-    pipes: [Pipe; 2],
-    reset: [bool; 2],
+    /// By source.
+    pipes: Sides<Pipe>,
+    reset: Sides<bool>,
 }
 
 impl Kernel {
     fn leg(&self, side: Side) -> Reading {
-        let (source, target) = (self.pipes[side.index()], self.pipes[side.other().index()]);
+        let (source, target) = (self.pipes[side], self.pipes[side.other()]);
         let syn = u64::from(side == Side::Upstream);
         let acked = syn + target.acked + u64::from(target.fin_acked);
         let total = syn + target.written + u64::from(target.fin_out);
         let both = source.fin_in && target.fin_acked;
-        let state = if self.reset[side.index()] || both {
+        let state = if self.reset[side] || both {
             CLOSE
         } else if source.fin_in {
             if target.fin_out { LAST_ACK } else { CLOSE_WAIT }
@@ -66,7 +66,7 @@ impl Kernel {
 
     fn look(&self) -> Look {
         Look {
-            legs: Side::BOTH.map(|side| self.leg(side)),
+            legs: Sides::of(|side| self.leg(side)),
             seen: self.pipes.map(|pipe| Seen::Bytes(pipe.seen - pipe.beside)),
             beside: self.pipes.map(|pipe| pipe.beside),
         }
@@ -74,9 +74,9 @@ impl Kernel {
 
     /// One event of the network or the kernel, chosen by `what`.
     fn act(&mut self, what: u8, side: Side, amount: u64) {
-        let gone = self.reset[side.index()];
-        let target_gone = self.reset[side.other().index()];
-        let pipe = &mut self.pipes[side.index()];
+        let gone = self.reset[side];
+        let target_gone = self.reset[side.other()];
+        let pipe = &mut self.pipes[side];
         match what {
             0 if !pipe.fin_in && !gone => pipe.sent += amount,
             1 => pipe.seen = (pipe.seen + amount).min(pipe.sent),
@@ -95,8 +95,8 @@ impl Kernel {
     }
 
     fn settle(&mut self) {
-        for pipe in &mut self.pipes {
-            pipe.seen = pipe.sent;
+        for side in Side::BOTH {
+            self.pipes[side].seen = self.pipes[side].sent;
         }
         for side in Side::BOTH {
             for what in [2, 3, 5] {
@@ -108,7 +108,7 @@ impl Kernel {
 
 fn start() -> Teardown {
     let kernel = Kernel::default();
-    Teardown::new(Side::BOTH.map(|side| Leg::from_start(&kernel.leg(side), 0)), BOUNDS, Duration::ZERO)
+    Teardown::new(Sides::of(|side| Leg::from_start(&kernel.leg(side), 0)), BOUNDS, Duration::ZERO)
 }
 
 /// Steps until the machine waits or has finished; checks that no FIN overtakes a byte.
@@ -118,7 +118,7 @@ fn drive(teardown: &mut Teardown, kernel: &mut Kernel, now: Duration) -> Option<
             Step::Wait(_) => return None,
             Step::Finished { end, clean } => return Some((end, clean)),
             Step::ShutdownWrite(target) => {
-                let pipe = &mut kernel.pipes[target.other().index()];
+                let pipe = &mut kernel.pipes[target.other()];
                 assert_eq!(pipe.written, pipe.sent, "FIN before the last byte");
                 assert!(!pipe.fin_out, "FIN twice");
                 pipe.fin_out = true;
@@ -140,12 +140,12 @@ proptest! {
             kernel.act(what, if client { Side::Client } else { Side::Upstream }, amount);
             if let Some((end, clean)) = drive(&mut teardown, &mut kernel, now) {
                 prop_assert!(clean && end.reason == Reason::Eof);
-                prop_assert!(kernel.pipes.iter().all(|p| p.fin_in && p.acked == p.sent && p.fin_out));
+                prop_assert!(kernel.pipes.all(|p| p.fin_in && p.acked == p.sent && p.fin_out));
                 return Ok(());
             }
         }
         // Let both sides end: the machine must come to a clean end by itself.
-        kernel.pipes.iter_mut().for_each(|pipe| pipe.fin_in = true);
+        Side::BOTH.into_iter().for_each(|side| kernel.pipes[side].fin_in = true);
         for _ in 0..10 {
             now += Duration::from_millis(1);
             kernel.settle();
@@ -153,8 +153,8 @@ proptest! {
                 prop_assert!(clean && end.reason == Reason::Eof);
                 let carried = kernel.pipes.map(|pipe| pipe.sent);
                 let look = kernel.look();
-                prop_assert_eq!(teardown.written(Side::Upstream, &look.legs[1]), carried[0]);
-                prop_assert_eq!(teardown.written(Side::Client, &look.legs[0]), carried[1]);
+                prop_assert_eq!(teardown.written(Side::Upstream, &look.legs.upstream), carried.client);
+                prop_assert_eq!(teardown.written(Side::Client, &look.legs.client), carried.upstream);
                 return Ok(());
             }
         }
@@ -172,7 +172,7 @@ proptest! {
             kernel.act(what, if from_client { Side::Client } else { Side::Upstream }, amount);
             prop_assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
         }
-        kernel.reset[side.index()] = true;
+        kernel.reset[side] = true;
         let mut now = Duration::ZERO;
         for _ in 0..2000 {
             now += Duration::from_millis(1);
@@ -190,14 +190,14 @@ proptest! {
 #[test]
 fn an_idle_flow_sets_no_timer() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[0] = Pipe { sent: 10, seen: 10, written: 10, acked: 10, ..Pipe::default() };
+    kernel.pipes.client = Pipe { sent: 10, seen: 10, written: 10, acked: 10, ..Pipe::default() };
     assert_eq!(teardown.step(Duration::from_secs(1_000_000), &kernel.look()), Step::Wait(None));
 }
 
 #[test]
 fn a_target_that_never_drains_ends_in_a_reset_after_the_half_close_bound() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[0] = Pipe { sent: 10, seen: 10, written: 4, acked: 4, fin_in: true, ..Pipe::default() };
+    kernel.pipes.client = Pipe { sent: 10, seen: 10, written: 4, acked: 4, fin_in: true, ..Pipe::default() };
     assert!(matches!(teardown.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
     assert!(matches!(teardown.step(Duration::from_secs(59), &kernel.look()), Step::Wait(Some(_))));
     let Step::Finished { end, clean } = teardown.step(Duration::from_secs(60), &kernel.look()) else {
@@ -209,10 +209,10 @@ fn a_target_that_never_drains_ends_in_a_reset_after_the_half_close_bound() {
 #[test]
 fn progress_of_the_open_direction_renews_the_half_close_bound() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[0].fin_in = true;
+    kernel.pipes.client.fin_in = true;
     assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
     for minute in 1..100_u64 {
-        kernel.pipes[1].sent += 1;
+        kernel.pipes.upstream.sent += 1;
         kernel.settle();
         assert_eq!(drive(&mut teardown, &mut kernel, Duration::from_secs(minute * 59)), None);
     }
@@ -239,7 +239,7 @@ fn drive_to_end(
 #[test]
 fn told_to_close_a_quiet_flow_ends_in_order() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[0] = Pipe { sent: 5, seen: 5, written: 5, acked: 5, ..Pipe::default() };
+    kernel.pipes.client = Pipe { sent: 5, seen: 5, written: 5, acked: 5, ..Pipe::default() };
     teardown.close(Duration::ZERO, Reason::Drain);
     let (took, clean) = drive_to_end(&mut teardown, &mut kernel, Kernel::settle);
     assert!(clean && took >= QUIET && took < BOUNDS.flush, "{took:?}");
@@ -251,11 +251,11 @@ fn a_flow_that_has_rested_for_long_ends_in_order_at_once_and_one_that_waits_with
     let waiting = Pipe { written: 4, acked: 3, ..rested };
     for (pipe, in_order) in [(rested, true), (waiting, false)] {
         let (mut teardown, mut kernel) = (start(), Kernel::default());
-        kernel.pipes[0] = pipe;
+        kernel.pipes.client = pipe;
         teardown.close(Duration::ZERO, Reason::IdleTimeout);
         assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
         let (sent, later) = (kernel.pipes.map(|pipe| pipe.fin_out), Duration::from_millis(1));
-        assert_eq!(sent, [in_order; 2]);
+        assert_eq!(sent, Sides::both(in_order));
         if in_order {
             kernel.settle();
         }
@@ -267,7 +267,7 @@ fn a_flow_that_has_rested_for_long_ends_in_order_at_once_and_one_that_waits_with
 #[test]
 fn told_to_close_a_stuck_flow_ends_with_a_reset() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[1] = Pipe { sent: 5, seen: 5, ..Pipe::default() };
+    kernel.pipes.upstream = Pipe { sent: 5, seen: 5, ..Pipe::default() };
     teardown.close(Duration::ZERO, Reason::Drain);
     let (took, clean) = drive_to_end(&mut teardown, &mut kernel, |_| {});
     assert!(!clean && took >= BOUNDS.flush, "{took:?}");
@@ -287,7 +287,7 @@ fn told_to_close_a_flow_in_mid_transfer_ends_with_a_reset_even_if_nothing_is_und
 #[test]
 fn told_to_close_a_stalled_transfer_that_goes_on_ends_with_a_reset() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[1] = Pipe { sent: 1000, seen: 1000, written: 10, acked: 10, ..Pipe::default() };
+    kernel.pipes.upstream = Pipe { sent: 1000, seen: 1000, written: 10, acked: 10, ..Pipe::default() };
     teardown.close(Duration::ZERO, Reason::Drain);
     let mut elapsed = 0;
     let (_, clean) = drive_to_end(&mut teardown, &mut kernel, |kernel| {
@@ -302,9 +302,9 @@ fn told_to_close_a_stalled_transfer_that_goes_on_ends_with_a_reset() {
 #[test]
 fn a_source_that_failed_while_userspace_was_stuck_is_lost_whatever_its_counts_say() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[0] = Pipe { sent: 10, seen: 9, written: 9, acked: 9, ..Pipe::default() };
-    kernel.reset[0] = true;
-    let look = |seen| Look { seen: [seen, Seen::Unknown], ..kernel.look() };
+    kernel.pipes.client = Pipe { sent: 10, seen: 9, written: 9, acked: 9, ..Pipe::default() };
+    kernel.reset.client = true;
+    let look = |seen| Look { seen: Sides::new(seen, Seen::Unknown), ..kernel.look() };
     assert_eq!(teardown.step(Duration::ZERO, &look(Seen::Unknown)), Step::Wait(None));
     assert!(matches!(teardown.step(Duration::ZERO, &look(Seen::Failed)), Step::Wait(Some(_))));
     let Step::Finished { end, clean } = teardown.step(Duration::from_secs(1), &look(Seen::Failed)) else {
@@ -317,18 +317,18 @@ fn a_source_that_failed_while_userspace_was_stuck_is_lost_whatever_its_counts_sa
 fn the_last_segment_may_be_on_its_way_through_the_verdict() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
     // FIN came with the last data, both sides closed, and the verdict has not run for that data.
-    kernel.pipes[0] = Pipe { sent: 10, seen: 4, fin_in: true, ..Pipe::default() };
-    kernel.reset[0] = true;
+    kernel.pipes.client = Pipe { sent: 10, seen: 4, fin_in: true, ..Pipe::default() };
+    kernel.reset.client = true;
     assert!(matches!(teardown.step(Duration::ZERO, &kernel.look()), Step::Wait(Some(_))));
-    kernel.pipes[0].seen = 10;
+    kernel.pipes.client.seen = 10;
     assert!(matches!(teardown.step(Duration::from_millis(1), &kernel.look()), Step::Wait(Some(_))));
 }
 
 #[test]
 fn a_verdict_that_never_runs_for_the_last_segment_ends_in_a_reset() {
     let (mut teardown, mut kernel) = (start(), Kernel::default());
-    kernel.pipes[0] = Pipe { sent: 10, seen: 4, ..Pipe::default() };
-    kernel.reset[0] = true;
+    kernel.pipes.client = Pipe { sent: 10, seen: 4, ..Pipe::default() };
+    kernel.reset.client = true;
     assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
     let mut now = Duration::from_secs(1);
     let (end, clean) = loop {
@@ -345,9 +345,9 @@ fn a_verdict_that_never_runs_for_the_last_segment_ends_in_a_reset() {
 fn a_reset_is_put_down_to_the_side_that_sent_it_though_the_other_one_ended_first() {
     for side in Side::BOTH {
         let (mut teardown, mut kernel) = (start(), Kernel::default());
-        kernel.pipes[side.other().index()].fin_in = true;
+        kernel.pipes[side.other()].fin_in = true;
         assert_eq!(drive(&mut teardown, &mut kernel, Duration::ZERO), None);
-        kernel.reset[side.index()] = true;
+        kernel.reset[side] = true;
         let mut now = Duration::ZERO;
         let (end, _) = loop {
             now += Duration::from_millis(10);
@@ -365,12 +365,12 @@ fn a_reset_is_put_down_to_the_side_that_sent_it_though_the_other_one_ended_first
 fn an_end_that_was_passed_on_is_known_to_this_machine_only() {
     let (mut first, mut kernel) = (start(), Kernel::default());
     assert!(!first.has_ends());
-    kernel.pipes[1].fin_in = true;
+    kernel.pipes.upstream.fin_in = true;
     assert_eq!(first.step(Duration::ZERO, &kernel.look()), Step::ShutdownWrite(Side::Client));
     assert!(first.has_ends());
-    (kernel.pipes[1].fin_out, kernel.pipes[1].fin_acked) = (true, true);
+    (kernel.pipes.upstream.fin_out, kernel.pipes.upstream.fin_acked) = (true, true);
     let mut second = start();
-    kernel.pipes[0].fin_in = true;
+    kernel.pipes.client.fin_in = true;
     assert_eq!(first.step(Duration::ZERO, &kernel.look()), Step::ShutdownWrite(Side::Upstream));
     let end = End::new(Reason::Reset(Side::Client), Some(Side::Client));
     assert_eq!(second.step(Duration::ZERO, &kernel.look()), Step::Finished { end, clean: false });

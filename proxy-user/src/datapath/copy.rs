@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use proxy_common::flow::{Leg, Seen};
+use proxy_common::flow::{Leg, Seen, Side, Sides};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -38,11 +38,11 @@ pub(super) enum Copied {
     Due,
 }
 
-/// Carries a pair to its end, or until another datapath may go on and it rests for a moment: its sockets, the client's first.
+/// Carries a pair of sockets to its end, or until another datapath may go on and it rests for a moment.
 pub(super) async fn carry(
     hub: &Hub,
     flow: &Flow,
-    sockets: [&TcpStream; 2],
+    sockets: Sides<&TcpStream>,
     due: Due<'_>,
     trace: Option<&Trace<'_>>,
 ) -> Copied {
@@ -56,71 +56,106 @@ pub(super) async fn carry(
 async fn try_carry(
     hub: &Hub,
     flow: &Flow,
-    sockets: [&TcpStream; 2],
+    sockets: Sides<&TcpStream>,
     due: Due<'_>,
     verdict: Option<&Verdict<'_>>,
 ) -> io::Result<Copied> {
     let mut teardown = begin(hub, flow, sockets)?;
+    let (blocked, resting) = (&Notify::new(), Sides::<AtomicBool>::default());
+    let all_rest = || resting.all(|resting| resting.load(Ordering::Relaxed));
     let [to_upstream, to_client] = &flow.copied;
-    let (blocked, resting) = (&Notify::new(), [AtomicBool::new(false), AtomicBool::new(false)]);
-    let all_rest = || resting.iter().all(|resting| resting.load(Ordering::Relaxed));
     let pump = |target, moved, resting, verdict| Pump { flow, target, moved, resting, blocked, verdict };
-    let mut up = std::pin::pin!(pump(sockets[1], to_upstream, &resting[0], None).run(sockets[0]));
-    let mut down = std::pin::pin!(pump(sockets[0], to_client, &resting[1], verdict).run(sockets[1]));
-    // Whether a pump has come to its end, we have been told to stop, and a socket has failed; when to look again: a moment, not a
-    // time to wait, since a wait would begin anew whenever anything else happens.
-    let (mut ended, mut stopped, mut broken) = ([false; 2], false, [false; 2]);
-    let (mut limit, mut due_again) = (None, None);
+    let Sides { client, upstream } = sockets;
+    let mut up = std::pin::pin!(pump(upstream, to_upstream, &resting.client, None).run(client));
+    let mut down = std::pin::pin!(pump(client, to_client, &resting.upstream, verdict).run(upstream));
+    let (mut state, mut timers) = (State::default(), Timers::default());
     loop {
         tokio::select! {
-            () = &mut up, if !ended[0] => ended[0] = true,
-            () = &mut down, if !ended[1] => ended[1] = true,
+            () = &mut up, if !state.ended.client => state.ended.client = true,
+            () = &mut down, if !state.ended.upstream => state.ended.upstream = true,
             // A pump that has ended, or that waits for its target, does not notice what becomes of its source.
-            () = failed(sockets[0]), if !broken[0] => broken[0] = true,
-            () = failed(sockets[1]), if !broken[1] => broken[1] = true,
+            () = failed(client), if !state.broken.client => state.broken.client = true,
+            () = failed(upstream), if !state.broken.upstream => state.broken.upstream = true,
             // Time to end, or to look whether the peers are still there.
             () = flow.wake.notified() => {}
-            () = is_due(due, due_again) => {
-                let has_ends = ended != [false; 2] || teardown.has_ends();
-                if !stopped && !has_ends && !is_leaving(flow) && all_rest() {
+            () = is_due(due, timers.due) => {
+                if state.may_change(&teardown) && !is_leaving(flow) && all_rest() {
                     return Ok(Copied::Due);
                 }
-                due_again = after(Some(LOOK));
+                timers.due = after(Some(LOOK));
                 continue;
             }
             () = blocked.notified() => {
-                limit = sooner(limit, after(Some(LOOK)));
+                timers.look = sooner(timers.look, after(Some(LOOK)));
                 continue;
             }
-            () = until(limit) => {}
+            () = until(timers.look) => {}
             // Once it is over it would be over again at once: only a turn ends it.
             () = teardown.idle(|| flow.rested()), if !is_leaving(flow) => {}
         }
-        if !stopped && hub.is_closing() {
-            stopped = true;
+        if !state.stopped && hub.is_closing() {
+            state.stopped = true;
             teardown.close();
         }
         if is_leaving(flow) {
             // What hands it over keeps the time from here on.
-            limit = None;
+            timers.look = None;
             continue;
         }
         execute(&mut teardown, flow, verdict);
-        match teardown.turn(sockets, || (taken(flow, ended, broken), [0; 2]))? {
-            Next::Wait(next) => limit = sooner(after(next), after((!all_rest()).then_some(LOOK))),
+        match teardown.turn(sockets, || (state.seen(flow), Sides::both(0)))? {
+            Next::Wait(next) => timers.look = sooner(after(next), after((!all_rest()).then_some(LOOK))),
             Next::Done(done) => return Ok(Copied::Ended(Carried { bytes: flow.copied(), ..done })),
         }
     }
 }
 
+/// What has become of a flow so far.
+#[derive(Default)]
+struct State {
+    /// The pump that reads from this side has come to its end.
+    ended: Sides<bool>,
+    /// The socket of this side has failed.
+    broken: Sides<bool>,
+    /// We were told to stop.
+    stopped: bool,
+}
+
+/// When to look again: moments, not times to wait, since a wait would begin anew whenever anything else happens.
+#[derive(Default)]
+struct Timers {
+    /// At the sockets, to see what has become of them.
+    look: Option<Instant>,
+    /// Whether another datapath may go on. None: when that is due for the first time.
+    due: Option<Instant>,
+}
+
+impl State {
+    /// Whether another datapath may go on, as far as the ends of the flow tell.
+    fn may_change(&self, teardown: &TeardownDriver) -> bool {
+        !self.stopped && !self.ended.any(|ended| *ended) && !teardown.has_ends()
+    }
+
+    /// What has been taken off each source.
+    fn seen(&self, flow: &Flow) -> Sides<Seen> {
+        let bytes = Sides::from(flow.copied_here());
+        Sides::of(|side: Side| match (self.ended[side], self.broken[side]) {
+            (true, _) => Seen::Bytes(bytes[side]),
+            (false, true) => Seen::Failed,
+            (false, false) => Seen::Unknown,
+        })
+    }
+}
+
 /// A flow that the kernel was to take, and did not, has been copied before.
-fn begin(hub: &Hub, flow: &Flow, [client, upstream]: [&TcpStream; 2]) -> io::Result<TeardownDriver> {
+fn begin(hub: &Hub, flow: &Flow, sockets: Sides<&TcpStream>) -> io::Result<TeardownDriver> {
     if hub.is_closing() {
         // It was rung for that before.
         flow.wake.notify_one();
     }
     let [up, down] = flow.copied_here();
-    Ok(TeardownDriver::new(&flow.config.timeouts, [leg(client, down)?, leg(upstream, up)?], false))
+    let legs = Sides::new(leg(sockets.client, down)?, leg(sockets.upstream, up)?);
+    Ok(TeardownDriver::new(&flow.config.timeouts, legs, false))
 }
 
 /// Where a socket stands that `written` bytes of the flow were written to.
@@ -157,19 +192,6 @@ async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-fn taken(flow: &Flow, ended: [bool; 2], broken: [bool; 2]) -> [Seen; 2] {
-    let [up, down] = flow.copied_here();
-    [seen(ended[0], broken[0], up), seen(ended[1], broken[1], down)]
-}
-
-fn seen(ended: bool, broken: bool, bytes: u64) -> Seen {
-    match (ended, broken) {
-        (true, _) => Seen::Bytes(bytes),
-        (false, true) => Seen::Failed,
-        (false, false) => Seen::Unknown,
     }
 }
 

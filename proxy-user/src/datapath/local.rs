@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use proxy_common::abi::local::Answer;
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Reading, Side};
+use proxy_common::flow::{Reading, Side, Sides};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
@@ -64,18 +64,18 @@ impl<'a> Bypass<'a> {
     }
 
     /// Asks to be called when the download has become a long one.
-    pub(super) fn begin(&self, tracks: &[Track<'_>; 2]) {
-        tracks[1].call_at(self.next);
+    pub(super) fn begin(&self, tracks: &Sides<Track<'_>>) {
+        tracks.upstream.call_at(self.next);
     }
 
     /// Captures or lets go, as it is time to. Some: come back after that time.
     pub(super) fn turn(
         &mut self,
-        tracks: &[Track<'_>; 2],
-        sockets: [&Socket; 2],
+        tracks: &Sides<Track<'_>>,
+        sockets: Sides<&Socket>,
         teardown: &TeardownDriver,
     ) -> io::Result<Option<Duration>> {
-        let [up, down] = tracks.each_ref().map(Track::read);
+        let Sides { client: up, upstream: down } = tracks.each_ref().map(Track::read);
         let Some(captured) = &mut self.captured else {
             if down.seen() >= self.next {
                 self.try_capture(tracks, sockets, teardown)?;
@@ -88,7 +88,7 @@ impl<'a> Bypass<'a> {
             (captured.beside, captured.looked) = (down.beside, Instant::now());
         }
         let left = IDLE.saturating_sub(captured.looked.elapsed());
-        if stale || up.passed != up.taken || !readings(sockets)?.iter().all(sys::is_established) {
+        if stale || up.passed != up.taken || !readings(sockets)?.all(sys::is_established) {
             let gained = down.beside.saturating_sub(captured.since);
             self.let_go(tracks)?;
             // Where it did not pay it is tried more rarely.
@@ -107,44 +107,45 @@ impl<'a> Bypass<'a> {
 
     fn try_capture(
         &mut self,
-        tracks: &[Track<'_>; 2],
-        sockets: [&Socket; 2],
+        tracks: &Sides<Track<'_>>,
+        sockets: Sides<&Socket>,
         teardown: &TeardownDriver,
     ) -> io::Result<()> {
         // From here on nothing is sent up but by us.
-        tracks[0].hold(true);
+        tracks.client.hold(true);
         fence(Ordering::SeqCst);
-        let [client, upstream] = readings(sockets)?;
-        let before = upstream.received.saturating_sub(teardown.received(Side::Upstream, &upstream));
-        if all_is_delivered(&tracks[0].read(), [&client, &upstream], teardown)
-            && self.lookup.capture(&self.ends, tracks[1].place(), self.client, before)? == Answer::Yes
+        let legs = readings(sockets)?;
+        let upstream = &legs.upstream;
+        let before = upstream.received.saturating_sub(teardown.received(Side::Upstream, upstream));
+        if all_is_delivered(&tracks.client.read(), &legs, teardown)
+            && self.lookup.capture(&self.ends, tracks.upstream.place(), self.client, before)? == Answer::Yes
         {
-            let beside = tracks[1].read().beside;
+            let beside = tracks.upstream.read().beside;
             self.captured = Some(Captured { since: beside, beside, looked: Instant::now() });
             return Ok(());
         }
-        tracks[0].hold(false);
+        tracks.client.hold(false);
         let step = (self.step * 2).min(LONGEST);
         self.ask_again(tracks, step);
         Ok(())
     }
 
-    fn let_go(&mut self, tracks: &[Track<'_>; 2]) -> io::Result<()> {
+    fn let_go(&mut self, tracks: &Sides<Track<'_>>) -> io::Result<()> {
         if self.captured.take().is_some() {
-            self.lookup.release(tracks[1].place())?;
-            tracks[0].hold(false);
+            self.lookup.release(tracks.upstream.place())?;
+            tracks.client.hold(false);
         }
         Ok(())
     }
 
-    fn ask_again(&mut self, tracks: &[Track<'_>; 2], step: u64) {
+    fn ask_again(&mut self, tracks: &Sides<Track<'_>>, step: u64) {
         self.step = step;
-        self.next = tracks[1].read().seen().saturating_add(step);
-        tracks[1].call_at(self.next);
+        self.next = tracks.upstream.read().seen().saturating_add(step);
+        tracks.upstream.call_at(self.next);
     }
 
     /// To be called once the flow has ended, while its sockets are open.
-    pub(super) fn end(&mut self, tracks: &[Track<'_>; 2]) {
+    pub(super) fn end(&mut self, tracks: &Sides<Track<'_>>) {
         if let Err(error) = self.let_go(tracks) {
             tracing::warn!(%error, "a server's socket is not let go before it is closed");
         }
@@ -152,7 +153,8 @@ impl<'a> Bypass<'a> {
 }
 
 /// Whatever the client has sent has arrived at the server's socket. `up` was read after the sockets were.
-fn all_is_delivered(up: &Direction, [client, upstream]: [&Reading; 2], teardown: &TeardownDriver) -> bool {
+fn all_is_delivered(up: &Direction, legs: &Sides<Reading>, teardown: &TeardownDriver) -> bool {
+    let Sides { client, upstream } = legs;
     sys::is_established(client)
         && sys::is_established(upstream)
         && up.is_clean()

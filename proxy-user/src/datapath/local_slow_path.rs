@@ -12,7 +12,7 @@ use std::net::TcpStream as Socket;
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Access, Gap, Side};
+use proxy_common::flow::{Access, Gap, Side, Sides};
 
 use super::slow_path::ready;
 use super::teardown::TeardownDriver;
@@ -64,7 +64,8 @@ pub(super) struct LocalSlowPath<'a> {
 
 impl<'a> LocalSlowPath<'a> {
     /// To be made before the flow begins.
-    pub(super) fn new([_, track]: &'a [Track<'a>; 2], [client, server]: [&'a Socket; 2]) -> io::Result<Self> {
+    pub(super) fn new(tracks: &'a Sides<Track<'a>>, sockets: Sides<&'a Socket>) -> io::Result<Self> {
+        let (track, client, server) = (&tracks.upstream, sockets.client, sockets.upstream);
         // The kernel doubles it.
         sys::force_receive_buffer(server, WINDOW / 2)?;
         let (pause, last_look) = (PAUSE_MIN, None);

@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use local::Bypass;
-use proxy_common::flow::{End, Reason};
+use proxy_common::flow::{End, Reason, Sides};
 use proxy_common::plan::{self, Choice, Datapath, Fallback, Host, Skip, Use};
 use tokio::net::TcpStream;
 
@@ -44,9 +44,8 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// The client's first.
-    const fn sockets(&self) -> [&TcpStream; 2] {
-        [&self.client, &self.upstream]
+    const fn sockets(&self) -> Sides<&TcpStream> {
+        Sides::new(&self.client, &self.upstream)
     }
 }
 

@@ -12,10 +12,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use proxy_common::abi::sockmap::Direction;
-use proxy_common::flow::{Access, Gap, Side};
+use proxy_common::flow::{Access, Gap, Side, Sides};
 
 use super::buffers::Buffer;
-use super::teardown::{TeardownDriver, earlier, of};
+use super::teardown::{TeardownDriver, earlier};
 use super::watch::Watch;
 use super::window::Window;
 use crate::kernel::Track;
@@ -43,12 +43,12 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// Userspace's share of one flow.
 pub(super) struct SlowPath<'a> {
-    tracks: &'a [Track<'a>; 2],
-    sockets: [&'a Socket; 2],
+    tracks: &'a Sides<Track<'a>>,
+    sockets: Sides<&'a Socket>,
     watch: &'a Watch,
     flow: u64,
-    shares: [Share; 2],
-    windows: [Option<Window<'a>>; 2],
+    shares: Sides<Share>,
+    windows: Sides<Option<Window<'a>>>,
     last_look: Option<Instant>,
 }
 
@@ -81,15 +81,15 @@ enum Outcome {
 }
 
 impl<'a> SlowPath<'a> {
-    /// `windows`: those sources whose receive buffer is not somebody else's, client first.
+    /// `windows`: those sources whose receive buffer is not somebody else's.
     pub(super) fn new(
-        tracks: &'a [Track<'a>; 2],
-        sockets: [&'a Socket; 2],
-        windows: [Option<Window<'a>>; 2],
+        tracks: &'a Sides<Track<'a>>,
+        sockets: Sides<&'a Socket>,
+        windows: Sides<Option<Window<'a>>>,
         watch: &'a Watch,
         flow: u64,
     ) -> Self {
-        Self { tracks, sockets, watch, flow, shares: Default::default(), windows, last_look: None }
+        Self { tracks, sockets, watch, flow, shares: Sides::default(), windows, last_look: None }
     }
 
     /// Moves what can be moved now, but for bytes of sides that are `held`. Some: come back after that time even if nothing
@@ -97,13 +97,13 @@ impl<'a> SlowPath<'a> {
     pub(super) fn carry(
         &mut self,
         teardown: &mut TeardownDriver,
-        held: [bool; 2],
+        held: Sides<bool>,
     ) -> io::Result<Option<Duration>> {
         let mut again = None;
-        for (side, _) in Side::BOTH.into_iter().zip(held).filter(|(_, held)| !held) {
-            let direction = self.track(side).read();
-            let behind = self.share(side).waits(&direction);
-            if let Some(window) = self.windows.get_mut(side.index()).and_then(Option::as_mut) {
+        for side in Side::BOTH.into_iter().filter(|side| !held[*side]) {
+            let direction = self.tracks[side].read();
+            let behind = self.shares[side].waits(&direction);
+            if let Some(window) = &mut self.windows[side] {
                 window.look(&direction, behind)?;
             }
             if !behind {
@@ -129,14 +129,14 @@ impl<'a> SlowPath<'a> {
     }
 
     fn carry_one(&mut self, side: Side, teardown: &TeardownDriver) -> io::Result<Outcome> {
-        if !self.share(side).in_turn && !self.begin(side, teardown)? {
+        if !self.shares[side].in_turn && !self.begin(side, teardown)? {
             return Ok(self.later(side));
         }
-        let credit = self.track(side).read().credit;
+        let credit = self.tracks[side].read().credit;
         for _ in 0..TURN {
             if !self.write_rest(side)? {
                 // Sets the bell: the next look of the poller finds the target full, and rings when it no longer is.
-                self.watch.again(of(self.sockets, side.other()), self.flow)?;
+                self.watch.again(self.sockets[side.other()], self.flow)?;
                 return Ok(Outcome::Blocked);
             }
             match self.may_read(side, teardown)? {
@@ -155,22 +155,22 @@ impl<'a> SlowPath<'a> {
     /// they are through.
     fn begin(&mut self, side: Side, teardown: &TeardownDriver) -> io::Result<bool> {
         // Bytes wait, so that the verdict redirects no more: only a look that is taken now shows all that it did.
-        let direction = self.track(side).read();
-        let target = of(self.sockets, side.other());
+        let direction = self.tracks[side].read();
+        let target = self.sockets[side.other()];
         let before = direction.redirected.saturating_add(direction.beside);
-        let before = before.saturating_add(self.share(side).read);
+        let before = before.saturating_add(self.shares[side].read);
         if teardown.written(side.other(), &sys::reading(target)?) < before {
             return Ok(false);
         }
         sys::limit_unsent(target, (direction.credit / 2).clamp(UNSENT_MIN, UNSENT_MAX))?;
-        self.share(side).in_turn = true;
+        self.shares[side].in_turn = true;
         Ok(true)
     }
 
     /// Says whether there is nothing left to write.
     fn write_rest(&mut self, side: Side) -> io::Result<bool> {
-        let mut target = of(self.sockets, side.other());
-        let share = self.share(side);
+        let mut target = self.sockets[side.other()];
+        let share = &mut self.shares[side];
         let Some((mut buffer, mut range)) = share.rest.take() else { return Ok(true) };
         let count = ready(target.write(buffer.bytes().get(range.clone()).unwrap_or_default()))?;
         range.start += count;
@@ -181,18 +181,17 @@ impl<'a> SlowPath<'a> {
     }
 
     fn may_read(&mut self, side: Side, teardown: &TeardownDriver) -> io::Result<Access> {
-        let (tracks, source) = (self.tracks, of(self.sockets, side));
-        teardown
-            .may_read(&mut self.share(side).gap, side, source, || of(tracks.each_ref(), side).read().seen())
+        let (tracks, source) = (self.tracks, self.sockets[side]);
+        teardown.may_read(&mut self.shares[side].gap, side, source, || tracks[side].read().seen())
     }
 
     /// Says whether there was anything to read.
     fn read_some(&mut self, side: Side, credit: u64) -> io::Result<bool> {
-        let mut source = of(self.sockets, side);
+        let mut source = self.sockets[side];
         let mut buffer = Buffer::take();
         let most = usize::try_from(credit.max(UNSENT_MIN)).unwrap_or(usize::MAX).min(buffer.bytes().len());
         let count = ready(source.read(buffer.bytes().get_mut(..most).unwrap_or_default()))?;
-        let share = self.share(side);
+        let share = &mut self.shares[side];
         share.read += count as u64;
         if count > 0 {
             share.pause = Duration::ZERO;
@@ -205,30 +204,20 @@ impl<'a> SlowPath<'a> {
 
     fn hand_back(&mut self, side: Side) -> io::Result<Outcome> {
         // Before the verdict goes on: its redirects are writes that must never find the target full.
-        sys::limit_unsent(of(self.sockets, side.other()), u64::from(u32::MAX))?;
-        let read = self.share(side).read;
-        self.track(side).set_taken(read);
-        self.share(side).in_turn = false;
+        sys::limit_unsent(self.sockets[side.other()], u64::from(u32::MAX))?;
+        let read = self.shares[side].read;
+        self.tracks[side].set_taken(read);
+        self.shares[side].in_turn = false;
         // More may be on its way to the queue, or lost with a connection that was reset.
-        let more = self.track(side).read().passed > read;
+        let more = self.tracks[side].read().passed > read;
         Ok(if more { self.later(side) } else { Outcome::Calm })
     }
 
     fn later(&mut self, side: Side) -> Outcome {
-        let share = self.share(side);
+        let share = &mut self.shares[side];
         let pause = share.pause.clamp(PAUSE_MIN, PAUSE_MAX);
         share.pause = pause * 2;
         Outcome::Later(pause)
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn share(&mut self, side: Side) -> &mut Share {
-        &mut self.shares[side.index()]
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "Side::index is below 2")]
-    fn track(&self, side: Side) -> &Track<'a> {
-        &self.tracks[side.index()]
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proxy_common::abi::credit::CEILING;
 use proxy_common::abi::sockmap::{Direction, Place};
-use proxy_common::flow::{Access, Gap, Leg, Reason, Seen, Side};
+use proxy_common::flow::{Access, Gap, Leg, Reason, Seen, Sides};
 use proxy_common::plan::Fallback;
 use tokio::net::TcpStream;
 
@@ -37,7 +37,7 @@ pub(super) struct Refused<'a> {
 
 /// See [`Refused::trace`].
 pub(super) struct Trace<'a> {
-    tracks: [Track<'a>; 2],
+    tracks: Sides<Track<'a>>,
     /// The upstream's socket is under the verdict, which passes all that it receives: bytes read from it before, and since when.
     upstream: Option<(u64, Instant)>,
 }
@@ -47,19 +47,18 @@ impl Trace<'_> {
     pub(super) fn may_read_upstream(&self, gap: &mut Gap, socket: &TcpStream) -> io::Result<Access> {
         let Some((before, since)) = self.upstream else { return Ok(Access::Read) };
         let reading = sys::fresh_reading(socket)?;
-        let [_, track] = &self.tracks;
         let received = reading.received.saturating_sub(before);
-        Ok(gap.check(since.elapsed(), &reading, received, track.read().seen()))
+        Ok(gap.check(since.elapsed(), &reading, received, self.tracks.upstream.read().seen()))
     }
 }
 
 /// A pair in the kernel's hands.
 pub(super) struct Spliced<'a> {
     watch: &'a Watch,
-    legs: [Leg; 2],
-    /// Client first. None: closed already. Dropped before the tracks, since the verdict may hold a direction until then.
-    sockets: Option<[Socket; 2]>,
-    tracks: [Track<'a>; 2],
+    legs: Sides<Leg>,
+    /// None: closed already. Dropped before the tracks, since the verdict may hold a direction until then.
+    sockets: Option<Sides<Socket>>,
+    tracks: Sides<Track<'a>>,
     /// The server is on this host.
     bypass: Option<Bypass<'a>>,
 }
@@ -78,7 +77,7 @@ pub(super) fn take_over<'a>(
     };
     // From here on there is no way back: bytes may move at any moment.
     let sockets = match (pair.client.into_std(), pair.upstream.into_std()) {
-        (Ok(client), Ok(upstream)) => [client, upstream],
+        (Ok(client), Ok(upstream)) => Sides { client, upstream },
         (Err(error), _) | (_, Err(error)) => {
             // Cannot happen short of a broken runtime; the sockets are closed with a reset.
             tracing::error!(flow = flow.id, %error, "a socket cannot leave the runtime");
@@ -88,7 +87,7 @@ pub(super) fn take_over<'a>(
     Ok(Spliced { watch, legs, sockets: Some(sockets), tracks, bypass })
 }
 
-type Enrolled<'a> = ([Track<'a>; 2], [Leg; 2]);
+type Enrolled<'a> = (Sides<Track<'a>>, Sides<Leg>);
 
 /// Why not, and what is left behind.
 type NotEnrolled<'a> = (Fallback, Option<Box<Trace<'a>>>);
@@ -99,11 +98,11 @@ type NotEnrolled<'a> = (Fallback, Option<Box<Trace<'a>>>);
 /// If the client socket is refused, the upstream socket stays where it is: taking it out would lose bytes that the
 /// verdict has just passed. Its target is unknown to the map, so the verdict passes everything, and userspace reads it.
 fn enroll<'a>(handle: &'a Handle, pair: &Pair, copied: Bytes) -> Result<Enrolled<'a>, NotEnrolled<'a>> {
-    let prepared = prepare([&pair.client, &pair.upstream], copied);
+    let prepared = prepare(Sides::new(&pair.client, &pair.upstream), copied);
     if !handle.is_attached() {
         return Err((Fallback::Unavailable, None));
     }
-    let ([client, upstream], legs, open) = prepared.map_err(|_| (Fallback::SocketError, None))?;
+    let (Sides { client, upstream }, legs, open) = prepared.map_err(|_| (Fallback::SocketError, None))?;
     if !open {
         // The kernel takes established sockets only: one whose peer has ended already is carried by userspace.
         return Err((Fallback::HalfClosed, None));
@@ -111,6 +110,7 @@ fn enroll<'a>(handle: &'a Handle, pair: &Pair, copied: Bytes) -> Result<Enrolled
     let tracks = handle
         .track([Direction::new(client, upstream), Direction::new(upstream, client)])
         .map_err(|error| (refusal(&error), None))?;
+    let tracks = Sides::from(tracks);
     if let Err(error) = handle.insert(upstream, &pair.upstream) {
         return Err((refusal(&error), Some(Box::new(Trace { tracks, upstream: None }))));
     }
@@ -135,18 +135,20 @@ fn refusal(error: &io::Error) -> Fallback {
 }
 
 /// `copied`: bytes that userspace has read from each socket before.
-fn prepare([client, upstream]: [&TcpStream; 2], copied: Bytes) -> io::Result<([u64; 2], [Leg; 2], bool)> {
-    let readings = [sys::exact_reading(client)?, sys::exact_reading(upstream)?];
-    let open = readings.iter().all(sys::is_established);
-    let cookies = [sys::cookie(client)?, sys::cookie(upstream)?];
-    let ([near, far], [up, down]) = (&readings, copied);
-    Ok((cookies, [Leg::from_now(near, up), Leg::from_now(far, down)], open))
+fn prepare(sockets: Sides<&TcpStream>, copied: Bytes) -> io::Result<(Sides<u64>, Sides<Leg>, bool)> {
+    let Sides { client, upstream } = sockets;
+    let readings = Sides::new(sys::exact_reading(client)?, sys::exact_reading(upstream)?);
+    let open = readings.all(sys::is_established);
+    let cookies = Sides::new(sys::cookie(client)?, sys::cookie(upstream)?);
+    let [up, down] = copied;
+    let legs = Sides::new(Leg::from_now(&readings.client, up), Leg::from_now(&readings.upstream, down));
+    Ok((cookies, legs, open))
 }
 
 impl Spliced<'_> {
     /// Where to find what the verdict counts, client first.
     pub(super) fn places(&self) -> [Place; 2] {
-        self.tracks.each_ref().map(Track::place)
+        [self.tracks.client.place(), self.tracks.upstream.place()]
     }
 
     /// Carries the flow to its end.
@@ -176,8 +178,8 @@ impl Spliced<'_> {
         flow: &Flow,
         teardown: &mut TeardownDriver,
     ) -> io::Result<Carried> {
-        let Some([client, upstream]) = &self.sockets else { return Err(io::ErrorKind::NotConnected.into()) };
-        let sockets = [client, upstream];
+        let Some(sockets) = &self.sockets else { return Err(io::ErrorKind::NotConnected.into()) };
+        let sockets = sockets.each_ref();
         for socket in sockets {
             self.watch.add(socket, flow.id)?;
         }
@@ -198,7 +200,7 @@ impl Spliced<'_> {
                 Some(bypass) => bypass.turn(&self.tracks, sockets, teardown)?,
                 None => None,
             };
-            let held = Side::BOTH.map(|side| self.bypass.as_ref().is_some_and(|bypass| bypass.holds(side)));
+            let held = Sides::of(|side| self.bypass.as_ref().is_some_and(|bypass| bypass.holds(side)));
             let mut again = earlier(look, slow_path.carry(teardown, held)?);
             if let Some(local_slow_path) = &mut local_slow_path {
                 again = earlier(again, local_slow_path.carry(teardown)?);
@@ -224,17 +226,17 @@ impl Spliced<'_> {
 
 /// Prepares the sockets and has the verdict look at bytes that were queued before.
 fn start<'a>(
-    [up, down]: &'a [Track<'a>; 2],
-    sockets: [&'a std::net::TcpStream; 2],
+    tracks: &'a Sides<Track<'a>>,
+    sockets: Sides<&'a Socket>,
     is_bypassed: bool,
-) -> io::Result<[Option<Window<'a>>; 2]> {
+) -> io::Result<Sides<Option<Window<'a>>>> {
     for socket in sockets {
         sys::force_send_buffer(socket, SEND_BUFFER)?;
         sys::limit_unsent(socket, u64::MAX)?;
     }
-    let [client, upstream] = sockets;
-    let down = if is_bypassed { None } else { Some(Window::new(down, upstream)?) };
-    let windows = [Some(Window::new(up, client)?), down];
+    let Sides { client, upstream } = sockets;
+    let of_upstream = if is_bypassed { None } else { Some(Window::new(&tracks.upstream, upstream)?) };
+    let windows = Sides::new(Some(Window::new(&tracks.client, client)?), of_upstream);
     for socket in sockets {
         sys::wake_when_readable(socket, 1)?;
     }
@@ -249,7 +251,7 @@ impl Drop for Spliced<'_> {
     }
 }
 
-fn counts(tracks: &[Track<'_>; 2]) -> ([Seen; 2], [u64; 2]) {
+fn counts(tracks: &Sides<Track<'_>>) -> (Sides<Seen>, Sides<u64>) {
     let directions = tracks.each_ref().map(Track::read);
     (
         directions.each_ref().map(|direction| Seen::Bytes(direction.seen())),
@@ -258,8 +260,9 @@ fn counts(tracks: &[Track<'_>; 2]) -> ([Seen; 2], [u64; 2]) {
 }
 
 /// For how long no byte has moved, as far as the verdict tells, and what was learnt at turns: bytes beside it show there.
-fn rested(flow: &Flow, tracks: &[Track<'_>; 2]) -> Duration {
-    tracks.iter().fold(flow.rested(), |rested, track| rested.min(sys::since(track.read().active_ns)))
+fn rested(flow: &Flow, tracks: &Sides<Track<'_>>) -> Duration {
+    let tracks = tracks.each_ref().into_iter();
+    tracks.fold(flow.rested(), |rested, track| rested.min(sys::since(track.read().active_ns)))
 }
 
 async fn sleep(limit: Option<Duration>) {

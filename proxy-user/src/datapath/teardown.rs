@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use proxy_common::flow::{
-    Access, Alarm, Bounds, End, Gap, Idle, Leg, Liveness, Look, Reading, Reason, Seen, Side, Step, Teardown,
+    Access, Alarm, Bounds, End, Gap, Idle, Leg, Liveness, Look, Reading, Reason, Seen, Side, Sides, Step,
+    Teardown,
 };
 use socket2::SockRef;
 
@@ -46,7 +47,7 @@ pub(super) enum Next {
 
 impl TeardownDriver {
     /// For a flow whose sockets stand at `legs`.
-    pub(super) fn new(timeouts: &Timeouts, legs: [Leg; 2], in_kernel: bool) -> Self {
+    pub(super) fn new(timeouts: &Timeouts, legs: Sides<Leg>, in_kernel: bool) -> Self {
         let bounds = Bounds { half_close: timeouts.half_close, flush: FLUSH };
         Self {
             machine: Teardown::new(legs, bounds, Duration::ZERO),
@@ -124,10 +125,10 @@ impl TeardownDriver {
     /// One turn. `counts`: [`Look::seen`] and [`Look::beside`], asked for after the sockets were.
     pub(super) fn turn<S: AsFd>(
         &mut self,
-        sockets: [&S; 2],
-        counts: impl Fn() -> ([Seen; 2], [u64; 2]),
+        sockets: Sides<&S>,
+        counts: impl Fn() -> (Sides<Seen>, Sides<u64>),
     ) -> io::Result<Next> {
-        self.keep_alive(sockets)?;
+        self.keep_alive(sockets.upstream)?;
         let mut legs = readings(sockets)?;
         loop {
             let (seen, beside) = counts();
@@ -152,17 +153,18 @@ impl TeardownDriver {
                     }
                 },
                 Step::ShutdownWrite(side) => {
-                    shutdown_write(of(sockets, side))?;
-                    *of_mut(&mut legs, side) = sys::reading(of(sockets, side))?;
+                    shutdown_write(sockets[side])?;
+                    legs[side] = sys::reading(sockets[side])?;
                 }
                 Step::Finished { end, clean } => return self.finish(sockets, end, clean),
             }
         }
     }
 
-    fn finish<S: AsFd>(&mut self, sockets: [&S; 2], end: End, clean: bool) -> io::Result<Next> {
+    fn finish<S: AsFd>(&mut self, sockets: Sides<&S>, end: End, clean: bool) -> io::Result<Next> {
         let end = name_timeout(end, sockets);
-        for (socket, leg) in sockets.into_iter().zip(&mut self.last.legs) {
+        for side in Side::BOTH {
+            let (socket, leg) = (sockets[side], &mut self.last.legs[side]);
             if leg.is_closed() {
                 // What it says is final, and closing it does nothing any more.
                 continue;
@@ -177,7 +179,7 @@ impl TeardownDriver {
         Ok(Next::Done(Carried { end, bytes: self.bytes() }))
     }
 
-    fn keep_alive<S: AsFd>(&mut self, [_, upstream]: [&S; 2]) -> io::Result<()> {
+    fn keep_alive<S: AsFd>(&mut self, upstream: &S) -> io::Result<()> {
         if !self.needs_keepalive || self.begun.elapsed() < YOUNG {
             return Ok(());
         }
@@ -187,34 +189,20 @@ impl TeardownDriver {
 
     /// For how long no byte had moved as of the last turn, whoever moved it.
     pub(super) fn rested(&self) -> Duration {
-        let [client, upstream] = &self.last.legs;
+        let Sides { client, upstream } = &self.last.legs;
         client.rested.min(upstream.rested)
     }
 
     /// Bytes given to each peer, as of the last turn; client to upstream first.
     pub(super) fn bytes(&self) -> Bytes {
-        let [client, upstream] = &self.last.legs;
+        let Sides { client, upstream } = &self.last.legs;
         [self.machine.given(Side::Upstream, upstream), self.machine.given(Side::Client, client)]
     }
 }
 
-/// Both sockets, client first.
-pub(super) fn readings<S: AsFd>([client, upstream]: [&S; 2]) -> io::Result<[Reading; 2]> {
-    Ok([sys::reading(client)?, sys::reading(upstream)?])
-}
-
-pub(super) fn of<S>([client, upstream]: [&S; 2], side: Side) -> &S {
-    match side {
-        Side::Client => client,
-        Side::Upstream => upstream,
-    }
-}
-
-const fn of_mut<T>([client, upstream]: &mut [T; 2], side: Side) -> &mut T {
-    match side {
-        Side::Client => client,
-        Side::Upstream => upstream,
-    }
+/// Of both sockets.
+pub(super) fn readings<S: AsFd>(sockets: Sides<&S>) -> io::Result<Sides<Reading>> {
+    Ok(Sides::new(sys::reading(sockets.client)?, sys::reading(sockets.upstream)?))
 }
 
 /// The shorter of two waits, none of which may be one.
@@ -234,9 +222,9 @@ fn shutdown_write(socket: &impl AsFd) -> io::Result<()> {
 }
 
 /// A peer that vanished looks like one that reset, but for the error that its socket keeps.
-fn name_timeout<S: AsFd>(end: End, sockets: [&S; 2]) -> End {
+fn name_timeout<S: AsFd>(end: End, sockets: Sides<&S>) -> End {
     let Reason::Reset(side) = end.reason else { return end };
-    match sys::error(of(sockets, side)).map(|error| error.kind()) {
+    match sys::error(sockets[side]).map(|error| error.kind()) {
         Some(io::ErrorKind::TimedOut) => End { reason: Reason::PeerTimeout(side), ..end },
         _ => end,
     }

@@ -265,11 +265,12 @@ impl Carriers {
         let way = {
             let _active = self.begin(flow, carried);
             let sockets = pair.sockets();
+            let both = [sockets.client, sockets.upstream];
             let due = bell.map_or(Due::Never, Due::Rung);
             let mut copying = Box::pin(copy::carry(&self.hub, flow, sockets, due, None));
             // Dropped before what copies: a flow that ends by itself is watched no more when its sockets are closed. But polled after it: it
             // looks at the bytes that are copied in this very turn.
-            let mut leaving = Box::pin(offload::offload(datapath, self, flow, &sockets, bell));
+            let mut leaving = Box::pin(offload::offload(datapath, self, flow, &both, bell));
             tokio::select! {
                 biased;
                 copied = &mut copying => match copied {
