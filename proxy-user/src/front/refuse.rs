@@ -63,8 +63,8 @@ pub(super) fn our_own(
     if hub.dialing.throttle.is_due() {
         tracing::warn!(
             %route, %upstream, listener = %flow.listener, %address,
-            "a connection to a server of this upstream came back to a listener of this daemon, and was refused: write the \
-             address of the service itself in servers, or move the listener"
+            "a connection to a server of this upstream came back to a listener of this daemon and was refused. Write the address of \
+             the service itself in servers, or move the listener"
         );
     }
     let error = format!("the connection of route \"{route}\" to upstream \"{upstream}\" came back here");

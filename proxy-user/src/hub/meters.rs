@@ -134,12 +134,12 @@ impl Meters {
         registry.register("accept_errors", "Failed accepts", self.accept_errors.clone());
         registry.register(
             "connections_turned_away",
-            "Connections reset because their source had as many as it may",
+            "Connections reset because their source had source_connections already",
             self.turned_away.clone(),
         );
-        registry.register("connections_active", "Established flows", self.active.clone());
+        registry.register("connections_active", "Established connections", self.active.clone());
         registry.register("connections_closed", "Connections that ended", self.closed.clone());
-        registry.register("bytes", "Bytes carried; in = client to upstream", self.bytes.clone());
+        registry.register("bytes", "Bytes forwarded; in = client to upstream", self.bytes.clone());
         registry.register("clienthello", "Outcomes of waiting for a hello", self.hello.clone());
         registry.register(
             "upstream_connect_seconds",
@@ -156,12 +156,12 @@ impl Meters {
             "1 if the last attempt to connect to this server succeeded, 0 if it failed",
             self.servers_up.clone(),
         );
-        registry.register("datapath_fallbacks", "Flows that a datapath did not take", self.fallbacks.clone());
         registry.register(
-            "packet_moves",
-            "Flows that left their sockets, or got some again",
-            self.moves.clone(),
+            "datapath_fallbacks",
+            "Connections that used another datapath instead",
+            self.fallbacks.clone(),
         );
+        registry.register("packet_moves", "Connections that were offloaded or restored", self.moves.clone());
     }
 
     pub(crate) fn accepted(&self, listener: &Arc<str>) {

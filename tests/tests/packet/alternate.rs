@@ -110,7 +110,7 @@ fn churn(badness: Badness) -> Result<()> {
     site.daemon.wait_for_idle()?;
     let metrics = site.daemon.metrics()?;
     let moved = |what| metrics.sum("snisplice_packet_moves_total", &[("what", what)]);
-    let (left, returned, failed) = (moved("left"), moved("returned"), moved("return_failed").abs());
+    let (left, returned, failed) = (moved("offloaded"), moved("restored"), moved("restore_failed").abs());
     let (all, least) = (turns.values().sum::<u64>(), turns.values().min().copied().unwrap_or(0));
     let after = counted(&site.daemon)?;
     let done = bad.iter().map(Impaired::done).collect::<Result<Vec<_>>>()?;

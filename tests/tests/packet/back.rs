@@ -60,7 +60,7 @@ fn there_and_back(daemon: &Daemon, client: &mut TcpStream, server: &mut TcpStrea
     assert_eq!((access.reason.as_str(), access.datapath.as_deref()), ("eof", Some("copy")), "{access:?}");
     assert_eq!(access.bytes_out, 4 * MIB + 2000, "{access:?}");
     ensure!(access.bytes_in >= 3 * MIB + 1000 && access.bytes_in < 3 * MIB + 2000, "{access:?}");
-    assert_eq!((moves(daemon, "left")?, moves(daemon, "returned")?), (2.0, 2.0));
+    assert_eq!((moves(daemon, "offloaded")?, moves(daemon, "restored")?), (2.0, 2.0));
     let total = daemon.metrics()?.sum("snisplice_bytes_total", &[]);
     #[expect(clippy::cast_precision_loss, reason = "a few MiB")]
     let said = (access.bytes_in + access.bytes_out) as f64;

@@ -79,7 +79,7 @@ fn who_has_no_such_flow_is_told_so() -> Result<()> {
     let ended = site.daemon.command("kill", &["--json", "777", &id])?;
     ensure!(ended.code == Some(69), "{ended:?}");
     ensure!(
-        ended.stderr.contains("no live connection 777") && ended.stderr.contains("snisplice flows"),
+        ended.stderr.contains("no live connection with id 777") && ended.stderr.contains("snisplice flows"),
         "{ended:?}"
     );
     let said: serde_json::Value = serde_json::from_str(&ended.stdout)?;

@@ -48,7 +48,8 @@ fn silent_flows_cost_nothing_and_leave_their_sockets_with_the_first_byte() -> Re
         client.write_all(b"x")?;
     }
     wait_for("all flows to leave their sockets", 3 * PATIENCE, || {
-        let left = site.daemon.metrics().ok()?.count("snisplice_packet_moves_total", &[("what", "left")]);
+        let left =
+            site.daemon.metrics().ok()?.count("snisplice_packet_moves_total", &[("what", "offloaded")]);
         (left == FLOWS as u64).then_some(())
     })?;
     drop((clients, servers));

@@ -120,7 +120,7 @@ impl LiftRequest {
             Ok(true) => Ok(json!({ "lifted": net.to_string() })),
             Ok(false) => Err((
                 StatusCode::NOT_FOUND,
-                format!("there is no ban of {net}; `snisplice guard list` has those that there are"),
+                format!("there is no ban of {net}; run `snisplice guard list` for the list"),
             )),
             Err(refused) => Err((StatusCode::CONFLICT, refused.to_string())),
         }

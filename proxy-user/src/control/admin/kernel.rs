@@ -29,15 +29,19 @@ impl Collector for Readings {
         let local = available && matches!(self.kernel.local, Some(Ok(_)));
         let packet = self.kernel.packet_unavailable().is_none();
         let gauges = [
-            ("sockmap_available", "1 where splicing by sockmap works here", i64::from(available)),
-            ("local_available", "1 where servers on this host can be captured", i64::from(local)),
-            ("packet_available", "1 where flows can leave their sockets", i64::from(packet)),
+            ("sockmap_available", "1 if splicing works on this host", i64::from(available)),
+            ("local_available", "1 if servers on this host can be captured", i64::from(local)),
+            ("packet_available", "1 if connections can be offloaded", i64::from(packet)),
             (
                 "connections_limit",
                 "Most connections at a time",
                 i64::try_from(connection_limit.limit()).unwrap_or(i64::MAX),
             ),
-            ("accept_paused", "1 while new connections wait for room", i64::from(connection_limit.is_full())),
+            (
+                "accept_paused",
+                "1 while the connection limit is reached and new connections wait",
+                i64::from(connection_limit.is_full()),
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);
@@ -55,7 +59,7 @@ impl Collector for Readings {
 
 fn encode_sockmap(encoder: &mut DescriptorEncoder<'_>, sockmap: &Sockmap) -> fmt::Result {
     let ceiling = ConstGauge::new(i64::try_from(sockmap.ceiling()).unwrap_or(i64::MAX));
-    let help = "Most bytes on their way in a direction of a flow";
+    let help = "Most bytes in flight in a direction of a spliced connection";
     let metric = encoder.encode_descriptor("credit_ceiling_bytes", help, None, ceiling.metric_type())?;
     ceiling.encode(metric)?;
     let again = (
@@ -81,53 +85,61 @@ fn encode_counters(encoder: &mut DescriptorEncoder<'_>, readings: &[Reading]) ->
 
 fn of_sockmap(counters: &KernelCounters) -> [Reading; 11] {
     [
-        ("kernel_redirected_bytes", "Bytes that the kernel carried", counters.redirected_bytes),
-        ("kernel_redirected_segments", "Segments that the kernel carried", counters.redirected_segments),
-        ("kernel_passed_bytes", "Bytes of spliced sockets left to userspace", counters.passed_bytes),
-        ("kernel_bypassed_bytes", "Bytes past a loopback connection", counters.bypassed_bytes),
-        ("kernel_redirect_failures", "Redirects that found no target", counters.redirect_failures),
+        ("kernel_redirected_bytes", "Bytes that the kernel spliced", counters.redirected_bytes),
+        ("kernel_redirected_segments", "Segments that the kernel spliced", counters.redirected_segments),
+        ("kernel_passed_bytes", "Bytes of spliced connections copied by the daemon", counters.passed_bytes),
+        ("kernel_bypassed_bytes", "Bytes that bypassed a loopback connection", counters.bypassed_bytes),
+        ("kernel_redirect_failures", "Redirects without a target", counters.redirect_failures),
         ("kernel_unknown_sockets", "Segments of sockets without a direction", counters.unknown_sockets),
-        ("kernel_credit_stops", "Times that a target had no room for more", counters.credit_stops),
+        ("kernel_credit_stops", "Times that a sender was stopped for a slow receiver", counters.credit_stops),
         ("kernel_lost_events", "Events that did not fit into the ring", counters.lost_events),
-        ("kernel_repeated_bytes", "Bytes of retransmissions that had come before", counters.repeated_bytes),
         (
-            "kernel_misfit_segments",
-            "Segments that did not fit to those before them",
-            counters.misfit_segments,
+            "kernel_repeated_bytes",
+            "Bytes of retransmissions that had arrived before",
+            counters.repeated_bytes,
         ),
-        ("kernel_overdrawn_bytes", "Bytes carried beyond the credit", counters.overdrawn_bytes),
+        ("kernel_misfit_segments", "Segments that did not continue their stream", counters.misfit_segments),
+        ("kernel_overdrawn_bytes", "Bytes spliced beyond the credit", counters.overdrawn_bytes),
     ]
 }
 
 fn of_packet(counters: &PacketCounters) -> [Reading; 20] {
     [
-        ("packet_forwarded_packets", "Packets translated and sent on", counters.forwarded),
-        ("packet_forwarded_bytes", "Payload of them", counters.forwarded_bytes),
-        ("packet_walked_packets", "Packets with TCP options beside time stamps", counters.walked),
-        ("packet_untranslatable_packets", "Packets dropped, not to be translated", counters.untranslatable),
-        ("packet_expired_packets", "Packets dropped, whose hops were used up", counters.expired),
-        ("packet_icmp_errors", "ICMP errors translated and sent on", counters.errors),
-        ("packet_copied_packets", "Packets that a draining socket got too", counters.copied),
-        ("packet_refreshed_packets", "Packets of draining sockets brought up to date", counters.refreshed),
+        ("packet_forwarded_packets", "Packets of offloaded connections forwarded", counters.forwarded),
+        ("packet_forwarded_bytes", "Payload of forwarded packets", counters.forwarded_bytes),
+        ("packet_walked_packets", "Packets with TCP options other than time stamps", counters.walked),
+        (
+            "packet_untranslatable_packets",
+            "Packets dropped because they cannot be translated",
+            counters.untranslatable,
+        ),
+        ("packet_expired_packets", "Packets dropped because their TTL was used up", counters.expired),
+        ("packet_icmp_errors", "ICMP errors translated and forwarded", counters.errors),
+        ("packet_copied_packets", "Packets also given to a draining socket", counters.copied),
+        (
+            "packet_refreshed_packets",
+            "Packets of draining sockets whose numbers were updated",
+            counters.refreshed,
+        ),
         (
             "packet_invalid_packets",
-            "Packets whose numbers are not near those of their connection",
+            "Packets with numbers far from those of their connection",
             counters.invalid,
         ),
-        ("packet_held_packets", "Packets dropped while a flow gets sockets", counters.held),
+        ("packet_held_packets", "Packets dropped while their connection was restored", counters.held),
         ("packet_lost_events", "Events that did not fit into the ring", counters.lost_events),
-        ("packet_no_route_packets", "Packets dropped, to which no route led", counters.no_route),
-        ("packet_route_changes", "Ways of entries that have changed", counters.moved),
-        ("packet_aged_flows", "Flows forgotten while no daemon ran", counters.aged),
-        ("packet_too_big_packets", "Packets too large, whose senders were told", counters.too_big),
+        ("packet_no_route_packets", "Packets dropped because there was no route", counters.no_route),
+        ("packet_route_changes", "Directions whose outgoing interface changed", counters.moved),
+        ("packet_aged_flows", "Offloaded connections removed while no daemon ran", counters.aged),
+        ("packet_too_big_packets", "Packets above the MTU whose senders were informed", counters.too_big),
         (
             "packet_missed_packets",
-            "Packets that came past the programs; the host's resets were dropped",
+            "Packets that bypassed the programs and whose reset was dropped",
             counters.missed,
         ),
-        ("packet_untracked_connections", "Entries of connection tracking removed", counters.untracked),
-        ("packet_reattached", "Interfaces whose programs were attached again", counters.reattached),
-        ("packet_repinned", "Pinned files that were made again", counters.repinned),
+        ("packet_untracked_connections", "Connection tracking entries removed", counters.untracked),
+        ("packet_reattached", "Times that programs were attached again", counters.reattached),
+        ("packet_repinned", "Pinned files created again", counters.repinned),
         ("packet_unsent_segments", "Probes and resets that could not be sent", counters.unsent),
     ]
 }

@@ -68,20 +68,20 @@ async fn carry_out(State(admin): State<Arc<Admin>>, Json(ids): Json<Ids>, order:
 
 /// Err: why it cannot be carried out.
 fn give(hub: &Hub, id: u64, order: Order) -> Result<Arc<Flow>, String> {
-    let unknown = || format!("there is no live connection {id}; `snisplice flows` has those that there are");
+    let unknown = || format!("no live connection with id {id}; run `snisplice flows` for the list");
     let flow = hub.flows.find(id).ok_or_else(unknown)?;
     if order != Order::Kill {
         if !may_leave(&flow) {
             return Err(format!(
-                "connection {id} has its sockets, and keeps them: its upstream has no datapath = \"packet\", nor \"auto\" with a \
+                "connection {id} has its sockets and cannot be offloaded: its upstream has neither datapath = \"packet\" nor \"auto\" with a \
                  [packet] section"
             ));
         }
         let mut facts = flow.facts();
         if let Some(datapath @ (Datapath::Sockmap | Datapath::Local)) = facts.datapath {
-            let why = facts.obstacle.as_deref().unwrap_or("it was handed over before it could leave");
+            let why = facts.obstacle.as_deref().unwrap_or("it was spliced before it could be offloaded");
             return Err(format!(
-                "connection {id} is carried by {}, and keeps its sockets: {why}",
+                "connection {id} is forwarded by {} and cannot be offloaded: {why}",
                 datapath.name()
             ));
         }
@@ -123,11 +123,13 @@ async fn wait(hub: &Hub, flow: &Flow, order: Order, deadline: Instant) -> Result
             _ => {}
         }
         if let Some(obstacle) = obstacle {
-            let stays = if is_without { "stays without sockets" } else { "keeps its sockets" };
+            let stays = if is_without { "stays offloaded" } else { "is not offloaded" };
             return Err(format!("connection {id} {stays}: {obstacle}"));
         }
         if Instant::now() >= deadline {
-            return Err(format!("connection {id} has not come so far yet; `snisplice flows` shows it"));
+            return Err(format!(
+                "the command for connection {id} is not finished yet; run `snisplice flows` to see the connection"
+            ));
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -288,7 +288,7 @@ impl Carriers {
                     let mut facts = flow.facts();
                     (facts.keys, facts.obstacle) = (Some(Box::new(keys)), None);
                 }
-                self.hub.meters.moved("left");
+                self.hub.meters.moved("offloaded");
                 let active = self.begin(flow, Datapath::Packet);
                 Outcome::Left(Departed { datapath: Arc::clone(datapath), keys, options, active })
             }

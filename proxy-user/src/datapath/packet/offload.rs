@@ -74,7 +74,7 @@ pub(super) async fn offload(
         if !told.contains(&obstacle) {
             told.push(obstacle);
             carriers.fall_back(flow, Datapath::Packet, Fallback::Packet(obstacle));
-            tracing::debug!(flow = flow.id, reason = obstacle.text(), "the flow keeps its sockets");
+            tracing::debug!(flow = flow.id, reason = obstacle.text(), "the connection is not offloaded");
         }
         if let Some(bell) = bell.filter(|_| !obstacle.may_pass() || tries >= TRIES) {
             // It may be long until the flow rests, and can be had: until then it goes on trying.

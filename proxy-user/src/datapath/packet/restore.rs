@@ -127,8 +127,8 @@ impl PacketDatapath {
         match self.restore_in_time(hub, &offloaded, closing.is_some()).await {
             Ok(restored) => self.bring_home(hub, offloaded, restored, closing),
             Err(failed) => {
-                tracing::debug!(flow = flow.id, reason = %failed, "the flow stays without sockets");
-                hub.meters.moved("return_failed");
+                tracing::debug!(flow = flow.id, reason = %failed, "the connection stays offloaded");
+                hub.meters.moved("restore_failed");
                 flow.facts().obstacle = Some(failed.to_string().into());
                 self.put(hub, offloaded);
                 self.table.look_after(&client, Some(Duration::ZERO));
@@ -289,9 +289,9 @@ impl PacketDatapath {
             }
         };
         match sent {
-            Ok(()) => hub.meters.moved("returned"),
+            Ok(()) => hub.meters.moved("restored"),
             Err(mut record) => {
-                hub.meters.moved("return_failed");
+                hub.meters.moved("restore_failed");
                 record.settle(hub, &flow, End { reason: Reason::Internal, side: None }, starts.delivered);
                 hub.flows.leave_parked(&flow);
             }

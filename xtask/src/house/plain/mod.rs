@@ -11,23 +11,8 @@ use self::prose::{Kind, Passage};
 use super::Finding;
 use super::source::Source;
 
-/// Files that are still to be rewritten.
-const NOT_YET: [&str; 8] = [
-    "proxy-user/src/app/mod.rs",
-    "proxy-user/src/control/admin/guard.rs",
-    "proxy-user/src/control/admin/kernel.rs",
-    "proxy-user/src/control/admin/orders.rs",
-    "proxy-user/src/datapath/packet/offload.rs",
-    "proxy-user/src/datapath/packet/restore.rs",
-    "proxy-user/src/front/refuse.rs",
-    "proxy-user/src/hub/meters.rs",
-];
-
 /// Checks one Markdown page.
 pub(super) fn page(path: &str, text: &str) -> Vec<Finding> {
-    if is_exempt(path) {
-        return Vec::new();
-    }
     let mut found = passages(path, &markdown::passages(text));
     found.extend(markdown::long_lines(path, text));
     found
@@ -35,7 +20,7 @@ pub(super) fn page(path: &str, text: &str) -> Vec<Finding> {
 
 /// Checks the messages and the help of one Rust file.
 pub(super) fn messages(source: &Source<'_>) -> Vec<Finding> {
-    if is_exempt(source.path) || !messages::is_shown_to_users(source.path) {
+    if !messages::is_shown_to_users(source.path) {
         return Vec::new();
     }
     passages(source.path, &messages::passages(source))
@@ -76,10 +61,6 @@ fn start(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let first = words.get(..8).unwrap_or(&words);
     format!("{}{}", first.join(" "), if words.len() > 8 { " ..." } else { "" })
-}
-
-fn is_exempt(path: &str) -> bool {
-    NOT_YET.iter().any(|file| path.starts_with(file))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::super::Finding;
 use super::super::source::Source;
 
 /// Types and values, each with the name that it has now.
-const IDENTIFIERS: [(&str, &str); 25] = [
+const IDENTIFIERS: [(&str, &str); 31] = [
     ("Road", "PacketDatapath"),
     ("Lot", "OffloadTable"),
     ("Parked", "OffloadedFlow"),
@@ -24,6 +24,12 @@ const IDENTIFIERS: [(&str, &str); 25] = [
     ("Reach", "BackendLookup"),
     ("Errand", "Command"),
     ("Errands", "commands"),
+    ("Homes", "Workers"),
+    ("Exchange", "Workers"),
+    ("Door", "Mailbox"),
+    ("Desk", "Worker"),
+    ("Means", "WorkerInputs"),
+    ("Entrance", "WorkerInputs"),
     ("vigil", "liveness"),
     ("streak", "bulk_detector"),
     ("belief", "seq_validation"),
@@ -33,9 +39,11 @@ const IDENTIFIERS: [(&str, &str); 25] = [
 ];
 
 /// Modules, files and folders, each with the name that it has now.
-const MODULES: [(&str, &str); 21] = [
+const MODULES: [(&str, &str); 23] = [
     ("lot", "offload_table"),
     ("road", "the name of the datapath"),
+    ("homes", "workers"),
+    ("exchange", "workers"),
     ("leave", "offload"),
     ("terms", "negotiated_options"),
     ("taken", "port_table"),
