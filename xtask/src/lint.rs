@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::console::{Step, Tone, paint};
 use crate::process::{keep_log, observe, tail};
 use crate::workspace::{cargo, locked, root};
-use crate::{build, house, setup};
+use crate::{build, rules, setup};
 
 /// How one check ended.
 pub(crate) enum Verdict {
@@ -53,11 +53,11 @@ pub(crate) fn run() -> bool {
 
 /// `lint --tree DIR`: the project rules alone, for another checkout, with a count for each rule. True when all hold.
 pub(crate) fn other_tree(tree: &Path) -> Result<bool> {
-    let findings = house::findings(tree)?;
+    let findings = rules::findings(tree)?;
     for finding in &findings {
         println!("{finding}");
     }
-    for (rule, count) in house::by_rule(&findings) {
+    for (rule, count) in rules::by_rule(&findings) {
         println!("{rule}: {count}");
     }
     println!("lint of {}: {} findings", tree.display(), findings.len());
@@ -66,7 +66,7 @@ pub(crate) fn other_tree(tree: &Path) -> Result<bool> {
 
 /// Makes all checks.
 pub(crate) fn checks() -> Vec<Check> {
-    let mut checks = vec![house_rules()];
+    let mut checks = vec![project_rules()];
     let deny = match setup::for_lint() {
         Ok(deny) => deny,
         Err(error) => {
@@ -85,9 +85,9 @@ pub(crate) fn checks() -> Vec<Check> {
     checks
 }
 
-fn house_rules() -> Check {
+fn project_rules() -> Check {
     let step = Step::begin("project rules");
-    let verdict = match house::findings(&root()) {
+    let verdict = match rules::findings(&root()) {
         Ok(findings) if findings.is_empty() => Verdict::Passed,
         Ok(findings) => Verdict::Failed(findings.iter().map(|finding| format!("    {finding}\n")).collect()),
         Err(error) => Verdict::Failed(format!("    {error:#}\n")),

@@ -8,10 +8,11 @@ mod build;
 mod console;
 mod demo;
 mod fuzz;
-mod house;
+
 mod lint;
 mod privilege;
 mod process;
+mod rules;
 mod run;
 mod setup;
 mod test;

@@ -62,7 +62,7 @@ fn rooms(source: &Source<'_>, file: &str) -> Vec<Finding> {
     };
     let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| name == room) else {
         let what =
-            format!("module {room} is missing in the order of imports: add it to xtask/src/house/imports.rs");
+            format!("module {room} is missing in the order of imports: add it to xtask/src/rules/imports.rs");
         return vec![Finding::new(source.path, 1, what)];
     };
     let mut found = Vec::new();

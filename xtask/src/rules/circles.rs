@@ -77,7 +77,7 @@ fn gone<'a>(groups: &[Group], known: &'a [&str]) -> impl Iterator<Item = Finding
         Finding::new(
             file,
             1,
-            "it is in no circle of imports any more: remove it from the list in xtask/src/house/circles.rs",
+            "it is in no circle of imports any more: remove it from the list in xtask/src/rules/circles.rs",
         )
     })
 }
