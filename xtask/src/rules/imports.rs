@@ -1,12 +1,12 @@
-//! Imports go one way: from the daemon's outer rooms to its inner ones, and from the crates to proxy-common.
+//! Imports go one way: from the daemon's outer modules to its inner ones, and from the crates to proxy-common.
 
 use proc_macro2::Delimiter;
 
 use super::Finding;
 use super::source::{Kind, Source};
 
-/// The rooms of the daemon that have a place in the order, each with those that it may import.
-const ROOMS: [(&str, &[&str]); 6] = [
+/// The modules of the daemon in the order of imports, each with those that it may import.
+const ORDER: [(&str, &[&str]); 6] = [
     ("sys", &[]),
     ("hub", &[]),
     ("kernel", &["sys"]),
@@ -15,7 +15,7 @@ const ROOMS: [(&str, &[&str]); 6] = [
     ("control", &["sys", "hub", "kernel"]),
 ];
 
-/// Files of the daemon that put the rooms together.
+/// Parts of the daemon that connect the modules.
 const OUTSIDE: [&str; 4] = ["lib", "main", "daemon", "cli"];
 
 /// Our crates as paths name them.
@@ -33,7 +33,7 @@ const MAY_IMPORT: [(&str, &[&str]); 4] = [
 pub(crate) fn check(source: &Source<'_>) -> Vec<Finding> {
     let mut found = crates(source);
     if let Some(file) = source.path.strip_prefix("proxy-user/src/") {
-        found.extend(rooms(source, file));
+        found.extend(modules(source, file));
     }
     found
 }
@@ -55,24 +55,24 @@ fn crates(source: &Source<'_>) -> Vec<Finding> {
     found
 }
 
-fn rooms(source: &Source<'_>, file: &str) -> Vec<Finding> {
+fn modules(source: &Source<'_>, file: &str) -> Vec<Finding> {
     let module = module_of(file);
-    let Some(room) = module.first().filter(|room| !OUTSIDE.contains(&room.as_str())) else {
+    let Some(own) = module.first().filter(|own| !OUTSIDE.contains(&own.as_str())) else {
         return Vec::new();
     };
-    let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| name == room) else {
+    let Some((_, allowed)) = ORDER.iter().find(|(name, _)| name == own) else {
         let what =
-            format!("module {room} is missing in the order of imports: add it to xtask/src/rules/imports.rs");
+            format!("module {own} is missing in the order of imports: add it to xtask/src/rules/imports.rs");
         return vec![Finding::new(source.path, 1, what)];
     };
     let mut found = Vec::new();
     for (name, line) in root_names(source, &module) {
-        let known = ROOMS.iter().any(|(room, _)| *room == name) || OUTSIDE.contains(&name.as_str());
-        if name == *room || allowed.contains(&name.as_str()) {
+        let known = ORDER.iter().any(|(known, _)| *known == name) || OUTSIDE.contains(&name.as_str());
+        if name == *own || allowed.contains(&name.as_str()) {
             continue;
         }
         let what = if known {
-            format!("{room} must not import {name}: it may import only [{}]", allowed.join(", "))
+            format!("{own} must not import {name}: it may import only [{}]", allowed.join(", "))
         } else {
             format!("crate::{name} is no module of the order: import it from its own module")
         };
@@ -130,7 +130,7 @@ fn climb(source: &Source<'_>, mut at: usize) -> (usize, usize) {
 fn heads(source: &Source<'_>, at: usize, found: &mut Vec<(String, usize)>) {
     let Some(token) = source.tokens.get(at) else { return };
     match &token.kind {
-        // `use crate::{self}` names no room.
+        // `use crate::{self}` names no module.
         Kind::Ident(name) if name != "self" => found.push((name.clone(), token.line)),
         Kind::Punct('*') => found.push(("*".to_owned(), token.line)),
         Kind::Open(Delimiter::Brace) => {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn rooms_may_import_what_the_order_allows() {
+    fn modules_may_import_what_the_order_allows() {
         let text =
             "use crate::{hub::{Snapshot, kernel}, sys, datapath::{self, copy}};\nuse proxy_common::plan;\n";
         assert!(lines("proxy-user/src/front/conn.rs", text).is_empty());
@@ -195,7 +195,7 @@ mod tests {
             lines("proxy-user/src/hub/x.rs", "use crate::daemon;\nuse crate::*;\nuse crate::Thing;"),
             [1, 2, 3]
         );
-        assert_eq!(lines("proxy-user/src/newroom/x.rs", ""), [1]);
+        assert_eq!(lines("proxy-user/src/newmodule/x.rs", ""), [1]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The rules of the house that no compiler checks.
+//! The project rules that no compiler checks.
 
 mod circles;
 mod imports;

@@ -32,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_is_found_outside_its_rooms() {
+    fn unsafe_is_found_outside_its_modules() {
         let text = "unsafe fn f() {}\nfn g() { unsafe { f() } }\nunsafe impl Send for X {}\n#[unsafe(no_mangle)] fn h() {}";
         assert_eq!(count("proxy-user/src/front/conn.rs", text), 4);
         assert_eq!(count("tests/src/netns/mod.rs", text), 4);
