@@ -19,7 +19,7 @@ pub(crate) fn play(launch: &Launch, printer: &Printer) -> Result<Outlived> {
         site.stop()?;
         return Ok(Outlived::without(packet.reason));
     }
-    printer.step(&format!("{AGENTS} more agents, whose flows leave their sockets (datapath = \"packet\")"));
+    printer.step(&format!("{AGENTS} more agents, whose connections are offloaded (datapath = \"packet\")"));
     let subscription = |number| format!("poll://lasting{number}/");
     let agent = |number| site.agent(Some(POLLING_NAME), SHARED_PORT, &subscription(number));
     let mut agents = (0..AGENTS).map(agent).collect::<Result<Vec<_>>>()?;
@@ -32,7 +32,7 @@ pub(crate) fn play(launch: &Launch, printer: &Printer) -> Result<Outlived> {
     for _ in 0..POLLS {
         polls_without_daemon += poll(&mut agents)?;
     }
-    printer.step("snisplice is started again, and finds its flows");
+    printer.step("snisplice is started again, and finds its connections");
     site.daemon = launch.start(&site.net.edge, &config)?;
     site.daemon.wait_for_packets(AGENTS)?;
     poll(&mut agents)?;

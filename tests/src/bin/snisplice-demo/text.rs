@@ -47,21 +47,21 @@ impl Printer {
         self.outlived(&report.outlived);
         report.complaints.iter().for_each(|complaint| self.problem(complaint));
         match report.is_good() {
-            true => println!("{}", self.paint("1;32", "all is as it should be")),
-            false => println!("{}", self.paint("1;31", "NOT all is as it should be")),
+            true => println!("{}", self.paint("1;32", "everything works as expected")),
+            false => println!("{}", self.paint("1;31", "NOT everything works as expected")),
         }
     }
 
     fn kernel(&self, report: &Report) {
         let kernel = &report.kernel;
         println!(
-            "kernel counters: {} redirected bytes before, {} after, in {} segments; {} bytes were carried by snisplice, \
+            "kernel counters: {} redirected bytes before, {} after, in {} segments; {} bytes were copied by snisplice, \
              because their receiver was slower than their sender",
             kernel.redirected_before, kernel.redirected_after, kernel.segments, kernel.passed
         );
-        let verdict = format!("the kernel carried {} of {} bytes", kernel.redirected(), report.bytes());
+        let verdict = format!("the kernel forwarded {} of {} bytes", kernel.redirected(), report.bytes());
         match &report.kernel_unavailable {
-            Some(reason) => println!("{verdict}: this host cannot do it: {reason}"),
+            Some(reason) => println!("{verdict}: splicing is unavailable on this host: {reason}"),
             None if report.kernel_carried() => println!("{}", self.paint("1", &verdict)),
             None => self.problem(&verdict),
         }
@@ -71,11 +71,11 @@ impl Printer {
         let Outlived { unavailable, agents, polls_without_daemon, ended_in_order, forwarded_packets } =
             outlived;
         let told = format!(
-            "{agents} agents without sockets in the daemon: {polls_without_daemon} polls were answered while it was dead, {ended_in_order} \
-             flows were found again and ended in order; {forwarded_packets} packets were translated"
+            "{agents} agents with offloaded connections: {polls_without_daemon} polls were answered while the daemon was dead, \
+             {ended_in_order} connections were found again and closed in order; {forwarded_packets} packets were forwarded"
         );
         match unavailable {
-            Some(reason) => println!("no flow can leave its sockets here: {reason}"),
+            Some(reason) => println!("offloading is unavailable on this host: {reason}"),
             None if outlived.is_good() => println!("{}", self.paint("1", &told)),
             None => self.problem(&told),
         }

@@ -7,7 +7,8 @@ use super::markdown;
 use super::prose::{Kind, Passage, code};
 
 /// Sources whose messages users see.
-const SHOWN: [&str; 3] = ["proxy-user/src/", "proxy-common/src/", "xtask/src/"];
+const SHOWN: [&str; 4] =
+    ["proxy-user/src/", "proxy-common/src/", "xtask/src/", "tests/src/bin/snisplice-demo/"];
 
 /// Attributes whose strings only a compiler reads. Doc comments are read where they are help.
 const UNSEEN: [&str; 6] = ["doc", "cfg", "cfg_attr", "expect", "allow", "deny"];
