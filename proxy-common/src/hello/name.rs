@@ -20,33 +20,56 @@ pub struct HostName(Box<str>);
 
 /// Why a text is no host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}; {}", self.what(), self.remedy())]
 pub enum NameError {
     /// There is nothing, or only a dot.
-    #[error("the name is empty; write a host name such as polling.example.com")]
     Empty,
     /// It is longer than 253 bytes.
-    #[error("the name has {0} bytes; a host name has at most 253")]
     TooLong(usize),
     /// Two dots in a row, or one at the start.
-    #[error("there is nothing between two dots or before the first; remove the extra dot")]
     EmptyLabel,
     /// A part between dots is longer than 63 bytes.
-    #[error("the part \"{0}\" has {len} bytes; each part between dots has at most 63", len = .0.len())]
     LabelTooLong(String),
     /// It has a character outside of ASCII.
-    #[error(
-        "the character {0:?} is not ASCII; write the name in its xn-- form (punycode), as clients send it"
-    )]
     NotAscii(char),
     /// It has an ASCII character that no host name has.
-    #[error(
-        "the character {0:?} cannot be in a host name; write only letters, digits, '-', '_' and dots, \
-         without scheme, port or path"
-    )]
     Character(char),
     /// It is an IPv4 or IPv6 address.
-    #[error("{0} is an address, and clients send no server name for one; write a host name")]
     Address(IpAddr),
+}
+
+impl NameError {
+    /// What is wrong.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Empty => "the name is empty".to_owned(),
+            Self::TooLong(bytes) => format!("the name has {bytes} bytes"),
+            Self::EmptyLabel => "there is nothing between two dots or before the first".to_owned(),
+            Self::LabelTooLong(part) => format!("the part \"{part}\" has {} bytes", part.len()),
+            Self::NotAscii(character) => format!("the character {character:?} is not ASCII"),
+            Self::Character(character) => format!("the character {character:?} cannot be in a host name"),
+            Self::Address(address) => {
+                format!("{address} is an address, and clients send no server name for one")
+            }
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Empty => "write a host name such as polling.example.com",
+            Self::TooLong(_) => "a host name has at most 253",
+            Self::EmptyLabel => "remove the extra dot",
+            Self::LabelTooLong(_) => "each part between dots has at most 63",
+            Self::NotAscii(_) => "write the name in its xn-- form (punycode), as clients send it",
+            Self::Character(_) => {
+                "write only letters, digits, '-', '_' and dots, without scheme, port or path"
+            }
+            Self::Address(_) => "write a host name",
+        }
+    }
 }
 
 impl HostName {

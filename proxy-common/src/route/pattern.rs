@@ -30,25 +30,44 @@ enum Kind {
 
 /// Why a text is no pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}; {}", self.what(), self.remedy())]
 pub enum PatternError {
     /// Without its wildcards it would be no host name.
-    #[error(transparent)]
     Name(#[from] NameError),
     /// A wildcard that is only a part of a label, such as `a*`.
-    #[error(
-        "the part \"{0}\" mixes a wildcard with other characters; '*' stands for one whole part between dots \
-         and '**' for one or more"
-    )]
     PartOfLabel(String),
     /// More than one `**`.
-    #[error("there is more than one '**'; keep one and write '*' for each other part")]
     TwoDeep,
     /// An IPv4 address with wildcards in it.
-    #[error(
-        "\"{0}\" is an address with wildcards, and clients send no server name for an address; \
-         to match clients by network, set `source`"
-    )]
     AddressRange(String),
+}
+
+impl PatternError {
+    /// What is wrong.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Name(error) => error.what(),
+            Self::PartOfLabel(part) => format!("the part \"{part}\" mixes a wildcard with other characters"),
+            Self::TwoDeep => "there is more than one '**'".to_owned(),
+            Self::AddressRange(text) => {
+                format!(
+                    "\"{text}\" is an address with wildcards, and clients send no server name for an address"
+                )
+            }
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Name(error) => error.remedy(),
+            Self::PartOfLabel(_) => "'*' stands for one whole part between dots and '**' for one or more",
+            Self::TwoDeep => "keep one and write '*' for each other part",
+            Self::AddressRange(_) => "to match clients by network, set `source`",
+        }
+    }
 }
 
 impl Pattern {

@@ -19,12 +19,12 @@ pub(super) fn failure(bind: &BindError) -> Failure {
         _ if address.is_ipv6() => "if IPv6 is off on this host, listen on 0.0.0.0 instead".to_owned(),
         _ => "check the address".to_owned(),
     };
-    Failure::new(exit(Some(error.kind())), format_args!("{bind}; {remedy}"))
+    Failure::new(exit(error.kind()), format_args!("{bind}; {remedy}"))
 }
 
-pub(super) const fn exit(kind: Option<io::ErrorKind>) -> Exit {
+pub(super) const fn exit(kind: io::ErrorKind) -> Exit {
     match kind {
-        Some(io::ErrorKind::PermissionDenied) => Exit::Permission,
+        io::ErrorKind::PermissionDenied => Exit::Permission,
         _ => Exit::Unavailable,
     }
 }

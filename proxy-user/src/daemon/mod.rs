@@ -74,10 +74,8 @@ impl Daemon {
         let (workers, inboxes) = Workers::new(cores);
         let mut listeners = ListenerSet::new(Arc::clone(&workers));
         listeners.follow(&snapshot, Sockets::new()).map_err(|error| bind::failure(&error))?;
-        let endpoint = admin::open(&snapshot.admin).map_err(|error| {
-            let code = error.downcast_ref::<io::Error>().map(io::Error::kind);
-            Failure::new(bind::exit(code), error)
-        })?;
+        let endpoint = admin::open(&snapshot.admin)
+            .map_err(|error| Failure::new(bind::exit(error.error.kind()), error))?;
         let limit = ConnectionLimit::new(files, cores as u64);
         let hub = Arc::new(Hub::new(snapshot, limit, workers));
         let upkeep = Upkeep::start(Arc::clone(&hub));

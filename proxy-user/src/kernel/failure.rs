@@ -10,7 +10,7 @@ use proxy_common::kernels::{Part, Version};
 use crate::sys;
 
 /// A kernel feature that cannot be used here.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {remedy}")]
 pub(crate) struct Unavailable {
     /// What failed, with the kernel's answer.

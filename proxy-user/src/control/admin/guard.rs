@@ -110,7 +110,7 @@ impl BanRequest {
 }
 
 fn network(text: &str) -> Result<IpNet, (StatusCode, String)> {
-    config::network(text).map_err(|error| (StatusCode::BAD_REQUEST, error))
+    config::network(text).map_err(|fault| (StatusCode::BAD_REQUEST, fault.to_string()))
 }
 
 impl LiftRequest {
@@ -129,7 +129,9 @@ impl LiftRequest {
 
 async fn reload(State(admin): State<Arc<Admin>>) -> Response {
     let outcome = match guard_of(&admin) {
-        Ok(guard) => Arc::clone(guard).reload().await.map_err(|error| (StatusCode::CONFLICT, error)),
+        Ok(guard) => {
+            Arc::clone(guard).reload().await.map_err(|error| (StatusCode::CONFLICT, error.to_string()))
+        }
         Err(error) => Err(error),
     };
     respond(outcome.map(|networks| json!({ "networks": networks })))

@@ -49,25 +49,34 @@ impl Drop for SocketFile {
     }
 }
 
+/// Why the endpoint cannot be opened: what failed, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {error}; {remedy}")]
+pub(crate) struct CannotOpen {
+    what: String,
+    #[source]
+    pub(crate) error: io::Error,
+    remedy: String,
+}
+
 /// Opens what the configuration asks for.
-pub(crate) fn open(config: &snapshot::Admin) -> anyhow::Result<Listeners> {
+pub(crate) fn open(config: &snapshot::Admin) -> Result<Listeners, CannotOpen> {
     let http = config.http.map(open_http).transpose()?;
     let socket = config.socket.as_deref().map(open_socket).transpose()?;
     Ok(Listeners { http, socket })
 }
 
-fn open_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn open_http(address: SocketAddr) -> Result<TcpListener, CannotOpen> {
     sys::bind(address, false, None).map_err(|error| {
         let remedy = format!(
             "find what listens there with `ss -ltnp sport = :{}`; a second snisplice needs an http and a socket of its own",
             address.port()
         );
-        let text = format!("cannot listen on {address} ([admin] http): {error}; {remedy}");
-        anyhow::Error::new(error).context(text)
+        CannotOpen { what: format!("cannot listen on {address} ([admin] http)"), error, remedy }
     })
 }
 
-fn open_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+fn open_socket(path: &Path) -> Result<(UnixListener, SocketFile), CannotOpen> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let failed = |error: io::Error, what: String| {
         let remedy = match error.kind() {
@@ -79,8 +88,7 @@ fn open_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
             }
             _ => "set another path, or \"\" for none",
         };
-        let text = format!("{what} ([admin] socket): {error}; {remedy}");
-        anyhow::Error::new(error).context(text)
+        CannotOpen { what: format!("{what} ([admin] socket)"), error, remedy: remedy.to_owned() }
     };
     if !folder.exists() {
         let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);

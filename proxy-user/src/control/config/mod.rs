@@ -45,7 +45,8 @@ use toml_parser::lexer::TokenKind;
 pub(crate) use self::diff::{Change, Part, diff};
 pub(crate) use self::host::Host;
 pub(crate) use self::problem::{ConfigErrors, Problem};
-use self::report::{Fault, Report};
+pub(crate) use self::report::Fault;
+use self::report::Report;
 use self::source::Text;
 use crate::hub::UpstreamRegistry;
 use crate::hub::snapshot::Snapshot;
@@ -131,16 +132,16 @@ fn load_from(
 ///
 /// # Errors
 /// What is wrong with it, and the way out.
-pub(crate) fn network(text: &str) -> Result<IpNet, String> {
-    value::source(text).map_err(|fault| format!("{}; {}", fault.what, fault.way_out))
+pub(crate) fn network(text: &str) -> Result<IpNet, Fault> {
+    value::source(text)
 }
 
 /// A time of at least 1 ms and at most a day.
 ///
 /// # Errors
 /// What is wrong with it, and the way out.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    quantity::duration(text, &quantity::WAIT).map_err(|fault| format!("{}; {}", fault.what, fault.way_out))
+pub(crate) fn duration(text: &str) -> Result<Duration, Fault> {
+    quantity::duration(text, &quantity::WAIT)
 }
 
 /// Checks and compiles a configuration text. `file` is the name to report problems under.

@@ -14,8 +14,9 @@ pub(super) const MAX_PROBLEMS: usize = 1000;
 const MAX_QUOTED: usize = 64;
 
 /// What a value is wrong about, before its place is known.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}; {way_out}")]
+pub(crate) struct Fault {
     pub(super) what: String,
     pub(super) way_out: String,
 }

@@ -53,11 +53,8 @@ pub(super) fn interface(text: &str) -> Result<Arc<str>, Fault> {
 /// A server name, or a pattern of them. Its own error says what to do as well.
 pub(super) fn pattern(text: &str) -> Result<Pattern, Fault> {
     Pattern::parse(text).map_err(|error| {
-        let error = error.to_string();
-        let (what, way_out) = error
-            .split_once("; ")
-            .unwrap_or((&error, "write a name, '*' for one label or '**' for one or more"));
-        Fault::new(format!("{} is not a server name or a pattern: {what}", quote(text)), way_out)
+        let what = format!("{} is not a server name or a pattern: {}", quote(text), error.what());
+        Fault::new(what, error.remedy())
     })
 }
 

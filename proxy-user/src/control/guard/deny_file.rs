@@ -46,7 +46,11 @@ fn parse(text: &str, name: &str) -> Result<Vec<IpNet>, ConfigErrors> {
             Err(what) => {
                 let indent = line.chars().take_while(|c| c.is_whitespace()).count();
                 let place = (Some(number), Some(indent + 1));
-                wrong.push(Problem { line: place.0, column: place.1, ..Problem::of_file(name, what) });
+                wrong.push(Problem {
+                    line: place.0,
+                    column: place.1,
+                    ..Problem::of_file(name, what.to_string())
+                });
             }
         }
     }

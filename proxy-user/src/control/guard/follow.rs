@@ -129,10 +129,9 @@ impl Guard {
                 Ok(link)
             }
             Err(reason) => {
-                let reason = reason.to_string();
                 let known = matches!(state.places.get(name), Some(Err(before)) if *before == reason);
                 if !known {
-                    tracing::error!(interface = %name, reason, "no guard there; it is tried again");
+                    tracing::error!(interface = %name, %reason, "no guard there; it is tried again");
                 }
                 Err(reason)
             }

@@ -8,7 +8,7 @@ mod follow;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use proxy_common::guard::{Bans, Endpoint, Rate, Refusal, Table, Why};
 
 use self::apart::{Apart, NotDone};
+use super::config::ConfigErrors;
 use super::{Exit, Failure};
 use crate::hub::{Hub, Phase, Sources, keep_running, snapshot};
 use crate::kernel::Unavailable;
@@ -52,7 +53,7 @@ struct State {
     /// What the file of the configuration says.
     file: Vec<IpNet>,
     /// Attached, or why not. An interface that is not there is not in here.
-    places: BTreeMap<Arc<str>, Result<Link, String>>,
+    places: BTreeMap<Arc<str>, Result<Link, Unavailable>>,
     /// Interfaces that are not there, and of which the log says so.
     absent: BTreeSet<Arc<str>>,
     endpoints: HashSet<Endpoint>,
@@ -159,34 +160,30 @@ impl Guard {
     ///
     /// # Errors
     /// It is not as it should be: what counted before still does.
-    pub(in crate::control) async fn reload(self: Arc<Self>) -> Result<usize, String> {
+    pub(in crate::control) async fn reload(self: Arc<Self>) -> Result<usize, NotReloaded> {
         let Some(path) = &self.config.deny_file else {
-            return Err("the configuration has no deny_file in [guard]".to_owned());
+            return Err(NotReloaded::NotConfigured);
         };
         let file = self.read_apart(path).await?;
         let mut state = self.state();
         let before = std::mem::replace(&mut state.file, file);
         if let Err(error) = self.compile(&state) {
             state.file = before;
-            return Err(error.to_string());
+            return Err(error.into());
         }
         tracing::info!(file = %path.display(), networks = state.file.len(), "deny file read anew");
         Ok(state.file.len())
     }
 
     /// Reads the deny file in a thread of its own, one at a time: the disk may hang, and the main thread has more to do.
-    async fn read_apart(self: &Arc<Self>, path: &Path) -> Result<Vec<IpNet>, String> {
-        let path = path.to_owned();
-        let name = path.display().to_string();
-        let read = self.reading.run("deny-file", move || deny_file::read(&path)).await;
-        match read {
-            Ok(file) => file.map_err(|errors| errors.to_string()),
-            Err(NotDone::Busy) => Err(format!("{name} is still being read for an earlier request")),
-            Err(NotDone::NoThread(error)) => Err(format!("cannot start a thread: {error}")),
-            Err(NotDone::Panicked) => {
-                Err(format!("{name} could not be read, by a defect of this program; the log says more"))
-            }
-        }
+    async fn read_apart(self: &Arc<Self>, path: &Path) -> Result<Vec<IpNet>, NotReloaded> {
+        let read = path.to_owned();
+        let read = self.reading.run("deny-file", move || deny_file::read(&read)).await;
+        Ok(read.map_err(|reason| match reason {
+            NotDone::Busy => NotReloaded::Busy(path.to_owned()),
+            NotDone::NoThread(error) => NotReloaded::NoThread(error),
+            NotDone::Panicked => NotReloaded::Panicked(path.to_owned()),
+        })??)
     }
 
     /// Looks at interfaces and addresses, and does what is to be done.
@@ -196,6 +193,23 @@ impl Guard {
             Err(error) => tracing::warn!(%error, "cannot list the interfaces"),
         }
     }
+}
+
+/// Why the deny file was not read anew.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::control) enum NotReloaded {
+    #[error("the configuration has no deny_file in [guard]")]
+    NotConfigured,
+    #[error(transparent)]
+    Wrong(#[from] ConfigErrors),
+    #[error(transparent)]
+    TooMany(#[from] proxy_common::guard::TooMany),
+    #[error("{} is still being read for an earlier request", .0.display())]
+    Busy(PathBuf),
+    #[error("cannot start a thread: {0}")]
+    NoThread(std::io::Error),
+    #[error("{} could not be read, by a defect of this program; the log says more", .0.display())]
+    Panicked(PathBuf),
 }
 
 /// Why an operator's request is not followed.

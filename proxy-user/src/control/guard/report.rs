@@ -67,7 +67,7 @@ impl Guard {
         let interfaces = self.config.interfaces.iter().map(|name| {
             let (mode, reason) = match state.places.get(name) {
                 Some(Ok(link)) => (Some(link.mode.name()), None),
-                Some(Err(reason)) => (None, Some(reason.clone())),
+                Some(Err(reason)) => (None, Some(reason.to_string())),
                 None => (None, Some("there is no such interface".to_owned())),
             };
             Interface { name: name.to_string(), mode, reason }
