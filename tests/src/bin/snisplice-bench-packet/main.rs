@@ -1,5 +1,6 @@
 //! What flows without sockets cost: the programs on packets of others, the hand-over, and what a flow holds in the kernel.
 
+mod crowd;
 mod figures;
 mod handover;
 mod million;
@@ -37,6 +38,9 @@ struct Arguments {
     /// Flows that are handed over in a round.
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     flows: usize,
+    /// Offloaded connections that there are while they are listed and scraped all the time.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    crowd: u32,
     /// Flows that the maps are filled with.
     #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
     filled: u32,
@@ -65,6 +69,8 @@ fn bench(arguments: &Arguments) -> Result<bool> {
         programs::measure(&launch, &mut figures)?;
         handover::measure(&launch, arguments.flows, &mut figures)?;
     }
+    eprintln!("{} connections by hand, listed all the time", arguments.crowd);
+    crowd::measure(&launch, arguments.crowd, &mut figures)?;
     eprintln!("{} flows by hand", arguments.filled);
     million::measure(&launch, arguments.filled, &mut figures)?;
     print!("{}", figures.table());

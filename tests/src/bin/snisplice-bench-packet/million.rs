@@ -17,20 +17,15 @@ use crate::figures::Figures;
 /// How long the next daemon may take to find them all.
 const ADOPTION: Duration = Duration::from_secs(120);
 
-type Flows = HashMap<MapData, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>;
+pub(crate) type Flows = HashMap<MapData, [u32; KEY_WORDS], [u32; ENTRY_WORDS]>;
 
 pub(crate) fn measure(launch: &Launch, count: u32, figures: &mut Figures) -> Result<()> {
     let pins = Pins::create()?;
     let mut site = crate::site(launch, &pins, "0s")?;
     stop(&mut site.daemon)?;
-    let mut flows = open(&pins)?;
     let before = kernel_bytes()?;
     let begun = Instant::now();
-    for number in 0..count {
-        for (key, entry) in flow(number) {
-            flows.insert(key.to_words(), entry.to_words(), 0)?;
-        }
-    }
+    let flows = fill(&pins, count)?;
     let count_f = f64::from(count);
     figures.add("filled maps: µs to write a flow", begun.elapsed().as_secs_f64() * 1e6 / count_f);
     figures.add("filled maps: bytes of kernel memory of a flow", (kernel_bytes()? - before) / count_f);
@@ -46,14 +41,7 @@ pub(crate) fn measure(launch: &Launch, count: u32, figures: &mut Figures) -> Res
 /// The next daemon takes them over.
 fn adopt(site: &mut RawSite, launch: &Launch, pins: &Pins, count: u32, figures: &mut Figures) -> Result<()> {
     let begun = Instant::now();
-    site.daemon = launch.clone().patient(ADOPTION).start(&site.net.edge, &crate::config_of(pins, "0s"))?;
-    let active = || {
-        site.daemon
-            .metrics()
-            .ok()
-            .map(|all| all.sum("snisplice_connections_active", &[("datapath", "packet")]))
-    };
-    wait_for("the daemon to find all flows", ADOPTION, || (active()? >= f64::from(count)).then_some(()))?;
+    start_again(site, launch, pins, count)?;
     figures.add(
         "filled maps: µs of the next daemon to find a flow",
         begun.elapsed().as_secs_f64() * 1e6 / f64::from(count),
@@ -63,8 +51,31 @@ fn adopt(site: &mut RawSite, launch: &Launch, pins: &Pins, count: u32, figures: 
     stop(&mut site.daemon)
 }
 
+/// Writes so many flows into the map.
+pub(crate) fn fill(pins: &Pins, count: u32) -> Result<Flows> {
+    let mut flows = open(pins)?;
+    for number in 0..count {
+        for (key, entry) in flow(number) {
+            flows.insert(key.to_words(), entry.to_words(), 0)?;
+        }
+    }
+    Ok(flows)
+}
+
+/// Starts the next daemon, and waits until it has found all flows.
+pub(crate) fn start_again(site: &mut RawSite, launch: &Launch, pins: &Pins, count: u32) -> Result<()> {
+    site.daemon = launch.clone().patient(ADOPTION).start(&site.net.edge, &crate::config_of(pins, "0s"))?;
+    let active = || {
+        site.daemon
+            .metrics()
+            .ok()
+            .map(|all| all.sum("snisplice_connections_active", &[("datapath", "packet")]))
+    };
+    wait_for("the daemon to find all flows", ADOPTION, || (active()? >= f64::from(count)).then_some(()))
+}
+
 /// Leaves the flows as they are.
-fn stop(daemon: &mut Daemon) -> Result<()> {
+pub(crate) fn stop(daemon: &mut Daemon) -> Result<()> {
     daemon.signal(libc::SIGKILL)?;
     daemon.wait_for_exit(PATIENCE).map(drop)
 }
@@ -110,7 +121,7 @@ fn flow(number: u32) -> [(Key, Entry); 2] {
 }
 
 /// The clock of the entries: the flows are not to be old.
-fn uptime_ms() -> u32 {
+pub(crate) fn uptime_ms() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let millis = now.tv_sec.wrapping_mul(1000).wrapping_add(now.tv_nsec / 1_000_000);
     u32::try_from(millis & 0xffff_ffff).unwrap_or(0)
