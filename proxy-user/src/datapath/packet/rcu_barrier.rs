@@ -39,7 +39,7 @@ impl RcuBarrier {
     pub(super) fn start() -> io::Result<Self> {
         sys::wait_for_packets()?;
         let (sender, receiver) = mpsc::channel();
-        thread::Builder::new().name("grace".to_owned()).spawn(move || {
+        thread::Builder::new().name("rcu-barrier".to_owned()).spawn(move || {
             run_again("waiting for packets on their way", || run(&receiver));
         })?;
         Ok(Self(sender))
