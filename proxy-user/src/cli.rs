@@ -246,8 +246,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Status(ask) => print(client::status(&ask.socket, ask.output.json)?),
         Command::Flows(ask) => print(client::flows(&ask.socket, ask.output.json)?),
         Command::Kill(orders) => give(("kill", "killed"), &orders),
-        Command::Offload(orders) => give(("promote", "offloaded"), &orders),
-        Command::Restore(orders) => give(("demote", "restored"), &orders),
+        Command::Offload(orders) => give(("offload", "offloaded"), &orders),
+        Command::Restore(orders) => give(("restore", "restored"), &orders),
         Command::Guard { what } => guard_command(what),
     }
 }

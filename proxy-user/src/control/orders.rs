@@ -1,4 +1,4 @@
-//! `snisplice kill`: orders for single flows of the running daemon.
+//! `snisplice kill`, `offload` and `restore`: orders for single connections of the running daemon.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -156,7 +156,7 @@ impl Flows {
         let mut live = self.live();
         live.by_id.remove(&flow.id);
         live.offloaded.insert(flow.id, Arc::clone(flow));
-        if flow.orders.left() {
+        if flow.orders.offloaded() {
             self.commands.add(flow);
         }
         if live.by_id.is_empty() {
@@ -166,7 +166,7 @@ impl Flows {
 
     /// Has somebody look at what was ordered of a flow that was parked. Once more does no harm.
     pub(crate) fn remind(&self, flow: &Arc<Flow>) {
-        if flow.orders.left() {
+        if flow.orders.offloaded() {
             self.commands.add(flow);
         }
     }

@@ -9,14 +9,14 @@ use tokio::sync::Notify;
 pub(crate) enum Order {
     /// End at once, by a reset to both ends.
     Kill,
-    /// Leave the sockets.
-    Promote,
-    /// Go back into sockets, and stay there.
-    Demote,
+    /// Be offloaded.
+    Offload,
+    /// Have sockets again, and keep them.
+    Restore,
 }
 
 const KILL: u8 = 1;
-const PROMOTE: u8 = 2;
+const OFFLOAD: u8 = 2;
 const STAY: u8 = 4;
 
 /// The orders for one flow. The last one counts, but that a kill is final.
@@ -30,8 +30,8 @@ impl Orders {
     pub(super) fn give(&self, order: Order) {
         let (set, clear) = match order {
             Order::Kill => (KILL, 0),
-            Order::Promote => (PROMOTE, STAY),
-            Order::Demote => (STAY, PROMOTE),
+            Order::Offload => (OFFLOAD, STAY),
+            Order::Restore => (STAY, OFFLOAD),
         };
         let give = |bits: u8| Some((bits & !clear) | set);
         let _ = self.bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give);
@@ -51,21 +51,21 @@ impl Orders {
         self.has(KILL)
     }
 
-    /// The flow is not to leave its sockets by itself, and to go back if it has left them.
+    /// The flow is not to be offloaded by itself, and to be restored if it is.
     pub(crate) fn are_to_stay(&self) -> bool {
         self.has(STAY)
     }
 
-    /// Returns once the flow is to leave its sockets. That was said once: a try in vain does not lead to another one.
-    pub(crate) async fn to_leave(&self) {
-        while !self.take(PROMOTE) {
+    /// Returns once the flow is to be offloaded. An order holds for one attempt.
+    pub(crate) async fn to_offload(&self) {
+        while !self.take(OFFLOAD) {
             self.bell.notified().await;
         }
     }
 
-    /// The flow has left its sockets. Says whether that is not what was ordered meanwhile.
-    pub(super) fn left(&self) -> bool {
-        self.take(PROMOTE);
+    /// The flow is offloaded. Says whether something else was ordered meanwhile.
+    pub(super) fn offloaded(&self) -> bool {
+        self.take(OFFLOAD);
         self.has(KILL | STAY)
     }
 }
@@ -77,20 +77,20 @@ mod tests {
     #[test]
     fn the_last_order_counts_and_a_kill_is_final() {
         let orders = Orders::default();
-        orders.give(Order::Demote);
+        orders.give(Order::Restore);
         assert!(orders.are_to_stay() && !orders.are_to_kill());
-        orders.give(Order::Promote);
+        orders.give(Order::Offload);
         assert!(!orders.are_to_stay());
         orders.give(Order::Kill);
-        orders.give(Order::Demote);
+        orders.give(Order::Restore);
         assert!(orders.are_to_kill() && orders.are_to_stay());
-        assert!(orders.left());
+        assert!(orders.offloaded());
     }
 
     #[test]
-    fn a_promotion_is_tried_once() {
+    fn an_order_to_offload_is_tried_once() {
         let orders = Orders::default();
-        orders.give(Order::Promote);
-        assert!(orders.take(PROMOTE) && !orders.take(PROMOTE) && !orders.left());
+        orders.give(Order::Offload);
+        assert!(orders.take(OFFLOAD) && !orders.take(OFFLOAD) && !orders.offloaded());
     }
 }

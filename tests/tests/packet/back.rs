@@ -108,10 +108,10 @@ fn a_flow_of_an_earlier_daemon_gets_sockets_too_with_its_names_or_without() -> R
         site.daemon = Launch::new()?.start(&site.net.edge, &config)?;
         site.daemon.wait_for_packets(1)?;
         let id = site.daemon.id_of(client.local_addr()?)?;
-        site.daemon.order("demote", &[id])?;
+        site.daemon.order("restore", &[id])?;
         transfer(&mut client, &mut server, 2, MIB)?;
         transfer(&mut server, &mut client, 3, MIB)?;
-        site.daemon.order("promote", &[id])?;
+        site.daemon.order("offload", &[id])?;
         transfer(&mut client, &mut server, 4, MIB)?;
         reset(client)?;
         expect_ending(&mut server, Ending::Reset)?;

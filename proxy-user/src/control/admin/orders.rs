@@ -22,11 +22,18 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// What may be done.
 pub(super) fn writable() -> Router<Arc<Admin>> {
-    let path = |name: &str| format!("/api/v1/flows/{name}");
-    Router::new()
-        .route(&path("kill"), post(async |admin, ids| carry_out(admin, ids, Order::Kill).await))
-        .route(&path("promote"), post(async |admin, ids| carry_out(admin, ids, Order::Promote).await))
-        .route(&path("demote"), post(async |admin, ids| carry_out(admin, ids, Order::Demote).await))
+    // The last two are what the command line of earlier versions asks for.
+    let verbs = [
+        ("kill", Order::Kill),
+        ("offload", Order::Offload),
+        ("restore", Order::Restore),
+        ("promote", Order::Offload),
+        ("demote", Order::Restore),
+    ];
+    verbs.into_iter().fold(Router::new(), |router, (verb, order)| {
+        let give = post(async move |admin, ids| carry_out(admin, ids, order).await);
+        router.route(&format!("/api/v1/flows/{verb}"), give)
+    })
 }
 
 #[derive(Deserialize)]
@@ -117,9 +124,9 @@ async fn wait(hub: &Hub, flow: &Flow, order: Order, deadline: Instant) -> Result
                     .get()
                     .map_or(Ok(()), |why| Err(format!("connection {id} is closed here, but {why}")));
             }
-            Order::Promote | Order::Demote if !is_alive => return Err(format!("connection {id} has ended")),
-            Order::Promote if is_without => return Ok(()),
-            Order::Demote if !is_without => return Ok(()),
+            Order::Offload | Order::Restore if !is_alive => return Err(format!("connection {id} has ended")),
+            Order::Offload if is_without => return Ok(()),
+            Order::Restore if !is_without => return Ok(()),
             _ => {}
         }
         if let Some(obstacle) = obstacle {

@@ -107,7 +107,7 @@ async fn turn_to_try<'a>(
     }
     tokio::select! {
         turn = datapath.retrying.acquire() => turn.ok(),
-        () = flow.orders.to_leave() => None,
+        () = flow.orders.to_offload() => None,
     }
 }
 
@@ -121,10 +121,10 @@ async fn due_to_leave(datapath: &PacketDatapath, flow: &Flow) {
     while !stays() {
         tokio::select! {
             () = due(flow) => if !stays() { return },
-            () = flow.orders.to_leave() => return,
+            () = flow.orders.to_offload() => return,
         }
     }
-    flow.orders.to_leave().await;
+    flow.orders.to_offload().await;
 }
 
 /// Returns after this time, if there is one, or when the flow is ordered to leave: which of the two.
@@ -137,7 +137,7 @@ async fn pause(flow: &Flow, time: Option<Duration>) -> bool {
     };
     tokio::select! {
         () = time => false,
-        () = flow.orders.to_leave() => true,
+        () = flow.orders.to_offload() => true,
     }
 }
 
