@@ -39,7 +39,8 @@ pub const fn note_claim(entry: &mut Entry, other: &mut Entry, segment: &Segment)
     if entry.state != state::FORWARD || segment.has(tcp::SYN | tcp::RST) || !segment.has(tcp::ACK) {
         return false;
     }
-    let said = other.handover;
+    // In another state the word has a time.
+    let said = if other.state == state::FORWARD { other.handover } else { 0 };
     let confirms = said & bit::CONFIRMS != 0;
     let answer = digest(in_common(entry, other, segment.seq, segment.ack), confirms);
     let is_confirmed = said & bit::CLAIM != 0 && said & !bit::ALL == answer;
@@ -149,6 +150,19 @@ mod tests {
     fn claim(entries: &mut [Entry; 2], leg: usize, segment: &Segment) -> bool {
         let [client, server] = entries;
         if leg == 0 { note_claim(client, server, segment) } else { note_claim(server, client, segment) }
+    }
+
+    /// While packets are held, the word of a claim has the time since when.
+    #[test]
+    fn a_time_of_the_other_entry_is_no_claim() {
+        let (mut entries, says) = flow([0, 700]);
+        for leg in [0, 1] {
+            assert!(!claim(&mut entries, leg, &says[leg]));
+        }
+        entries[1].state = state::HELD;
+        let was = entries[1];
+        assert!(!claim(&mut entries, 0, &says[0]));
+        assert_eq!(entries[1], was, "the time stays");
     }
 
     #[test]
