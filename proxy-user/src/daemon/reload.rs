@@ -67,6 +67,11 @@ impl Daemon {
             return Err(ReloadError::NeedsRestart(restart));
         }
         let concerns = |taker| others.iter().any(|change| takers(change).contains(&taker));
+        if concerns(Taker::Names) {
+            // First, since it does no harm if another part fails.
+            self.hub.names.add(&next.upstreams);
+            front::start_resolver(&self.hub).map_err(ReloadError::Names)?;
+        }
         if concerns(Taker::Listeners) {
             self.listeners.follow(&next, Sockets::new())?;
         }
@@ -76,10 +81,6 @@ impl Daemon {
         let config = self.hub.config.replace(next);
         if concerns(Taker::Meters) {
             config.listeners.iter().for_each(|listener| self.hub.meters.know_listener(&listener.name));
-        }
-        if concerns(Taker::Names) {
-            self.hub.names.follow(&config.upstreams);
-            front::start_resolver(&self.hub).map_err(ReloadError::Names)?;
         }
         if concerns(Taker::SourceLimits) {
             self.hub.source_limits.follow(&config);

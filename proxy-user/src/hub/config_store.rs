@@ -1,4 +1,4 @@
-//! The current configuration. It is replaced as a whole; whoever holds a snapshot keeps that one.
+//! The current configuration. A reload replaces it as a whole; a connection keeps its snapshot.
 
 use std::sync::Arc;
 

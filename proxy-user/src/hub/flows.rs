@@ -221,7 +221,7 @@ impl Commands {
         self.bell.notify_one();
     }
 
-    /// Returns once there is one, with all that there are.
+    /// Returns all connections with an order, once there is one.
     pub(crate) async fn next(&self) -> Vec<Arc<Flow>> {
         loop {
             let flows = std::mem::take(&mut *self.flows.lock().unwrap_or_else(PoisonError::into_inner));

@@ -50,7 +50,7 @@ enum Found {
     Stale,
 }
 
-/// All names of the configuration, and no others.
+/// All names of the configurations that the daemon has had, and no others.
 pub(crate) struct Names {
     started: Instant,
     all: Mutex<HashMap<Arc<str>, Arc<Name>>>,
@@ -90,21 +90,18 @@ impl Names {
             looked: AtomicU64::new(0),
             look: Notify::new(),
         };
-        names.follow(upstreams);
+        names.add(upstreams);
         names
     }
 
-    /// Goes by the servers of another configuration. Names that stay keep their answers.
-    pub(crate) fn follow(&self, upstreams: &[Arc<Upstream>]) {
+    /// Knows the names of another configuration, too. None is forgotten: connections may have the configuration before it.
+    pub(crate) fn add(&self, upstreams: &[Arc<Upstream>]) {
         let mut all = self.all();
-        let mut last = std::mem::take(&mut *all);
         for upstream in upstreams {
             for server in upstream.servers() {
                 let Server::Name { host, .. } = server else { continue };
-                let known = last.remove(host.as_str());
                 let name = || Name { upstream: Arc::clone(&upstream.name), state: Mutex::default() };
-                all.entry(Arc::from(host.as_str()))
-                    .or_insert_with(|| known.unwrap_or_else(|| Arc::new(name())));
+                all.entry(Arc::from(host.as_str())).or_insert_with(|| Arc::new(name()));
             }
         }
     }
@@ -280,6 +277,17 @@ mod tests {
         assert!(names.find("a.test").await.is_ok() && names.find("b.test").await.is_err());
         assert!(queue.try_recv().is_err(), "both are known");
         assert_eq!(names.find("c.test").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// Connections that were accepted before may still need them.
+    #[tokio::test]
+    async fn names_of_the_configuration_before_are_known_on() {
+        let names = names(&["a.test"]);
+        let mut queue = names.take_queue().unwrap();
+        names.add(&[]);
+        let waiting = find(&names, "a.test");
+        names.answer(&next(&names, &mut queue).await, Ok(address(1)), LONG);
+        assert!(waiting.await.unwrap().is_ok());
     }
 
     #[tokio::test]

@@ -25,8 +25,7 @@ type Key = (Arc<str>, Server);
 impl UpstreamRegistry {
     /// The endpoint of a server: with what is known of it already, if a snapshot has it.
     pub(crate) fn endpoint(&self, upstream: &Arc<str>, server: Server) -> Arc<Endpoint> {
-        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        let mut endpoints = self.endpoints();
         let key = (Arc::clone(upstream), server);
         if let Some(known) = endpoints.get(&key).and_then(Weak::upgrade) {
             return known;
@@ -34,6 +33,16 @@ impl UpstreamRegistry {
         let endpoint = Arc::new(Endpoint::new(Arc::clone(upstream), key.1.clone()));
         endpoints.insert(key, Arc::downgrade(&endpoint));
         endpoint
+    }
+
+    /// Forgets the endpoints that no snapshot and no connection has any more. Looks at each of them: to be called once for a
+    /// configuration.
+    pub(crate) fn forget_unused(&self) {
+        self.endpoints().retain(|_, endpoint| endpoint.strong_count() > 0);
+    }
+
+    fn endpoints(&self) -> MutexGuard<'_, HashMap<Key, Weak<Endpoint>>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

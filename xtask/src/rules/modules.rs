@@ -19,7 +19,7 @@ struct Module {
     items: HashSet<String>,
     /// Names that `use` brings in, with the paths they stand for.
     imports: BTreeMap<String, Path>,
-    /// Modules of which it brings in everything.
+    /// Modules whose items are all imported (`use module::*`).
     globs: Vec<Path>,
     /// Paths that its code names, and the lines. Code for tests only is left out.
     named: Vec<(Path, usize)>,

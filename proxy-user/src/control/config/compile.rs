@@ -41,6 +41,7 @@ pub(super) struct CheckedUpstream {
 /// Servers that `registry` knows keep what is known of them. None: a part names an upstream that is not there,
 /// which the report says.
 pub(super) fn compile(checked: Checked, registry: &UpstreamRegistry) -> Option<Snapshot> {
+    registry.forget_unused();
     let upstreams: Vec<_> =
         checked.upstreams.into_iter().map(|one| Arc::new(upstream(one, registry))).collect();
     let find = |place: Option<usize>| upstreams.get(place?).cloned();

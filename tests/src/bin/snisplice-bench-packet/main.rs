@@ -38,7 +38,7 @@ struct Arguments {
     /// Flows that are handed over in a round.
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     flows: usize,
-    /// Offloaded connections that there are while they are listed and scraped all the time.
+    /// Offloaded connections in the map while a client lists and scrapes them all the time.
     #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
     crowd: u32,
     /// Flows that the maps are filled with.
